@@ -1,0 +1,19 @@
+"""The errors a user meets, and the exit code of each (README, "Exit codes")."""
+
+
+class Phase2Error(Exception):
+    """Something went wrong that is not the user's input; the message is one line."""
+
+    exit_code = 1
+
+
+class InputError(Phase2Error):
+    """The user's input is wrong: the message says what, where and what to do, in one line."""
+
+    exit_code = 2
+
+
+class StoppedEarly(Phase2Error):
+    """A signal or a time limit stopped the work; its state is saved, ``--resume`` goes on."""
+
+    exit_code = 75
