@@ -1,0 +1,103 @@
+# phase2hpc from a checkout. `make` lists the targets. Everything is installed in .venv.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first interpreter that is new enough and can make a virtual environment; PYTHON= overrides.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && command -v "$$python" && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --constraint $(CURDIR)/constraints.txt
+# First and by its pin: asked for by its bare name, pip may take another build than the one that
+# an index or a folder of wheels (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) has for this machine.
+TORCH := $(shell grep '^torch==' constraints.txt)
+EXAMPLE := data/examples/BaTiO3-tetragonal.cif
+
+.PHONY: help
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: venv
+venv: $(INSTALLED)  ## install phase2hpc with all its extras in .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@if [[ -z "$(PYTHON)" ]]; then
+	  echo "no Python 3.11 or later with the venv module found: make PYTHON=/path/to/python3.11" >&2
+	  exit 2
+	fi
+	echo "installing in $(VENV) with $$("$(PYTHON)" --version) (torch is large: minutes)"
+	[[ -x $(BIN)/python ]] || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python $(PIP_INSTALL) $(TORCH)
+	$(BIN)/python $(PIP_INSTALL) --editable ".[train,dev]"
+	touch $@
+
+.PHONY: smoke
+smoke: $(INSTALLED)  ## sample data -> store -> trained e3nn model -> predictions
+	@set -x
+	$(BIN)/phase2hpc prepare
+	$(BIN)/phase2hpc train --algorithm e3nn --level smoke
+	$(BIN)/phase2hpc predict --cif $(EXAMPLE)
+	$(BIN)/phase2hpc predict --dir data/examples --output preds.csv
+	{ set +x; } 2>/dev/null
+	run=$$(ls -dt models/multitask_smoke_e3nn/run_*/ | head -n 1)
+	echo
+	echo "smoke run:   $$run"
+	echo "its errors:  $${run}metrics.csv  (phase2hpc runs show)"
+	echo "predictions: preds.csv"
+	echo "the program: $(BIN)/phase2hpc  (or: source $(BIN)/activate)"
+
+.PHONY: lint
+lint: $(INSTALLED)  ## ruff and mypy
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(INSTALLED)  ## what ruff can put right by itself
+	@$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: test
+test: lint  ## ruff, mypy and the tests (PYTEST_ARGS= for pytest)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The environment is empty and elsewhere, so that only what is in the wheel can be found.
+.PHONY: wheel-test
+wheel-test: $(INSTALLED)  ## build the wheel, install it elsewhere, train and predict with it
+	@rm -rf build/wheel
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel .
+	wheel=$$(echo $(CURDIR)/build/wheel/phase2hpc-*.whl)
+	away=$$(mktemp -d)
+	trap 'rm -rf "$$away"' EXIT
+	$(BIN)/python -c 'import sys; print(sys._base_executable)' >"$$away/base"
+	"$$(cat "$$away/base")" -m venv "$$away/venv"
+	cd "$$away"
+	export PHASE2HPC_CACHE="$$away/cache" PATH="$$away/venv/bin:$$PATH"
+	python $(PIP_INSTALL) "$$wheel"
+	echo "the wheel alone, as on a login node:"
+	phase2hpc --version
+	phase2hpc levels >/dev/null
+	phase2hpc runs list
+	if python -c 'import torch' 2>/dev/null; then echo "torch in the base install" >&2; exit 1; fi
+	echo "the wheel with [train]:"
+	python $(PIP_INSTALL) $(TORCH)
+	python $(PIP_INSTALL) "$$wheel[train]"
+	phase2hpc train --algorithm e3nn --level lite
+	examples=$$(python -c 'from phase2hpc.resources import shared_path; print(shared_path("data/examples"))')
+	case "$$examples" in "$$away"/*) ;; *) echo "not in the wheel: $$examples" >&2; exit 1;; esac
+	phase2hpc predict --dir "$$examples" --output preds.csv
+	cut -d, -f1,3-6 preds.csv
+	test "$$(grep -c ',ok,' preds.csv)" -eq "$$(ls "$$examples" | wc -l)"
+	echo "wheel-test passed: $$(basename "$$wheel")"
+
+.PHONY: clean
+clean:  ## remove what was built and installed; stores and runs stay
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,83 @@
+"""Raw crystals -> validated crystals with their graphs: the one way, for a store and to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from phase2hpc.data.arrays import GraphArrays, pack
+from phase2hpc.data.crystal import Crystal, RawCrystal, Unreadable
+from phase2hpc.data.graph import Graph, GraphError, GraphSettings, build_graph
+from phase2hpc.data.splits import Splitter, make_splitter
+from phase2hpc.data.validate import Rejected, reason_kind, validate
+
+Raw = RawCrystal | Unreadable
+
+LARGEST_LABEL = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An input that is no crystal we can learn from: its reason in one line, and the kind."""
+
+    id: str
+    input: str
+    kind: str
+    reason: str
+
+
+def graphs_of(
+    raws: Iterable[Raw], settings: GraphSettings
+) -> Iterator[tuple[Crystal, Graph] | Rejection]:
+    """For each input, in order, its crystal and graph or why there is none."""
+    for raw in raws:
+        if isinstance(raw, Unreadable):
+            yield Rejection(raw.id, raw.input, reason_kind(raw.reason), raw.reason)
+            continue
+        try:
+            crystal = validate(raw)
+            graph = build_graph(crystal.lattice, crystal.frac_coords, settings)
+            _check_labels(crystal)
+        except Rejected as rejected:
+            yield Rejection(raw.id, raw.input, rejected.kind, str(rejected))
+        except GraphError as error:
+            yield Rejection(raw.id, raw.input, "graph", f"graph: {error}")
+        else:
+            yield crystal, graph
+
+
+def _check_labels(crystal: Crystal) -> None:
+    for name, value in crystal.labels.items():
+        if abs(value) > LARGEST_LABEL:
+            raise Rejected("label", f"{name} = {value:g} does not fit single precision")
+
+
+@dataclass(frozen=True)
+class Converter:
+    """A batch of raw crystals -> (their graphs with splits, rejections, inputs in the batch).
+
+    split and seed: as for ``make_splitter``. Picklable, for worker processes.
+    """
+
+    settings: GraphSettings
+    split: str | None = None
+    seed: int = 0
+    float64: bool = False
+
+    @cached_property
+    def _splitter(self) -> Splitter:
+        return make_splitter(self.split, self.seed)
+
+    def __call__(self, raws: Sequence[Raw]) -> tuple[GraphArrays, list[Rejection], int]:
+        kept: list[tuple[Crystal, Graph]] = []
+        rejections: list[Rejection] = []
+        for result in graphs_of(raws, self.settings):
+            if isinstance(result, Rejection):
+                rejections.append(result)
+            else:
+                crystal, graph = result
+                kept.append((replace(crystal, split=self._splitter(crystal)), graph))
+        return pack(kept, float64=self.float64), rejections, len(raws)

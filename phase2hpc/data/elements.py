@@ -1,0 +1,58 @@
+"""Chemical symbols and covalent radii: all that validation needs to know of the periodic table."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+# The heaviest element with tabulated data; models embed atomic numbers 1 to 103.
+MAX_ATOMIC_NUMBER = 103
+
+# Index is the atomic number; "X" stands at 0, which is no element.
+SYMBOLS: tuple[str, ...] = tuple(
+    """
+    X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se
+    Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy
+    Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf
+    Es Fm Md No Lr
+    """.split()  # noqa: SIM905
+)
+
+ATOMIC_NUMBERS: dict[str, int] = {
+    symbol: number for number, symbol in enumerate(SYMBOLS) if number > 0
+}
+
+# In angstrom, index is the atomic number: Cordero et al., Dalton Trans. 2832 (2008), which ends
+# at curium; the value of curium stands for the elements after it.
+COVALENT_RADII = np.array(
+    [
+        0.0, 0.31, 0.28, 1.28, 0.96, 0.84, 0.76, 0.71, 0.66, 0.57, 0.58, 1.66, 1.41, 1.21, 1.11,
+        1.07, 1.05, 1.02, 1.06, 2.03, 1.76, 1.7, 1.6, 1.53, 1.39, 1.39, 1.32, 1.26, 1.24, 1.32,
+        1.22, 1.22, 1.2, 1.19, 1.2, 1.2, 1.16, 2.2, 1.95, 1.9, 1.75, 1.64, 1.54, 1.47, 1.46, 1.42,
+        1.39, 1.45, 1.44, 1.42, 1.39, 1.39, 1.38, 1.39, 1.4, 2.44, 2.15, 2.07, 2.04, 2.03, 2.01,
+        1.99, 1.98, 1.98, 1.96, 1.94, 1.92, 1.92, 1.89, 1.9, 1.87, 1.87, 1.75, 1.7, 1.62, 1.51,
+        1.44, 1.41, 1.36, 1.36, 1.32, 1.45, 1.46, 1.48, 1.4, 1.5, 1.5, 2.6, 2.21, 2.15, 2.06, 2.0,
+        1.96, 1.9, 1.87, 1.8, 1.69, *[1.69] * 7,
+    ]
+)  # fmt: skip
+
+# "Fe", "Fe3+", "Fe+3", "O2-", "Fe2.5+", "Fe1" (a label where a symbol belongs).
+_SPECIES = re.compile(r"([A-Za-z]{1,2})(?:\d{0,3}(?:\.\d+)?[+-]?|[+-]\d{1,2}(?:\.\d+)?)")
+_HYDROGEN_ISOTOPES = {"D": 1, "T": 1}
+
+
+def atomic_number(species: str) -> int | None:
+    """Atomic number of an element as files write it, None where it is no element up to Lr.
+
+    Oxidation states ("Fe3+", "O-2"), trailing numbers ("Fe1") and what follows a comma
+    ("Fe2+,spin=5") are dropped; deuterium and tritium are hydrogen; case does not matter.
+    """
+    known = ATOMIC_NUMBERS.get(species)
+    if known is not None:
+        return known
+    match = _SPECIES.fullmatch(species.split(",")[0].strip())
+    if match is None:
+        return None
+    symbol = match[1].capitalize()
+    return ATOMIC_NUMBERS.get(symbol, _HYDROGEN_ISOTOPES.get(symbol))

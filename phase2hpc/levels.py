@@ -1,0 +1,167 @@
+"""The algorithms and their levels, as data. A new algorithm is one block here and one file in models/.
+
+The numbers of ``LEVELS`` that the operation manual fixes (epochs, batch size, learning rate,
+training crystals, preset) are its own; everything else was chosen on validation data
+(benchmarks/RESULTS.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LEVEL_NAMES = ("smoke", "lite", "std", "pro", "max")
+
+
+class ModelSettings(BaseModel):
+    """What every encoder shares; an algorithm adds its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: int = Field(ge=1, le=20, description="message passing layers")
+    out_features: int = Field(128, ge=1, le=4096, description="length of a crystal's vector")
+    head_hidden: int = Field(64, ge=1, le=4096, description="hidden units of each property's head")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout inside the encoder's readout")
+    head_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout before each head")
+
+
+class EquivariantSettings(ModelSettings):
+    """The e3nn encoder."""
+
+    channels: tuple[int, ...] = Field(
+        min_length=1, max_length=5, description="channels by degree: 64,32,16 is 64x0e+32x1o+16x2e"
+    )
+    basis_size: int = Field(8, ge=1, le=64, description="Bessel functions of the distance")
+    embedding_size: int = Field(64, ge=1, le=1024, description="features of an element")
+    hidden: int = Field(128, ge=1, le=4096, description="hidden units of the per-atom update")
+
+
+class CGCNNSettings(ModelSettings):
+    """The CGCNN encoder."""
+
+    hidden: int = Field(ge=1, le=4096, description="features of an atom")
+    basis_size: int = Field(41, ge=2, le=512, description="Gaussians of the distance")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a batch job of a level asks for by default."""
+
+    hours: float
+    cpus: int
+    memory_gb: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Level:
+    """One row of the table: a preset, settings that differ from the defaults, and resources."""
+
+    preset: str
+    training: dict[str, Any]
+    resources: Resources
+    properties: str = "priority7"
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An encoder, its settings, its presets and its five levels.
+
+    ``encoder`` is ``module:class``; the class takes the settings as keyword arguments, and the
+    graph settings of the store beside them. ``folder`` names a family of runs.
+    """
+
+    name: str
+    encoder: str
+    settings: type[ModelSettings]
+    folder: str
+    presets: dict[str, dict[str, Any]]
+    levels: dict[str, Level]
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+E3NN = Algorithm(
+    name="e3nn",
+    encoder="phase2hpc.models.equivariant:EquivariantEncoder",
+    settings=EquivariantSettings,
+    folder="multitask_{level}_e3nn",
+    presets={
+        "small": {"channels": (16, 8), "layers": 2, "embedding_size": 32, "hidden": 64},
+        "medium": {"channels": (64, 32, 16), "layers": 3},
+        "large": {"channels": (128, 64, 32), "layers": 4, "hidden": 256, "out_features": 256},
+    },
+    levels={
+        "smoke": Level(
+            "medium",
+            {"epochs": 5, "batch_size": 8, "lr": 2e-3, "max_samples": 800},
+            Resources(hours=0.5, cpus=2, memory_gb=8, gpus=0),
+            "core4",
+        ),
+        "lite": Level(
+            "small",
+            {"epochs": 2, "batch_size": 4, "lr": 1e-2, "max_samples": 100},
+            Resources(hours=0.25, cpus=2, memory_gb=8, gpus=0),
+            "core4",
+        ),
+        "std": Level(
+            "medium",
+            {"epochs": 100, "batch_size": 16, "lr": 1e-3},
+            Resources(hours=24, cpus=8, memory_gb=32, gpus=1),
+        ),
+        "pro": Level(
+            "large",
+            {"epochs": 500, "batch_size": 4, "lr": 5e-4},
+            Resources(hours=72, cpus=8, memory_gb=64, gpus=1),
+        ),
+        "max": Level(
+            "large",
+            {"epochs": 800, "batch_size": 4, "lr": 3e-4},
+            Resources(hours=120, cpus=8, memory_gb=64, gpus=1),
+        ),
+    },
+)
+
+CGCNN = Algorithm(
+    name="cgcnn",
+    encoder="phase2hpc.models.cgcnn:CGCNNEncoder",
+    settings=CGCNNSettings,
+    folder="multitask_cgcnn_{level}",
+    presets={
+        "small": {"hidden": 64, "layers": 2},
+        "medium": {"hidden": 128, "layers": 3},
+        "large": {"hidden": 256, "layers": 5},
+    },
+    levels={
+        "smoke": Level(
+            "small",
+            {"epochs": 5, "batch_size": 64, "lr": 1e-3, "max_samples": 800},
+            Resources(hours=0.25, cpus=2, memory_gb=8, gpus=0),
+            "core4",
+        ),
+        "lite": Level(
+            "small",
+            {"epochs": 40, "batch_size": 96, "lr": 1e-3, "max_samples": 3000},
+            Resources(hours=0.5, cpus=4, memory_gb=16, gpus=0),
+            "core4",
+        ),
+        "std": Level(
+            "medium",
+            {"epochs": 200, "batch_size": 128, "lr": 1e-3},
+            Resources(hours=12, cpus=8, memory_gb=32, gpus=1),
+        ),
+        "pro": Level(
+            "large",
+            {"epochs": 300, "batch_size": 128, "lr": 1e-3},
+            Resources(hours=24, cpus=8, memory_gb=64, gpus=1),
+        ),
+        "max": Level(
+            "large",
+            {"epochs": 500, "batch_size": 160, "lr": 7e-4},
+            Resources(hours=48, cpus=8, memory_gb=64, gpus=1),
+        ),
+    },
+)
+
+ALGORITHMS: dict[str, Algorithm] = {a.name: a for a in (E3NN, CGCNN)}

@@ -1,0 +1,64 @@
+"""An encoder and one head a property; the model that every algorithm trains."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
+from phase2hpc.data.graph import GraphSettings
+from phase2hpc.levels import Algorithm, ModelSettings
+from phase2hpc.models.geometry import mean_over_atoms
+
+
+class MultiTaskModel(nn.Module):
+    """batch -> scaled predictions (B, P), one column a property, in the order of ``properties``.
+
+    Each prediction is a linear function of the composition (mean over atoms of one number an
+    element) plus the property's head on the crystal's vector. Both are intensive.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        properties: Sequence[str],
+        *,
+        head_hidden: int,
+        head_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.properties = tuple(properties)
+        self.encoder = encoder
+        features = int(encoder.out_features)
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.Dropout(head_dropout),
+                nn.Linear(features, head_hidden),
+                nn.SiLU(),
+                nn.Linear(head_hidden, 1),
+            )
+            for _ in self.properties
+        )
+        self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, len(self.properties))
+        nn.init.zeros_(self.element.weight)
+
+    def forward(self, batch: Data) -> Tensor:
+        vector = self.encoder(batch)
+        structure = torch.cat([head(vector) for head in self.heads], dim=1)
+        return structure + mean_over_atoms(self.element(batch.z), batch.batch, batch.ptr)
+
+
+def build_model(
+    algorithm: Algorithm, settings: ModelSettings, graph: GraphSettings, properties: Sequence[str]
+) -> MultiTaskModel:
+    """The model of an algorithm: its encoder, found by name, gets its settings and the graph's."""
+    module, _, name = algorithm.encoder.partition(":")
+    encoder_class = getattr(importlib.import_module(module), name)
+    values: dict[str, Any] = settings.model_dump()
+    head = {key: values.pop(key) for key in ("head_hidden", "head_dropout")}
+    return MultiTaskModel(encoder_class(**values, **graph.to_dict()), properties, **head)

@@ -1,0 +1,91 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Counts towards ``total`` (None: unknown) in ``unit``; use as a context manager.
+
+    Off a terminal it prints one line every ten seconds, so that a job's log stays readable.
+    """
+
+    def __init__(self, label: str, total: int | None, unit: str, *, done: int = 0) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = self._first = done
+        self._bar: Any = None
+        self._begin = self._last_drawn = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(
+                self.label, total=self.total, completed=self.done, text="", rate=""
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, count: int, text: Callable[[], str] | None = None) -> None:
+        """``count`` more are done; ``text`` gives the end of the line, only when it is drawn."""
+        self.done += count
+        now = time.monotonic()
+        if now - self._last_drawn < (0.2 if self._bar is not None else SECONDS_BETWEEN_LINES):
+            return
+        self._last_drawn = now
+        end = text() if text is not None else ""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, text=end, rate=self._rate(now))
+        else:
+            print(self._line(now, end), file=sys.stderr, flush=True)
+
+    def message(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    @property
+    def per_second(self) -> float:
+        elapsed = time.monotonic() - self._begin
+        return (self.done - self._first) / elapsed if elapsed > 0 else 0.0
+
+    def _rate(self, now: float) -> str:
+        return f"{self.per_second:,.0f} {self.unit}/s" if now > self._begin else ""
+
+    def _line(self, now: float, end: str) -> str:
+        share = f" of {self.total:,}" if self.total else ""
+        line = f"{self.label}: {self.done:,}{share} {self.unit}, {self._rate(now)}"
+        if self.total and self.per_second > 0:
+            left = int((self.total - self.done) / self.per_second)
+            line += f", {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        return f"{line}, {end}" if end else line

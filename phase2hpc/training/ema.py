@@ -1,0 +1,28 @@
+"""Exponential moving average of a model's weights: what is validated, kept and used to predict."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class AveragedModel:
+    """A copy of ``model`` whose weights trail it.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short run is not an average
+    with its own initial weights. Buffers (running statistics) are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model).requires_grad_(False).eval()
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averaged, current = list(self.module.parameters()), list(model.parameters())
+        torch._foreach_lerp_(averaged, current, 1.0 - decay)
+        for target, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            target.copy_(buffer)

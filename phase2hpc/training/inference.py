@@ -1,0 +1,101 @@
+"""Predictions of a trained model in physical units: the same code for validation, test and predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from phase2hpc.data.arrays import GraphArrays
+from phase2hpc.data.batches import assemble
+from phase2hpc.data.store import Store
+from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
+from phase2hpc.errors import InputError
+from phase2hpc.models.multitask import MultiTaskModel
+from phase2hpc.properties import PROPERTIES
+from phase2hpc.training.scaling import Scaler
+
+# Bounds of an evaluation batch: its operators take memory by atom, so atoms are what is limited.
+ATOMS_A_BATCH = 1024
+CRYSTALS_A_BATCH = 64
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of ``--device``. Raises InputError where cuda is asked for and absent."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; use --device cpu or auto")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def batches_by_size(
+    arrays: GraphArrays, indices: npt.NDArray[np.int64]
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Positions in ``indices`` as batches of bounded size, crystals of like size together."""
+    sizes = arrays.node_ptr[indices + 1] - arrays.node_ptr[indices]
+    order = np.argsort(sizes, kind="stable")
+    batch: list[int] = []
+    atoms = 0
+    for position in order:
+        size = int(sizes[position])
+        if batch and (atoms + size > ATOMS_A_BATCH or len(batch) == CRYSTALS_A_BATCH):
+            yield np.array(batch)
+            batch, atoms = [], 0
+        batch.append(int(position))
+        atoms += size
+    if batch:
+        yield np.array(batch)
+
+
+@torch.inference_mode()
+def predict(
+    model: MultiTaskModel,
+    scaler: Scaler,
+    source: Store | GraphArrays,
+    indices: npt.NDArray[np.int64],
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> npt.NDArray[np.float64]:
+    """Predictions (n, P) in physical units, rows as in ``indices``; the model is in eval mode."""
+    out = np.full((len(indices), len(scaler.properties)), np.nan)
+    for arrays, first in _in_memory(source):
+        here = np.flatnonzero((indices >= first) & (indices < first + len(arrays)))
+        local = indices[here] - first
+        for rows in batches_by_size(arrays, local):
+            batch = assemble(arrays, local[rows], dtype=dtype).to(device)
+            scaled = model(batch).to("cpu", torch.float64).numpy()
+            out[here[rows]] = bounded(scaler.inverse(scaled), scaler.properties)
+    return out
+
+
+def compositions(
+    source: Store | GraphArrays, indices: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Atomic fractions (n, Z) of crystals, the column an atomic number."""
+    out = np.zeros((len(indices), MAX_ATOMIC_NUMBER + 1))
+    for arrays, first in _in_memory(source):
+        for row in np.flatnonzero((indices >= first) & (indices < first + len(arrays))):
+            begin, end = arrays.node_ptr[indices[row] - first : indices[row] - first + 2]
+            numbers = arrays.atomic_number[begin:end]
+            out[row] = np.bincount(numbers, minlength=out.shape[1]) / len(numbers)
+    return out
+
+
+def _in_memory(source: Store | GraphArrays) -> Iterator[tuple[GraphArrays, int]]:
+    """The graphs and the index of the first, in one piece where they are in memory anyway."""
+    arrays = source if isinstance(source, GraphArrays) else source.arrays
+    if arrays is not None:
+        yield arrays, 0
+        return
+    first = 0
+    for block in source.blocks():
+        yield block, first
+        first += len(block)
+
+
+def bounded(values: npt.NDArray[np.float64], properties: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Predictions clipped to what is physical: a gap is not negative."""
+    bounds = [PROPERTIES[p].lower_bound if p in PROPERTIES else None for p in properties]
+    return np.maximum(values, [-np.inf if b is None else b for b in bounds])

@@ -1,0 +1,227 @@
+"""A training run from its request to its results: begin or resume, train, evaluate, write."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from phase2hpc import properties as property_table
+from phase2hpc.config import RunConfig, algorithm_named, build_config, level_named
+from phase2hpc.data.store import Store
+from phase2hpc.errors import InputError, StoppedEarly
+from phase2hpc.files import write_atomically
+from phase2hpc.registry import find_run, newest_to_resume, refuse_if_running
+from phase2hpc.runs import Manifest, RunDirectory, State, create_run, family_folder
+from phase2hpc.training.best import BestModel
+from phase2hpc.training.checkpoint import load_newest
+from phase2hpc.training.loop import Trainer
+from phase2hpc.training.metrics import (
+    PropertyMetrics,
+    constant_by_property,
+    metrics_by_property,
+    metrics_table,
+    write_metrics,
+)
+from phase2hpc.training.stopping import StopRequest
+
+# A resumed run may be trained for more epochs; all else that changes the result must be as it was.
+MAY_CHANGE_ON_RESUME = frozenset({"epochs"})
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What ``phase2hpc train`` was asked for; None and absent keys: the level's default.
+
+    overrides: flat settings by name, ``preset`` among them. init_from: best.pt or a run directory.
+    """
+
+    algorithm: str
+    level: str
+    store: Path
+    models_dir: Path
+    properties: str | None = None
+    resume: bool = False
+    run_id: str | None = None
+    init_from: RunDirectory | None = None
+    seed: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train(request: TrainRequest) -> RunDirectory:
+    """Train as requested; the run directory of the finished run.
+
+    Raises StoppedEarly after a signal or the time limit, with the state saved, and InputError
+    for what the user can put right.
+    """
+    store = Store.open(request.store)
+    if request.resume:
+        run = run_to_resume(request)
+        config = resumed_config(request, run)
+        manifest = run.read_manifest()
+        if manifest.state == "finished" and manifest.epochs >= config.training.epochs:
+            print(f"run {run.id} is finished already, nothing to resume: {run.path}")
+            return run
+    else:
+        config = new_config(request, store)
+        run = None
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    # Before the run directory exists: a store or setting that does not fit leaves no empty run.
+    trainer = Trainer(config, store)
+    if run is None:
+        run = create_run(
+            request.models_dir, family_folder(config.algorithm, config.level), request.run_id
+        )
+        run.write_manifest(Manifest.for_run(run, config, store.path, store.content_hash))
+        if request.init_from is not None:
+            trainer.initialise_from(BestModel.load(request.init_from.best))
+    else:
+        _restore(trainer, run)
+    run.write_config(config)
+    run.take_over(os.environ.get("SLURM_JOB_ID"))
+    run.update_manifest(epochs=config.training.epochs)
+    print(f"run {run.id} in {run.path}", flush=True)
+    try:
+        with StopRequest(config.runtime.max_hours) as stop:
+            trainer.fit(run, stop)
+    except StoppedEarly as stopped:
+        _record(trainer, run, "stopped", str(stopped))
+        raise
+    except BaseException as error:
+        _record(trainer, run, "failed", f"{type(error).__name__}: {error}")
+        raise
+    evaluate(trainer, run)
+    _record(trainer, run, "finished")
+    return run
+
+
+def new_config(request: TrainRequest, store: Store) -> RunConfig:
+    """The level's settings with the request's on top."""
+    row = level_named(algorithm_named(request.algorithm), request.level)
+    names = property_table.resolve(request.properties or row.properties, list(store.labels))
+    return build_config(
+        request.algorithm,
+        request.level,
+        names,
+        {**request.overrides, "store": store.path, "models_dir": request.models_dir},
+        seed=request.seed or 0,
+        init_from=None if request.init_from is None else str(request.init_from.path),
+    )
+
+
+def run_to_resume(request: TrainRequest) -> RunDirectory:
+    """The run that ``--resume`` goes on with: ``--run-id``, else the family's newest unfinished,
+    else its newest. Raises InputError where there is none, or where it is being trained."""
+    family = family_folder(request.algorithm, request.level)
+    if not request.run_id:
+        return newest_to_resume(request.models_dir, family)
+    run = find_run(request.models_dir / family, request.run_id)
+    refuse_if_running(run)
+    return run
+
+
+def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
+    """The run's own settings with the request's on top.
+
+    Raises InputError with the difference where a setting that changes the result is another one.
+    """
+    saved = run.read_config()
+    groups = {"training": saved.training, "model": saved.model, "runtime": saved.runtime}
+    flat = {key: value for group in groups.values() for key, value in group.model_dump().items()}
+    names = saved.properties
+    if request.properties:
+        names = tuple(property_table.resolve(request.properties, list(saved.properties)))
+    config = build_config(
+        request.algorithm,
+        request.level,
+        names,
+        {**flat, **request.overrides, "store": request.store, "models_dir": request.models_dir},
+        seed=saved.seed if request.seed is None else request.seed,
+        init_from=saved.init_from,
+    )
+    before, now = saved.identity(), config.identity()
+    changed = [key for key in before if before[key] != now[key] and key not in MAY_CHANGE_ON_RESUME]
+    if changed:
+        difference = "; ".join(f"{key}: {before[key]} there, {now[key]} here" for key in changed)
+        raise InputError(f"--resume: run {run.id} was started with other settings ({difference})")
+    return config
+
+
+def _restore(trainer: Trainer, run: RunDirectory) -> None:
+    before = run.read_config().training.epochs
+    found = load_newest(run)
+    if found is None:
+        print(f"run {run.id} has no checkpoint yet: it begins again")
+        return
+    state, step, path = found
+    if state["store_hash"] != trainer.store.content_hash:
+        raise InputError(
+            f"--resume: run {run.id} was trained on another store (content hash "
+            f"{state['store_hash'][:12]}, {trainer.store.path} has "
+            f"{trainer.store.content_hash[:12]}): give its store by --store"
+        )
+    trainer.load_state(state)
+    epochs = trainer.settings.epochs
+    if epochs != before:
+        if epochs < trainer.epoch:
+            raise InputError(f"--epochs {epochs}: run {run.id} has done {trainer.epoch} already")
+        print(f"epochs {before} -> {epochs}: the learning rate schedule is stretched to fit")
+    print(f"resuming from step {step} of {trainer.total_steps} ({path.name})")
+
+
+def evaluate(trainer: Trainer, run: RunDirectory) -> None:
+    """Errors of the best weights on val and test, the test predictions, and the table of it all."""
+    best = BestModel.load(run.best, trainer.device)
+    reference = trainer.labels(trainer.train)
+    metrics: dict[str, dict[str, PropertyMetrics]] = {}
+    for split in ("val", "test"):
+        indices = trainer.store.split_indices(split)
+        labels = trainer.labels(indices)
+        prediction = trainer.predict(best.model, indices)
+        metrics[split] = metrics_by_property(trainer.properties, prediction, labels, reference)
+        constant = constant_by_property(trainer.properties, labels, reference)
+        print(f"\n{split}: {len(indices)} crystals, weights of epoch {best.epoch}")
+        print(metrics_table(metrics[split], constant), flush=True)
+        if split == "test":
+            _write_predictions(trainer, run, prediction, indices)
+    write_metrics(run, metrics)
+
+
+def _write_predictions(
+    trainer: Trainer,
+    run: RunDirectory,
+    prediction: npt.NDArray[np.float64],
+    indices: npt.NDArray[np.int64],
+) -> None:
+    labels = trainer.labels(indices)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{name}{kind}" for name in trainer.properties for kind in ("", "_target")]
+    writer.writerow(["id", *columns])
+    for row, name in enumerate(trainer.store.ids(indices)):
+        pairs = zip(prediction[row].tolist(), labels[row].tolist(), strict=True)
+        values = ["" if math.isnan(value) else f"{value:.7g}" for pair in pairs for value in pair]
+        writer.writerow([name, *values])
+    write_atomically(run.predictions_test, text.getvalue())
+
+
+def _record(trainer: Trainer, run: RunDirectory, state: State, message: str = "") -> None:
+    scored = trainer.best_epoch > 0
+    run.update_manifest(
+        state=state,
+        step=trainer.step,
+        epoch=trainer.epoch,
+        best_score=trainer.best_score if scored else None,
+        best_epoch=trainer.best_epoch if scored else None,
+        message=message,
+    )

@@ -1,0 +1,280 @@
+"""Sources to a store: what is kept, rejected, counted, repeated, interrupted."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phase2hpc.data.graph import GraphSettings
+from phase2hpc.data.prepare import prepare
+from phase2hpc.data.store import Store, read_info
+from phase2hpc.data.verify import verify_store
+from phase2hpc.data.workers import Worker, WorkerDied, ordered_map
+from phase2hpc.errors import InputError, Phase2Error
+
+SAMPLE = Path(__file__).parents[2] / "data" / "jarvis_dft3d_15k.jsonl.gz"
+
+
+def records(count: int) -> list[dict[str, Any]]:
+    with gzip.open(SAMPLE, "rt") as lines:
+        return [json.loads(line) for line in itertools.islice(lines, count)]
+
+
+def write_source(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """400 crystals of the sample, of which five cannot be used."""
+    rows = records(400)
+    rows[20]["frac_coords"][0][0] = float("nan")
+    rows[50]["species"][0] = "Xx"
+    rows[90]["id"] = rows[10]["id"]
+    rows[200]["lattice"] = [[0, 0, 0]] * 3
+    rows[300]["frac_coords"] = [[0.1, 0.1, 0.1]] * len(rows[300]["species"])
+    rows[301]["properties"]["huge"] = 1e300
+    return write_source(tmp_path / "in.jsonl", rows)
+
+
+def test_kept_and_rejected(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out" / "s.h5"
+    seen: list[int] = []
+    summary = prepare([source], path, workers=1, progress=seen.append)
+    assert sum(seen) == summary.read == 400
+    assert summary.kept == 394 == sum(summary.splits.values())
+    assert sum(summary.rejected.values()) == 6
+    assert summary.rejected["duplicate id"] == 1
+    rows = records(400)
+    bad = [20, 50, 90, 200, 300, 301]
+    store = Store.open(path)
+    kept = [i for i in range(400) if i not in bad]
+    assert store.ids(np.arange(len(store))) == [rows[i]["id"] for i in kept]
+    with summary.rejects_report.open() as report:
+        rejects = list(csv.DictReader(report))
+    assert [row["id"] for row in rejects] == [rows[10 if i == 90 else i]["id"] for i in bad]
+    assert list(rejects[0]) == ["id", "reason", "input"] and all(row["reason"] for row in rejects)
+    assert "Xx" in rejects[1]["reason"]
+    known = [i for i in kept if rows[i]["split"] == "train"]
+    labelled = sum("bulk_modulus_kv" in rows[i]["properties"] for i in known)
+    assert summary.labels["bulk_modulus"]["train"] == labelled > 0
+    text = str(summary)
+    assert "394" in text and "duplicate id" in text and "bulk_modulus (GPa)" in text
+    assert verify_store(path).ok
+
+
+def test_workers_do_not_change_what_is_written(source: Path, tmp_path: Path) -> None:
+    hashes = set()
+    reports = set()
+    for workers in (1, 2, 3):
+        summary = prepare([source], tmp_path / f"{workers}.h5", workers=workers)
+        hashes.add(summary.content_hash)
+        reports.add(summary.rejects_report.read_text())
+        assert read_info(summary.store).content_hash == summary.content_hash
+    assert len(hashes) == len(reports) == 1
+
+
+def test_already_there(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    first = prepare([source], path, workers=1)
+    before = path.stat()
+    moved = source.rename(tmp_path / "moved.jsonl")
+    again = prepare([moved], path, workers=2)
+    assert again.already_there and "there already" in again.lines()[0]
+    assert (again.kept, again.labels) == (first.kept, first.labels)
+    assert again.content_hash == first.content_hash
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    for options, word in (
+        ({"settings": GraphSettings(cutoff=4.0)}, "graph_settings"),
+        ({"split": "random"}, "split"),
+        ({"float64": True}, "float64"),
+    ):
+        with pytest.raises(InputError, match=word):
+            prepare([moved], path, workers=1, **options)  # type: ignore[arg-type]
+    other = prepare([moved], path, GraphSettings(cutoff=4.0), workers=1, overwrite=True)
+    assert other.content_hash != first.content_hash and not other.already_there
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="remove it"):
+        prepare([moved], path, GraphSettings(cutoff=4.0), workers=1)
+
+
+def test_several_sources_join(tmp_path: Path) -> None:
+    rows = records(120)
+    a = write_source(tmp_path / "a.jsonl", rows[:80])
+    b = write_source(tmp_path / "b.jsonl", rows[60:])
+    summary = prepare([a, b], tmp_path / "s.h5", workers=1)
+    assert summary.kept == 120 and summary.rejected == {"duplicate id": 20}
+    store = Store.open(tmp_path / "s.h5")
+    assert store.ids(np.arange(120)) == [row["id"] for row in rows]
+
+
+def test_split_rules(tmp_path: Path) -> None:
+    rows = records(150)
+    source = write_source(tmp_path / "a.jsonl", rows)
+    by_column = prepare([source], tmp_path / "column.h5", workers=1, split="column")
+    by_formula = prepare([source], tmp_path / "formula.h5", workers=1, split="formula")
+    # The sample's own split is this hash.
+    assert by_column.content_hash == by_formula.content_hash
+    by_chance = prepare([source], tmp_path / "random.h5", workers=1, split="random", seed=3)
+    assert by_chance.content_hash != by_formula.content_hash
+    table = tmp_path / "split.csv"
+    names = ["train", "val", "test"]
+    table.write_text("".join(f"{row['id']},{names[i % 3]}\n" for i, row in enumerate(rows)))
+    prepare([source], tmp_path / "file.h5", workers=2, split=str(table))
+    split = Store.open(tmp_path / "file.h5").split
+    assert split.tolist() == [i % 3 for i in range(150)]
+    table.write_text(table.read_text().split("\n", 1)[1])
+    with pytest.raises(InputError, match=rows[0]["id"]):
+        prepare([source], tmp_path / "file2.h5", workers=2, split=str(table))
+    with pytest.raises(InputError, match="nonsense"):
+        prepare([source], tmp_path / "file2.h5", workers=1, split="nonsense")
+    assert not list(tmp_path.glob("*file2*.h5")) and not list(tmp_path.glob(".*.partial"))
+
+
+def test_empty_splits_and_no_crystal(tmp_path: Path) -> None:
+    rows = records(3)
+    for row in rows:
+        row["split"] = "train"
+    source = write_source(tmp_path / "a.jsonl", rows)
+    with pytest.raises(InputError, match="split val and test would be empty"):
+        prepare([source], tmp_path / "s.h5", workers=1)
+    for row in rows:
+        row["species"] = ["Qq"] * len(row["species"])
+    write_source(source, rows)
+    with pytest.raises(InputError, match="none of 3 crystals") as failure:
+        prepare([source], tmp_path / "s.h5", workers=1)
+    report = tmp_path / "s.h5.rejects.csv"
+    assert str(report) in str(failure.value) and report.read_text().count("Qq") == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "s.h5.rejects.csv"}
+    with pytest.raises(InputError, match="no source"):
+        prepare([], tmp_path / "s.h5")
+    with pytest.raises(InputError, match="nowhere"):
+        prepare([tmp_path / "nowhere"], tmp_path / "s.h5")
+
+
+def test_lonely_atoms_are_kept(tmp_path: Path) -> None:
+    rows = records(120)
+    source = write_source(tmp_path / "a.jsonl", rows)
+    summary = prepare([source], tmp_path / "s.h5", GraphSettings(cutoff=1.0), workers=1)
+    store = Store.open(tmp_path / "s.h5")
+    assert summary.kept == 120
+    assert (np.diff(store.edge_ptr) == 0).sum() > 50
+    assert verify_store(tmp_path / "s.h5").ok
+
+
+PREPARE = """
+import sys
+from phase2hpc.data.prepare import prepare
+print("begin", flush=True)
+print(prepare([sys.argv[1]], sys.argv[2], workers=2).content_hash)
+"""
+
+
+def start(source: Path, store: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PREPARE, str(source), str(store)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_two_at_once(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    both = [start(source, path), start(source, path)]
+    hashes = []
+    for process in both:
+        out, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+        hashes.append(out.split()[-1])
+    assert hashes[0] == hashes[1] == Store.open(path).content_hash
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted(tmp_path: Path, number: signal.Signals) -> None:
+    path = tmp_path / "out" / "s.h5"
+    process = start(SAMPLE, path)
+    assert process.stdout is not None and process.stdout.readline()
+    deadline = time.monotonic() + 60
+    while not (path.parent.exists() and any(path.parent.iterdir())):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    time.sleep(1.0)
+    children = child_processes(process.pid)
+    assert children
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does: the workers get it as well
+    else:
+        process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not path.exists()
+    if number == signal.SIGINT:
+        assert list(path.parent.iterdir()) == []
+    while any(alive(child) for child in children):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.05)
+
+
+def child_processes(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(entry.parent.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_map_is_ordered_bounded_and_tells_errors() -> None:
+    drawn: list[int] = []
+
+    def tasks() -> Any:
+        for number in range(50):
+            drawn.append(number)
+            yield number
+
+    results = ordered_map(float, tasks(), 2)
+    for number, result in enumerate(results):
+        assert result == float(number)
+        assert len(drawn) <= number + 6
+    with pytest.raises(RuntimeError, match="could not convert"):
+        list(ordered_map(float, ["1", "x"], 2))
+    with pytest.raises(WorkerDied, match="exit code 7"):
+        list(ordered_map(os._exit, [7, 7], 2))
+    # More in both directions than a pipe holds.
+    big = [b"x" * 3_000_000] * 6
+    assert list(ordered_map(bytes.upper, big, 2)) == [item.upper() for item in big]
+
+
+def test_a_killed_worker_is_told() -> None:
+    worker = Worker(time.sleep)
+    worker.send(30)
+    worker._process.send_signal(signal.SIGKILL)
+    with pytest.raises(Phase2Error, match="SIGKILL"):
+        worker.receive()
+    worker.close()

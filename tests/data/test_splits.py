@@ -1,0 +1,120 @@
+"""Splits: the rule of the sample data, everywhere; files and columns checked."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phase2hpc.data.crystal import Crystal, RawCrystal
+from phase2hpc.data.elements import ATOMIC_NUMBERS
+from phase2hpc.data.sources import read
+from phase2hpc.data.splits import (
+    canonical_split,
+    formula_split,
+    make_splitter,
+    random_split,
+    read_split_file,
+    reduced_formula,
+)
+from phase2hpc.errors import InputError
+
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "jarvis_dft3d_15k.jsonl.gz"
+
+
+def crystal(name: str = "a", numbers=(11, 17), split=None) -> Crystal:
+    z = np.array(numbers, dtype=np.uint8)
+    return Crystal(name, np.eye(3) * 5, z, np.zeros((len(z), 3)), split=split)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "formula"),
+    [
+        ([13] * 4 + [8] * 6, "Al2O3"),
+        ([17, 11] * 4, "Cl1Na1"),
+        ([14] * 8, "Si1"),
+        ([8, 1, 1], "H2O1"),
+    ],
+)
+def test_reduced_formula(numbers, formula):
+    assert reduced_formula(numbers) == formula
+
+
+def test_formula_split_is_that_of_the_sample():
+    counts = Counter()
+    for item in read(SAMPLE):
+        assert isinstance(item, RawCrystal)
+        assert formula_split([ATOMIC_NUMBERS[s] for s in item.species]) == item.split
+        counts[item.split] += 1
+    assert counts == {"train": 12_577, "val": 1_569, "test": 1_524}
+
+
+def test_polymorphs_and_supercells_stay_together():
+    assert formula_split([22, 8, 8]) == formula_split([8, 8, 8, 8, 22, 22])
+
+
+def test_random_split_depends_on_id_and_seed_alone():
+    splits = [random_split(f"id-{i}", seed=1) for i in range(4000)]
+    assert splits == [random_split(f"id-{i}", seed=1) for i in range(4000)]
+    assert splits != [random_split(f"id-{i}", seed=2) for i in range(4000)]
+    assert Counter(splits)["train"] == pytest.approx(3200, abs=120)
+    assert Counter(splits)["val"] == pytest.approx(400, abs=80)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("train", "train"), (" Valid ", "val"), ("validation", "val"), ("TEST", "test")],
+)
+def test_canonical_split(name, split):
+    assert canonical_split(name) == split
+
+
+def test_the_default_takes_the_column_where_there_is_one():
+    split = make_splitter()
+    assert split(crystal(split="test")) == "test"
+    assert split(crystal(split=None)) == formula_split([11, 17])
+    with pytest.raises(InputError, match="unknown split 'fold3'"):
+        split(crystal(split="fold3"))
+
+
+def test_rules():
+    assert make_splitter("formula")(crystal(split="test")) == formula_split([11, 17])
+    assert make_splitter("random", seed=3)(crystal("x")) == random_split("x", 3)
+    assert make_splitter("column")(crystal(split="valid")) == "val"
+    with pytest.raises(InputError, match="no split for 'a'"):
+        make_splitter("column")(crystal())
+    with pytest.raises(InputError, match="unknown split rule 'kfold'"):
+        make_splitter("kfold")
+
+
+@pytest.mark.parametrize("header", ["", "id,split\n"])
+def test_split_file(tmp_path, header):
+    path = tmp_path / "splits.csv"
+    path.write_text(f"\ufeff{header}a,train\nb, valid\n\n", encoding="utf-8")
+    assert read_split_file(path) == {"a": "train", "b": "val"}
+    split = make_splitter(str(path))
+    assert split(crystal("b")) == "val"
+    with pytest.raises(InputError, match="no split for 'c'"):
+        split(crystal("c"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a,train\nb,fold3\n", "line 2: unknown split 'fold3'"),
+        ("a\n", "line 1: expected two columns"),
+        ("a,train\na,test\n", "line 2: 'a' is in two splits"),
+        ("", "no line"),
+        ("id,split\n", "no line"),
+    ],
+)
+def test_bad_split_files(tmp_path, text, expected):
+    path = tmp_path / "splits.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=expected):
+        read_split_file(path)
+
+
+def test_missing_split_file(tmp_path):
+    with pytest.raises(InputError, match="not a readable split file"):
+        read_split_file(tmp_path / "none.csv")
