@@ -14,7 +14,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --constraint $(CURDIR)/constraints.txt
+PIP_INSTALL := -m pip --disable-pip-version-check install -qq --constraint $(CURDIR)/constraints.txt
 # First and by its pin: asked for by its bare name, pip may take another build than the one that
 # an index or a folder of wheels (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) has for this machine.
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -72,12 +72,11 @@ test: lint  ## ruff, mypy and the tests (PYTEST_ARGS= for pytest)
 .PHONY: wheel-test
 wheel-test: $(INSTALLED)  ## build the wheel, install it elsewhere, train and predict with it
 	@rm -rf build/wheel
-	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m pip --disable-pip-version-check wheel -qq --no-deps --wheel-dir build/wheel .
 	wheel=$$(echo $(CURDIR)/build/wheel/phase2hpc-*.whl)
 	away=$$(mktemp -d)
 	trap 'rm -rf "$$away"' EXIT
-	$(BIN)/python -c 'import sys; print(sys._base_executable)' >"$$away/base"
-	"$$(cat "$$away/base")" -m venv "$$away/venv"
+	"$(PYTHON)" -m venv "$$away/venv"
 	cd "$$away"
 	export PHASE2HPC_CACHE="$$away/cache" PATH="$$away/venv/bin:$$PATH"
 	python $(PIP_INSTALL) "$$wheel"

@@ -111,7 +111,7 @@ def _store_of(source: str) -> Path:
 @store_app.command("info")
 def store_info(file: Path) -> None:
     """What a store holds and how it was made."""
-    from phase2hpc.data.store import info_lines, read_info
+    from phase2hpc.data.store_layout import info_lines, read_info
 
     print("\n".join(info_lines(read_info(file))))
 

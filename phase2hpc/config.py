@@ -33,7 +33,7 @@ class TrainingSettings(BaseModel):
     )
     weight_decay: float = Field(1e-2, ge=0, description="AdamW's, on weight matrices only")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps in which lr rises")
-    clip_norm: float = Field(1.0, gt=0, description="largest norm of a step's gradient")
+    clip_norm: float = Field(5.0, gt=0, description="largest norm of a step's gradient")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights a step")
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better validation score"

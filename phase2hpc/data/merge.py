@@ -12,7 +12,8 @@ import numpy as np
 
 from phase2hpc.data.arrays import GraphArrays
 from phase2hpc.data.splits import SPLITS, reduced_formula
-from phase2hpc.data.store import Store, StoreWriter
+from phase2hpc.data.store import Store
+from phase2hpc.data.store_writer import StoreWriter
 from phase2hpc.errors import InputError
 
 TRAIN, TEST = SPLITS.index("train"), SPLITS.index("test")

@@ -20,12 +20,13 @@ from phase2hpc.data.arrays import GraphArrays
 from phase2hpc.data.convert import Converter, Raw, Rejection
 from phase2hpc.data.crystal import Unreadable
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.partial import PartialFile
 from phase2hpc.data.sources import describe, read, source_hash
 from phase2hpc.data.splits import SPLITS
-from phase2hpc.data.store import StoreInfo, StoreWriter, read_info
+from phase2hpc.data.store_layout import StoreInfo, read_info
+from phase2hpc.data.store_writer import StoreWriter
 from phase2hpc.data.workers import ordered_map
 from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.files import PartialFile
 from phase2hpc.properties import PROPERTIES, unit
 
 Source = str | Path

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from phase2hpc.data.crystal import RawCrystal, Unreadable
-from phase2hpc.data.files import (
+from phase2hpc.data.json_sources import raw_crystal, read_json, read_json_lines
+from phase2hpc.data.labels import ehull_warning
+from phase2hpc.data.structure_files import (
     ID_PROP,
     is_cif,
     is_poscar,
@@ -21,8 +23,6 @@ from phase2hpc.data.files import (
     read_structure_file,
     structure_files,
 )
-from phase2hpc.data.json_sources import raw_crystal, read_json, read_json_lines
-from phase2hpc.data.labels import ehull_warning
 from phase2hpc.data.table_sources import read_ase_db, read_csv, read_extxyz
 from phase2hpc.errors import InputError
 

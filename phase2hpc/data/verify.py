@@ -16,8 +16,8 @@ import numpy as np
 
 from phase2hpc.data.arrays import NO_SPLIT, GraphArrays
 from phase2hpc.data.splits import SPLITS
-from phase2hpc.data.store import (
-    Store,
+from phase2hpc.data.store import Store
+from phase2hpc.data.store_layout import (
     StoreInfo,
     content_hash,
     dataset_paths,

@@ -83,4 +83,5 @@ class CGCNNEncoder(nn.Module):
         atoms = self.embedding(batch.z)
         for convolution in self.convolutions:
             atoms = convolution(atoms, edges, weight.unsqueeze(1), batch.edge_index)
-        return self.readout(mean_over_atoms(atoms, batch.batch, batch.ptr))
+        crystals: Tensor = self.readout(mean_over_atoms(atoms, batch.batch, batch.ptr))
+        return crystals

@@ -88,7 +88,7 @@ class Geometry(nn.Module):
             )
 
     def _coupling(self, l_in: int, l_out: int) -> Tensor:
-        """Y (all degrees) -> (m_out, path, m_in): (sum of 2l+1, (2 l_out+1) * paths * (2 l_in+1))."""
+        """Y of all degrees -> m_out, path, m_in: (sum of 2l+1, (2l_out+1) * paths * (2l_in+1))."""
         degrees = sh_degrees(l_in, l_out, self.lmax)
         table = torch.zeros(
             (self.lmax + 1) ** 2, 2 * l_out + 1, len(degrees), 2 * l_in + 1, dtype=torch.float64
@@ -152,7 +152,7 @@ class Geometry(nn.Module):
 class Convolution(nn.Module):
     """Fully connected tensor product of the neighbours' features with the edges, summed per atom.
 
-    channels_in, channels_out: number of channels by degree l = 0, 1, ... (0: that degree is absent).
+    channels_in, channels_out: number of channels by degree l = 0, 1, ... (0: it is absent).
     """
 
     def __init__(
@@ -259,7 +259,7 @@ class Interaction(nn.Module):
 
     def _by_degree(self, channels: Tensor) -> Features:
         """(N, all channels) -> (N, 1, channels) by degree."""
-        parts = channels.unsqueeze(1).split(list(self.sizes.values()), dim=2)
+        parts = torch.split(channels.unsqueeze(1), list(self.sizes.values()), dim=2)
         return dict(zip(self.sizes, parts, strict=True))
 
 
@@ -321,7 +321,7 @@ class EquivariantEncoder(nn.Module):
             shell_width=shell_width,
         )
         widths = [[embedding_size], *[list(channels)] * (layers - 1), [channels[0]]]
-        self.layers = nn.ModuleList(
+        layer_list = [
             Interaction(
                 before,
                 after,
@@ -331,8 +331,9 @@ class EquivariantEncoder(nn.Module):
                 hidden=hidden,
             )
             for before, after in itertools.pairwise(widths)
-        )
-        self.pairs = sorted({pair for layer in self.layers for pair in layer.convolution.pairs})
+        ]
+        self.layers = nn.ModuleList(layer_list)
+        self.pairs = sorted({pair for layer in layer_list for pair in layer.convolution.pairs})
         self.readout = nn.Sequential(
             nn.Linear(embedding_size + layers * channels[0], out_features),
             nn.SiLU(),

@@ -1,4 +1,4 @@
-"""What both encoders need of a batch's geometry: edge vectors, lengths, smooth weights, radial bases."""
+"""What both encoders need of a batch's geometry: edge vectors, smooth weights, radial bases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def edge_vectors(batch: Data) -> Tensor:
     sender, receiver = batch.edge_index
     cell = batch.cell[batch.batch[receiver]]
     shift = torch.bmm(batch.edge_shift.to(cell.dtype).unsqueeze(1), cell).squeeze(1)
-    return batch.pos[sender] + shift - batch.pos[receiver]
+    vector: Tensor = batch.pos[sender] + shift - batch.pos[receiver]
+    return vector
 
 
 def edge_geometry(

@@ -34,7 +34,8 @@ class MultiTaskModel(nn.Module):
         super().__init__()
         self.properties = tuple(properties)
         self.encoder = encoder
-        features = int(encoder.out_features)
+        features = encoder.out_features
+        assert isinstance(features, int)
         self.heads = nn.ModuleList(
             nn.Sequential(
                 nn.Dropout(head_dropout),

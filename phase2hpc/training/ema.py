@@ -21,8 +21,10 @@ class AveragedModel:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
+        """Move towards ``model`` after its optimiser step number ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averaged, current = list(self.module.parameters()), list(model.parameters())
+        averaged: list[torch.Tensor] = list(self.module.parameters())
+        current: list[torch.Tensor] = list(model.parameters())
         torch._foreach_lerp_(averaged, current, 1.0 - decay)
         for target, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             target.copy_(buffer)

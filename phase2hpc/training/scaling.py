@@ -16,9 +16,10 @@ from phase2hpc.properties import PROPERTIES
 # A heavy-tailed property is learned as asinh(y / s), with s this share of its mean magnitude:
 # linear for small values, logarithmic for large ones.
 ASINH_SHARE = 0.1
-# No training label lies further out than this many of its standard deviations after scaling;
-# beyond, the inverse of asinh would overflow.
-LARGEST_SCALED = 30.0
+# Labels are single precision in a store: none lies further out, and sinh beyond would overflow.
+LARGEST_LABEL = float(np.finfo(np.float32).max)
+# Labels whose scatter is below this share of their size are one constant, give or take rounding.
+CONSTANT = 1e-9
 
 
 class Scaler:
@@ -67,8 +68,8 @@ class Scaler:
             counts / len(labels),
         )
         transformed = scaler._bend(labels)
-        std = np.nanstd(transformed, axis=0)
-        scaler.mean, scaler.std = np.nanmean(transformed, axis=0), np.where(std > 0, std, 1.0)
+        mean, std = np.nanmean(transformed, axis=0), np.nanstd(transformed, axis=0)
+        scaler.mean, scaler.std = mean, np.where(std > CONSTANT * np.abs(mean), std, 1.0)
         return scaler
 
     def transform(self, labels: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -76,20 +77,21 @@ class Scaler:
         return (self._bend(np.asarray(labels, dtype=np.float64)) - self.mean) / self.std
 
     def inverse(self, scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Scaled -> physical units, (n, P)."""
+        """Scaled -> physical units, (n, P); on an asinh scale at most LARGEST_LABEL in size."""
         bent = np.asarray(scaled, dtype=np.float64) * self.std + self.mean
         curved = self.asinh_scale > 0
-        limit = np.where(curved, np.abs(self.mean) + LARGEST_SCALED * self.std, np.inf)
+        limit = self._bend(np.where(curved, LARGEST_LABEL, np.inf))
         bent = np.clip(bent, -limit, limit)
         return np.where(curved, np.sinh(np.where(curved, bent, 0.0)) * self.asinh_scale, bent)
 
-    def _bend(self, labels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _bend(self, labels: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         curved = self.asinh_scale > 0
         return np.where(
             curved, np.arcsinh(labels / np.where(curved, self.asinh_scale, 1.0)), labels
         )
 
     def state_dict(self) -> dict[str, Any]:
+        """Plain lists and names, to save with a model."""
         return {
             "properties": list(self.properties),
             "mean": self.mean.tolist(),
@@ -100,6 +102,7 @@ class Scaler:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Scaler:
+        """The scaler that ``state_dict`` came from."""
         arrays = (np.array(state[k]) for k in ("mean", "std", "asinh_scale", "label_fraction"))
         return cls(state["properties"], *arrays)
 

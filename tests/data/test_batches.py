@@ -21,7 +21,8 @@ from phase2hpc.data.dataset import StoreDataset
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.sampling import Sampler, draw_subset
 from phase2hpc.data.sources import read
-from phase2hpc.data.store import Store, write_store
+from phase2hpc.data.store import Store
+from phase2hpc.data.store_writer import write_store
 from phase2hpc.errors import InputError
 
 SAMPLE = Path(__file__).parents[2] / "data" / "jarvis_dft3d_15k.jsonl.gz"

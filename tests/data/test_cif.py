@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from phase2hpc.data.cif import structures_in_cif
 from phase2hpc.data.crystal import RawCrystal, Unreadable
-from phase2hpc.data.files import read_structure_file
+from phase2hpc.data.structure_files import read_structure_file
 from phase2hpc.data.validate import Rejected, validate
 
 ROOT = Path(__file__).resolve().parents[2]

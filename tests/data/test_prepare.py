@@ -19,7 +19,8 @@ import pytest
 
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.prepare import prepare
-from phase2hpc.data.store import Store, read_info
+from phase2hpc.data.store import Store
+from phase2hpc.data.store_layout import read_info
 from phase2hpc.data.verify import verify_store
 from phase2hpc.data.workers import Worker, WorkerDied, ordered_map
 from phase2hpc.errors import InputError, Phase2Error

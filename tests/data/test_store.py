@@ -23,7 +23,9 @@ from phase2hpc.data.crystal import RawCrystal
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.memory import store_budget
 from phase2hpc.data.merge import merge_stores
-from phase2hpc.data.store import Store, StoreWriter, content_hash, read_info, write_store
+from phase2hpc.data.store import Store
+from phase2hpc.data.store_layout import content_hash, read_info
+from phase2hpc.data.store_writer import StoreWriter, write_store
 from phase2hpc.data.verify import block_problems, verify_store
 from phase2hpc.errors import InputError, Phase2Error
 
@@ -266,7 +268,7 @@ def test_a_failed_writer_leaves_nothing(arrays: GraphArrays, tmp_path: Path) -> 
 WRITER = """
 import sys, time
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.store import StoreWriter
+from phase2hpc.data.store_writer import StoreWriter
 with StoreWriter(sys.argv[1], graph_settings=GraphSettings()) as writer:
     print("writing", flush=True)
     time.sleep(60)
@@ -294,7 +296,7 @@ def test_debris_of_killed_writers_only_is_cleared(arrays: GraphArrays, tmp_path:
 FULL_DISK = """
 import pickle, resource, sys
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.store import write_store
+from phase2hpc.data.store_writer import write_store
 from phase2hpc.errors import Phase2Error
 arrays = pickle.load(sys.stdin.buffer)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
