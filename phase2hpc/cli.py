@@ -3,6 +3,7 @@ until a command needs them, so that ``--help`` is quick on a login node."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -183,6 +184,10 @@ def train(
 
     if all_properties and properties:
         raise InputError("--all-properties and --properties: give one of them")
+    settings = parse_assignments(assignments or [])
+    for key, flag in (("store", "--store"), ("models_dir", "--models-dir")):
+        if key in settings:
+            raise InputError(f"--set {key}: give it by {flag}")
     flags = {
         "threads": threads,
         "device": device,
@@ -199,30 +204,16 @@ def train(
     request = TrainRequest(
         algorithm=algorithm,
         level=level,
-        store=_store_or_sample(store),
+        store=store,
         models_dir=models_dir,
         properties="all9" if all_properties else properties,
         resume=resume,
         run_id=run_id,
         init_from=find_run(models_dir, init_from) if init_from else None,
         seed=seed,
-        overrides={k: v for k, v in flags.items() if v is not None}
-        | parse_assignments(assignments or []),
+        overrides={k: v for k, v in flags.items() if v is not None} | settings,
     )
-    run = run_train(request)
-    print(f"\nresults: {run.path}")
-
-
-def _store_or_sample(store: Path | None) -> Path:
-    """The store asked for; else the shipped sample's, prepared if it is not there yet."""
-    if store is not None:
-        return store
-    from phase2hpc.resources import default_store
-
-    if not default_store().exists():
-        print(f"no --store given: preparing the shipped sample as {default_store()}", flush=True)
-        prepare()
-    return default_store()
+    run_train(request)
 
 
 @app.command()
@@ -247,16 +238,30 @@ def predict(
     ] = None,
     models_dir: ModelsDir = Path("models"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """Predict the properties of structures with a trained model."""
-    from phase2hpc.predict import predict_command_rows, summary_line, table, write_predictions
     from phase2hpc.registry import runs_to_predict_with
 
     if sum(map(bool, (cif, folder, sources))) != 1:
         raise InputError("give one of --cif FILE, --dir FOLDER, or SOURCE...")
+    if cif is not None and not cif.is_file():
+        raise InputError(f"--cif {cif}: no such file" + (" (a folder)" if cif.is_dir() else ""))
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"--dir {folder}: no such folder")
     inputs = [str(path) for path in (cif, folder) if path] or list(sources or [])
     runs = runs_to_predict_with(models_dir, run)
+    # This takes seconds, so it comes after what can be wrong in the request.
+    from phase2hpc.predict import (
+        check_output,
+        predict_command_rows,
+        summary_line,
+        table,
+        write_predictions,
+    )
+
+    if output is not None:
+        check_output(output)
     rows, properties = predict_command_rows(inputs, runs, device, threads, folder is not None)
     if output is None:
         print(table(rows, properties))
@@ -307,14 +312,23 @@ def levels(
 
 def main() -> None:
     """Run the command line; an expected error is one line and its exit code."""
+    logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except Phase2Error as error:
         print(f"phase2hpc: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         print("phase2hpc: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        # A wrong option or value. Typer's versions take these classes from different packages,
+        # and show them as a box of several lines.
+        if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
+            raise
+        if message := error.format_message().strip():
+            print(f"phase2hpc: {' '.join(message.split())} (see --help)", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,9 @@ class RuntimeSettings(BaseModel):
     store: Path | None = Field(None, description="graph store; None: the shipped sample's")
     models_dir: Path = Field(Path("models"), description="folder of all runs")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
-    threads: int | None = Field(None, ge=1, description="CPU threads; None: torch's choice")
+    # One: the products of a step are small, and threads that wait for a core that another job
+    # has are a hundred times slower than none.
+    threads: int = Field(1, ge=1, description="CPU threads of torch")
     max_hours: float | None = Field(None, gt=0, description="stop, saved, after so many hours")
     checkpoint_minutes: float = Field(10.0, gt=0, description="save at least so often")
     checkpoint_steps: int | None = Field(None, ge=1, description="save every so many steps")

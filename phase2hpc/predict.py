@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from phase2hpc.data.elements import SYMBOLS, atomic_number
 from phase2hpc.data.graph import Graph
 from phase2hpc.data.sources import read
 from phase2hpc.errors import InputError
-from phase2hpc.files import write_atomically
+from phase2hpc.files import PartialFile, write_atomically
 from phase2hpc.progress import Progress
 from phase2hpc.properties import unit
 from phase2hpc.runs import RunDirectory
@@ -175,6 +175,20 @@ def as_records(rows: Iterable[Prediction], properties: Sequence[str]) -> Iterato
         yield record
 
 
+def check_output(path: Path) -> None:
+    """Raises InputError where ``path`` cannot be written: better now than after the work."""
+    if path.is_dir():
+        raise InputError(f"--output {path}: this is a folder, name a file in it")
+    try:
+        PartialFile(path).discard()
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(f"--output {path}: cannot be written ({error.strerror})")
+
+
 def write_predictions(path: Path, rows: Sequence[Prediction], properties: Sequence[str]) -> None:
     """Write rows as CSV, or as JSON where the name ends in .json; whole or not at all."""
     records = list(as_records(rows, properties))
@@ -190,7 +204,7 @@ def write_predictions(path: Path, rows: Sequence[Prediction], properties: Sequen
     try:
         write_atomically(path, text)
     except OSError as error:
-        raise InputError(f"--output {path}: cannot be written ({error.strerror})") from None
+        raise _cannot_write(path, error) from None
 
 
 def _cell(value: Any) -> str:
@@ -233,22 +247,22 @@ def predict_command_rows(
     inputs: Sequence[str],
     runs: Sequence[RunDirectory],
     device: str,
-    threads: int | None,
+    threads: int,
     plain_folder: bool,
 ) -> tuple[list[Prediction], tuple[str, ...]]:
     """Rows for everything in ``inputs``, and the properties predicted.
 
     plain_folder: a folder is all its structure files, whatever an id_prop.csv in it says.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
+    # All are opened first: a name that is wrong is said before the work, not after half of it.
+    sources = [read(source, id_prop=not plain_folder) for source in inputs]
     predictor = Predictor([run.best for run in runs], choose_device(device))
     rows: list[Prediction] = []
     with Progress("predicting", None, "structures") as progress:
-        for source in inputs:
-            for row in predictor.predict(read(source, id_prop=not plain_folder)):
-                rows.append(row)
-                progress.advance(1)
+        for row in predictor.predict(chain.from_iterable(sources)):
+            rows.append(row)
+            progress.advance(1)
     return rows, predictor.properties
 
 

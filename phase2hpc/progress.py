@@ -67,13 +67,6 @@ class Progress:
         else:
             print(self._line(now, end), file=sys.stderr, flush=True)
 
-    def message(self, line: str) -> None:
-        """A line that stays, above the bar."""
-        if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
     @property
     def per_second(self) -> float:
         elapsed = time.monotonic() - self._begin

@@ -23,7 +23,10 @@ CRYSTALS_A_BATCH = 64
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device of ``--device``. Raises InputError where cuda is asked for and absent."""
+    """The device of ``--device``. Raises InputError where cuda is asked for and absent, and for
+    another word than auto, cpu or cuda."""
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {wanted}: use auto, cpu or cuda")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; use --device cpu or auto")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import time
 from typing import Any
 
@@ -39,6 +40,13 @@ from phase2hpc.training.stopping import StopRequest
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 LOWEST_LR_SHARE = 1e-3
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator whose state a checkpoint keeps; dropout and weights draw from torch's."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def learning_rate(settings: Any, step: int, total_steps: int) -> float:
@@ -99,6 +107,12 @@ class Trainer:
         for name, indices in (("train", self.train), ("val", self.val)):
             if len(indices) == 0:
                 raise InputError(f"{store.path}: its {name} split is empty, prepare it again")
+        if not np.isfinite(self.labels(self.val)).any():
+            raise InputError(
+                f"{store.path}: no crystal of its val split has a label of "
+                f"{', '.join(self.properties)}, so there is no best epoch to choose: prepare it "
+                "with another --split"
+            )
         labels = self.labels(self.train)
         self.scaler = Scaler.fit(self.properties, labels)
         scaled = self.scaler.transform(self.labels(np.arange(len(store))))
@@ -110,7 +124,7 @@ class Trainer:
             seed=config.seed,
             dtype=self.dtype,
         )
-        torch.manual_seed(config.seed)
+        seed_everything(config.seed)
         self.model = build_model(
             ALGORITHMS[config.algorithm], config.model, store.graph_settings, self.properties
         ).to(self.device, self.dtype)
@@ -250,11 +264,10 @@ class Trainer:
     def predict(
         self, model: MultiTaskModel, indices: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float64]:
-        """Predictions (n, P) in physical units."""
-        with self._autocast():
-            return predict(
-                model, self.scaler, self.store, indices, device=self.device, dtype=self.dtype
-            )
+        """Predictions (n, P) in physical units; never in bf16, as the predict command."""
+        return predict(
+            model, self.scaler, self.store, indices, device=self.device, dtype=self.dtype
+        )
 
     def best_model(self) -> BestModel:
         """The averaged weights of now, with all that inference needs."""
@@ -286,7 +299,6 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that a later step depends on."""
         return {
-            "store_hash": self.store.content_hash,
             "step": self.step,
             "model": self.model.state_dict(),
             "averaged": self.averaged.module.state_dict(),

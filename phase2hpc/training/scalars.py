@@ -13,7 +13,8 @@ class ScalarLog:
     """Writes a history record's numbers; entries after ``step`` of an earlier try are hidden."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        # At step 0 too: a try that was killed before its first checkpoint may have left some.
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def __enter__(self) -> Self:
         return self

@@ -17,10 +17,14 @@ import torch
 
 from phase2hpc import properties as property_table
 from phase2hpc.config import RunConfig, algorithm_named, build_config, level_named
+from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store import Store
 from phase2hpc.errors import InputError, StoppedEarly
 from phase2hpc.files import write_atomically
+from phase2hpc.levels import ALGORITHMS
+from phase2hpc.progress import Progress
 from phase2hpc.registry import find_run, newest_to_resume, refuse_if_running
+from phase2hpc.resources import default_store, sample_source
 from phase2hpc.runs import Manifest, RunDirectory, State, create_run, family_folder
 from phase2hpc.training.best import BestModel
 from phase2hpc.training.checkpoint import load_newest
@@ -40,15 +44,17 @@ MAY_CHANGE_ON_RESUME = frozenset({"epochs"})
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What ``phase2hpc train`` was asked for; None and absent keys: the level's default.
+    """What ``phase2hpc train`` was asked for; None and absent keys: the level's default, or, with
+    ``resume``, what the run has.
 
-    overrides: flat settings by name, ``preset`` among them. init_from: best.pt or a run directory.
+    store: None for the shipped sample's, which is prepared where it is not there yet. overrides:
+    flat settings by name, ``preset`` among them. init_from: the run whose weights to start from.
     """
 
     algorithm: str
     level: str
-    store: Path
     models_dir: Path
+    store: Path | None = None
     properties: str | None = None
     resume: bool = False
     run_id: str | None = None
@@ -63,30 +69,29 @@ def train(request: TrainRequest) -> RunDirectory:
     Raises StoppedEarly after a signal or the time limit, with the state saved, and InputError
     for what the user can put right.
     """
-    store = Store.open(request.store)
-    if request.resume:
-        run = run_to_resume(request)
+    run = run_to_resume(request) if request.resume else None
+    if run is None:
+        store = Store.open(_store_or_sample(request.store))
+        config = new_config(request, store)
+    else:
         config = resumed_config(request, run)
         manifest = run.read_manifest()
         if manifest.state == "finished" and manifest.epochs >= config.training.epochs:
             print(f"run {run.id} is finished already, nothing to resume: {run.path}")
             return run
-    else:
-        config = new_config(request, store)
-        run = None
-    if config.runtime.threads:
-        torch.set_num_threads(config.runtime.threads)
+        store = Store.open(_store_or_sample(config.runtime.store))
+        _refuse_another_store(run, manifest, store)
+    torch.set_num_threads(config.runtime.threads)
     # Before the run directory exists: a store or setting that does not fit leaves no empty run.
     trainer = Trainer(config, store)
+    restored = run is not None and _restore(trainer, run)
+    if config.init_from is not None and not restored:
+        trainer.initialise_from(BestModel.load(RunDirectory(Path(config.init_from)).best))
     if run is None:
         run = create_run(
             request.models_dir, family_folder(config.algorithm, config.level), request.run_id
         )
         run.write_manifest(Manifest.for_run(run, config, store.path, store.content_hash))
-        if request.init_from is not None:
-            trainer.initialise_from(BestModel.load(request.init_from.best))
-    else:
-        _restore(trainer, run)
     run.write_config(config)
     run.take_over(os.environ.get("SLURM_JOB_ID"))
     run.update_manifest(epochs=config.training.epochs)
@@ -94,15 +99,29 @@ def train(request: TrainRequest) -> RunDirectory:
     try:
         with StopRequest(config.runtime.max_hours) as stop:
             trainer.fit(run, stop)
+            # A signal from here on waits: the evaluation is short, and ends the run.
+            evaluate(trainer, run)
     except StoppedEarly as stopped:
         _record(trainer, run, "stopped", str(stopped))
         raise
     except BaseException as error:
         _record(trainer, run, "failed", f"{type(error).__name__}: {error}")
         raise
-    evaluate(trainer, run)
     _record(trainer, run, "finished")
+    print(f"\nresults: {run.path}", flush=True)
     return run
+
+
+def _store_or_sample(store: Path | None) -> Path:
+    """The store asked for; else the shipped sample's, prepared if it is not there yet."""
+    if store is not None:
+        return store
+    target = default_store()
+    if not target.exists():
+        print(f"no --store given: preparing the shipped sample as {target}", flush=True)
+        with Progress("preparing", None, "crystals") as progress:
+            print(prepare([sample_source()], target, progress=progress.advance), flush=True)
+    return target
 
 
 def new_config(request: TrainRequest, store: Store) -> RunConfig:
@@ -122,6 +141,7 @@ def new_config(request: TrainRequest, store: Store) -> RunConfig:
 def run_to_resume(request: TrainRequest) -> RunDirectory:
     """The run that ``--resume`` goes on with: ``--run-id``, else the family's newest unfinished,
     else its newest. Raises InputError where there is none, or where it is being trained."""
+    level_named(algorithm_named(request.algorithm), request.level)
     family = family_folder(request.algorithm, request.level)
     if not request.run_id:
         return newest_to_resume(request.models_dir, family)
@@ -136,8 +156,10 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
     Raises InputError with the difference where a setting that changes the result is another one.
     """
     saved = run.read_config()
-    groups = {"training": saved.training, "model": saved.model, "runtime": saved.runtime}
-    flat = {key: value for group in groups.values() for key, value in group.model_dump().items()}
+    groups = (saved.training, saved.model, saved.runtime)
+    flat = {key: value for group in groups for key, value in group.model_dump().items()}
+    # A preset asked for anew counts as its settings do.
+    flat |= ALGORITHMS[request.algorithm].presets.get(request.overrides.get("preset", ""), {})
     names = saved.properties
     if request.properties:
         names = tuple(property_table.resolve(request.properties, list(saved.properties)))
@@ -145,7 +167,12 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
         request.algorithm,
         request.level,
         names,
-        {**flat, **request.overrides, "store": request.store, "models_dir": request.models_dir},
+        {
+            **flat,
+            **request.overrides,
+            "store": request.store or saved.runtime.store,
+            "models_dir": request.models_dir,
+        },
         seed=saved.seed if request.seed is None else request.seed,
         init_from=saved.init_from,
     )
@@ -157,19 +184,23 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
     return config
 
 
-def _restore(trainer: Trainer, run: RunDirectory) -> None:
+def _refuse_another_store(run: RunDirectory, manifest: Manifest, store: Store) -> None:
+    if manifest.store_hash != store.content_hash:
+        raise InputError(
+            f"--resume: run {run.id} is trained on another store ({manifest.store}, content hash "
+            f"{str(manifest.store_hash)[:12]}; {store.path} has {store.content_hash[:12]}): give "
+            "its store by --store"
+        )
+
+
+def _restore(trainer: Trainer, run: RunDirectory) -> bool:
+    """Bring the trainer to the run's newest checkpoint; False where there is none."""
     before = run.read_config().training.epochs
     found = load_newest(run)
     if found is None:
         print(f"run {run.id} has no checkpoint yet: it begins again")
-        return
+        return False
     state, step, path = found
-    if state["store_hash"] != trainer.store.content_hash:
-        raise InputError(
-            f"--resume: run {run.id} was trained on another store (content hash "
-            f"{state['store_hash'][:12]}, {trainer.store.path} has "
-            f"{trainer.store.content_hash[:12]}): give its store by --store"
-        )
     trainer.load_state(state)
     epochs = trainer.settings.epochs
     if epochs != before:
@@ -177,6 +208,7 @@ def _restore(trainer: Trainer, run: RunDirectory) -> None:
             raise InputError(f"--epochs {epochs}: run {run.id} has done {trainer.epoch} already")
         print(f"epochs {before} -> {epochs}: the learning rate schedule is stretched to fit")
     print(f"resuming from step {step} of {trainer.total_steps} ({path.name})")
+    return True
 
 
 def evaluate(trainer: Trainer, run: RunDirectory) -> None:

@@ -88,7 +88,8 @@ def reordered(raw: RawCrystal) -> RawCrystal:
 
 
 def shifted(raw: RawCrystal) -> RawCrystal:
-    return replace(raw, frac_coords=np.asarray(raw.frac_coords) + [0.137, -0.611, 0.4999])
+    shift = np.array([0.137, -0.611, 0.4999])
+    return replace(raw, frac_coords=np.asarray(raw.frac_coords) + shift)
 
 
 def in_other_cell(raw: RawCrystal, transformation: Sequence[Sequence[int]]) -> RawCrystal:

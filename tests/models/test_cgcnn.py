@@ -28,20 +28,30 @@ def original(
         total = torch.zeros(HIDDEN, dtype=torch.float64)
         for e in (index[1] == i).nonzero().flatten().tolist():
             z = whole(torch.cat([atoms[i], atoms[index[0, e]], edges[e]]))
-            z = convolution.edge_norm(z)
+            z = convolution.edge_norm(z.unsqueeze(0)).squeeze(0)
             total = total + weight[e] * torch.sigmoid(z[:HIDDEN]) * softplus(z[HIDDEN:])
         totals.append(total)
     return softplus(atoms + convolution.norm(torch.stack(totals)))
+
+
+def trained_convolution() -> GatedConvolution:
+    """In evaluation, with statistics as if from training."""
+    convolution = GatedConvolution(HIDDEN, BASIS).double()
+    with torch.no_grad():
+        for parameter in convolution.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    for norm in (convolution.edge_norm, convolution.norm):
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+    return convolution.eval()
 
 
 def test_split_linear_layer_is_the_concatenated_one() -> None:
     torch.manual_seed(0)
     settings = GraphSettings()
     batch = batch_of([sample_crystals()[5], LONELY, sample_crystals()[13]])
-    convolution = GatedConvolution(HIDDEN, BASIS).double()
-    with torch.no_grad():
-        for parameter in convolution.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+    convolution = trained_convolution()
     atoms = torch.randn(batch.num_nodes, HIDDEN, dtype=torch.float64, requires_grad=True)
     _, length, weight = edge_geometry(batch, **settings.to_dict())
     assert (weight < 1).any()
@@ -57,7 +67,7 @@ def test_split_linear_layer_is_the_concatenated_one() -> None:
 
 def test_edge_of_zero_weight_is_no_edge() -> None:
     torch.manual_seed(0)
-    convolution = GatedConvolution(HIDDEN, BASIS).double()
+    convolution = trained_convolution()
     atoms = torch.randn(3, HIDDEN, dtype=torch.float64)
     index = torch.tensor([[1, 2, 0], [0, 0, 1]])
     edges = torch.randn(3, BASIS, dtype=torch.float64)
@@ -79,10 +89,20 @@ def test_encoder_shape_dtype_and_gradients(dtype: torch.dtype) -> None:
     assert all(p.grad is not None and p.grad.any() for p in model.encoder.parameters())
 
 
-def test_no_statistics_of_the_batch() -> None:
-    """In training mode too, a crystal's vector is its own (no BatchNorm)."""
-    model = random_model("cgcnn", GraphSettings(), torch.float64, "small").train()
+def test_statistics_of_the_batch_only_in_training() -> None:
+    model = random_model("cgcnn", GraphSettings(), torch.float64, "small")
     raws = sample_crystals()[:5]
-    torch.testing.assert_close(
-        model(batch_of(raws))[:1], model(batch_of(raws[:1])), rtol=0, atol=1e-11
-    )
+    alone, together = batch_of(raws[:1]), batch_of(raws)
+    model.train()
+    assert not torch.allclose(model(together)[:1], model(alone))
+    model.eval()
+    torch.testing.assert_close(model(together)[:1], model(alone), rtol=0, atol=1e-11)
+
+
+def test_training_on_one_atom_without_neighbours() -> None:
+    """Fewer than two rows have no variance: torch's own BatchNorm1d refuses them."""
+    model = random_model("cgcnn", GraphSettings(), torch.float64, "small").train()
+    lonely = batch_of([LONELY])
+    assert lonely.num_nodes == 1 and lonely.num_edges == 0
+    model(lonely).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -48,9 +48,7 @@ def test_edge_vectors_lead_from_receiver_to_the_image_of_the_sender() -> None:
 
 def test_every_edge_has_its_opposite_in_the_sphere() -> None:
     vectors = edge_vectors(batch_of(sample_crystals(), GraphSettings(4.0, None)))
-    torch.testing.assert_close(
-        vectors.sum(0), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-9
-    )
+    assert len(vectors) > 100 and vectors.sum(0).abs().max() < 1e-9
 
 
 def test_smooth_step_has_two_continuous_derivatives() -> None:
@@ -59,7 +57,7 @@ def test_smooth_step_has_two_continuous_derivatives() -> None:
     y = smooth_step(x)
     (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
     (bend,) = torch.autograd.grad(slope.sum(), x)
-    assert y.tolist()[:2] == [1.0, 1.0] and y.tolist()[-2:] == [0.0, 0.0]
+    assert y.tolist()[:2] == [1.0, 1.0] and y[-2:].abs().max() < 1e-15
     assert y[3] == 0.5 and slope[3] < -1
     assert slope[[0, 1, 5, 6]].abs().max() == 0 and slope[[2, 4]].abs().max() < 1e-6
     assert bend[[0, 6]].abs().max() == 0 and bend[[2, 4]].abs().max() < 0.01
@@ -71,10 +69,11 @@ def test_weights_end_with_the_shell_and_with_the_cutoff() -> None:
     (found,) = weights_of([row], 3)
     assert found[:3].tolist() == [1.0, 1.0, 1.0]
     assert 1 > found[3] > found[4] > 0
-    assert found[5:].abs().max() < 1e-20
+    assert found[5:].abs().max() < 1e-15
     (sphere,) = weights_of([[1.0, 4.7, 4.9, 5.9, 6.0]], None)
     assert sphere[:2].tolist() == [1.0, 1.0]
-    assert 1 > sphere[2] > sphere[3] > sphere[4] == 0
+    assert 1 > sphere[2] > sphere[3] > 1e-4
+    assert abs(sphere[4]) < 1e-15
 
 
 def test_tied_neighbors_weigh_alike_in_any_order() -> None:

@@ -1,0 +1,79 @@
+"""The moving average of weights equals a loop written out."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from phase2hpc.training.ema import AveragedModel
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).double()
+
+
+def drift(module: nn.Module, step: int) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += torch.randn_like(parameter) / (1 + step)
+        for buffer in module.buffers():
+            buffer += 1
+
+
+def test_average_is_the_loop_written_out() -> None:
+    trained = model()
+    averaged = AveragedModel(trained, 0.9)
+    expected = [p.detach().clone() for p in trained.parameters()]
+    for step in range(200):
+        drift(trained, step)
+        averaged.update(trained, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = [
+            decay * e + (1 - decay) * p.detach()
+            for e, p in zip(expected, trained.parameters(), strict=True)
+        ]
+    for ours, theirs in zip(averaged.module.parameters(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_warm_up_forgets_the_initial_weights() -> None:
+    """After one step nine tenths are the new weights, whatever the final decay."""
+    trained = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(trained.weight)
+    averaged = AveragedModel(trained, 0.999)
+    nn.init.ones_(trained.weight)
+    averaged.update(trained, 0)
+    assert abs(float(averaged.module.weight) - 0.9) < 1e-6
+    for step in range(1, 30):
+        averaged.update(trained, step)
+    assert float(averaged.module.weight) > 0.999
+
+
+def test_no_decay_is_no_average() -> None:
+    trained = model()
+    averaged = AveragedModel(trained, 0.0)
+    drift(trained, 0)
+    averaged.update(trained, 5)
+    for ours, theirs in zip(averaged.module.parameters(), trained.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_buffers_are_copied() -> None:
+    trained = model()
+    averaged = AveragedModel(trained, 0.9)
+    drift(trained, 0)
+    averaged.update(trained, 100)
+    for ours, theirs in zip(averaged.module.buffers(), trained.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_copy_is_for_evaluation_and_shares_nothing() -> None:
+    trained = model()
+    averaged = AveragedModel(trained, 0.9)
+    assert trained.training and not any(m.training for m in averaged.module.modules())
+    assert not any(p.requires_grad for p in averaged.module.parameters())
+    assert all(p.requires_grad for p in trained.parameters())
+    before = [p.clone() for p in averaged.module.parameters()]
+    drift(trained, 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, averaged.module.parameters(), strict=True))

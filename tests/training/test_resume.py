@@ -1,0 +1,499 @@
+"""Resume is exact: stopped after any step, by any means, a run ends as one that never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from phase2hpc.cli import app
+from phase2hpc.config import build_config
+from phase2hpc.data.prepare import prepare
+from phase2hpc.errors import InputError, StoppedEarly
+from phase2hpc.runs import RunDirectory
+from phase2hpc.training import loop
+from phase2hpc.training.checkpoint import load_best, load_newest
+from phase2hpc.training.statefile import read_step
+
+STEPS_AN_EPOCH = 5
+STEPS = 3 * STEPS_AN_EPOCH
+
+
+def assert_same(a: Any, b: Any, where: str = "state") -> None:
+    """Bitwise equal, but for wall-clock fields."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a.keys() - {"crystals_per_second"}:
+            assert_same(a[key], b[key], f"{where}[{key!r}]")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def assert_same_run(run: RunDirectory, reference: RunDirectory) -> None:
+    mine, theirs = load_newest(run), load_newest(reference)
+    assert mine is not None and theirs is not None
+    assert mine[1] == theirs[1]
+    assert_same(mine[0], theirs[0])
+    best, other = load_best(run.best), load_best(reference.best)
+    for key in ("weights", "scaler", "elements", "epoch", "score", "graph_settings"):
+        assert_same(best[key], other[key], f"best[{key!r}]")
+    for name in ("metrics.json", "metrics.csv", "predictions_test.csv"):
+        assert (run.path / name).read_bytes() == (reference.path / name).read_bytes(), name
+    histories = [json.loads(r.history.read_text()) for r in (run, reference)]
+    assert_same(*histories, "history")
+    manifests = [r.read_manifest() for r in (run, reference)]
+    for key in ("state", "step", "epoch", "epochs", "best_score", "best_epoch", "store_hash"):
+        assert_same(*(getattr(m, key) for m in manifests), key)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(train_tiny, tmp_path_factory) -> dict[str, RunDirectory]:
+    models = tmp_path_factory.mktemp("uninterrupted")
+    return {a: train_tiny(models, a, properties="all9") for a in ("e3nn", "cgcnn")}
+
+
+def interrupt(monkeypatch, when: Callable[[loop.Trainer], bool], method: str, act) -> None:
+    """Do ``act`` after the trainer's ``method`` where ``when`` is true of it."""
+    original = getattr(loop.Trainer, method)
+
+    def wrapped(self, *args):
+        result = original(self, *args)
+        if when(self):
+            act()
+        return result
+
+    monkeypatch.setattr(loop.Trainer, method, wrapped)
+
+
+def disturb() -> None:
+    """Another process would have other random numbers and another history."""
+    torch.manual_seed(987654321)
+    torch.rand(100)
+
+
+# ---- stopped at every kind of boundary -------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["e3nn", "cgcnn"])
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [
+        ("_optimise", 1),
+        ("_optimise", STEPS_AN_EPOCH),  # last of an epoch: validation first, then the stop
+        ("_optimise", STEPS_AN_EPOCH + 2),
+        ("_end_epoch", 2 * STEPS_AN_EPOCH),
+        ("_optimise", STEPS),
+    ],
+)
+def test_stopping_at_a_step_changes_nothing(
+    algorithm, method, step, train_tiny, uninterrupted, tmp_path, monkeypatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(
+            patch, lambda t: t.step == step, method, lambda: signal.raise_signal(signal.SIGUSR2)
+        )
+        with pytest.raises(StoppedEarly, match=f"SIGUSR2.*step {step} of {STEPS}"):
+            train_tiny(tmp_path, algorithm, properties="all9")
+    reference = uninterrupted[algorithm]
+    run = RunDirectory(tmp_path / reference.family / reference.path.name)
+    manifest = run.read_manifest()
+    assert (manifest.state, manifest.step, manifest.epoch) == ("stopped", step, step // 5)
+    assert read_step(run.checkpoint) == step and not run.metrics_json.exists()
+    disturb()
+    assert train_tiny(tmp_path, algorithm, resume=True, properties=None, run_id=None) == run
+    assert_same_run(run, reference)
+
+
+@pytest.mark.parametrize("algorithm", ["e3nn", "cgcnn"])
+def test_stopping_again_and_again_changes_nothing(
+    algorithm, train_tiny, uninterrupted, tmp_path, monkeypatch
+) -> None:
+    interrupt(
+        monkeypatch, lambda t: t.step % 4 == 1, "_optimise",
+        lambda: signal.raise_signal(signal.SIGTERM),
+    )  # fmt: skip
+    stops, resume = 0, False
+    while True:
+        try:
+            run = train_tiny(tmp_path, algorithm, properties="all9", resume=resume)
+            break
+        except StoppedEarly:
+            stops, resume = stops + 1, True
+            disturb()
+    assert stops == 4
+    assert_same_run(run, uninterrupted[algorithm])
+
+
+class Crash(Exception):
+    """The machine dies here."""
+
+
+def crash() -> None:
+    raise Crash
+
+
+@pytest.mark.parametrize("method", ["_optimise", "_end_epoch"])
+def test_a_crash_falls_back_to_the_last_checkpoint(
+    method, train_tiny, uninterrupted, tmp_path, monkeypatch
+) -> None:
+    """Behind it best.pt, TensorBoard and history may be ahead of the state that is resumed."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, lambda t: t.step == 10, method, crash)
+        with pytest.raises(Crash):
+            train_tiny(tmp_path, properties="all9", checkpoint_steps=3)
+    run = RunDirectory(tmp_path / "multitask_cgcnn_lite" / "run_one")
+    assert read_step(run.checkpoint) == 9
+    assert run.read_manifest().state == "failed" and "Crash" in run.read_manifest().message
+    disturb()
+    train_tiny(tmp_path, resume=True, properties=None)
+    assert_same_run(run, uninterrupted["cgcnn"])
+
+
+def test_a_crash_before_the_first_checkpoint_begins_again(
+    train_tiny, trained, tmp_path, monkeypatch, capsys
+) -> None:
+    """With the weights it was to start from."""
+    source = trained["cgcnn"]
+    reference = train_tiny(tmp_path / "a", init_from=source)
+    with monkeypatch.context() as patch:
+        interrupt(patch, lambda t: t.step == 5, "_end_epoch", crash)
+        with pytest.raises(Crash):
+            train_tiny(tmp_path / "b", init_from=source)
+    disturb()
+    run = train_tiny(tmp_path / "b", resume=True)
+    assert "begins again" in capsys.readouterr().out
+    assert_same_run(run, reference)
+    assert len(scalar(run, "val_score")) == 3
+
+
+def scalar(run: RunDirectory, name: str) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.tensorboard))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_scalars_are_not_written_twice(train_tiny, uninterrupted, tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, lambda t: t.step == 10, "_end_epoch", crash)
+        with pytest.raises(Crash):
+            train_tiny(tmp_path, properties="all9", checkpoint_steps=3)
+    # Event files are read in the order of their names, which begin with the second.
+    time.sleep(1.1)
+    run = train_tiny(tmp_path, resume=True, properties=None)
+    assert scalar(run, "val_score") == scalar(uninterrupted["cgcnn"], "val_score")
+    assert [step for step, _ in scalar(run, "lr")] == [5, 10, 15]
+
+
+def test_a_damaged_newest_checkpoint_leaves_the_older_one(
+    train_tiny, uninterrupted, tmp_path, monkeypatch, capsys
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, lambda t: t.step == 10, "_optimise", crash)
+        with pytest.raises(Crash):
+            train_tiny(tmp_path, properties="all9", checkpoint_steps=3, keep_checkpoints=3)
+    run = RunDirectory(tmp_path / "multitask_cgcnn_lite" / "run_one")
+    assert [step for step, _ in run.older_checkpoints()] == [6, 5]
+    data = bytearray(run.checkpoint.read_bytes())
+    data[len(data) // 2] ^= 1
+    run.checkpoint.write_bytes(data)
+    train_tiny(tmp_path, resume=True, properties=None)
+    assert "resuming from step 6 of 15 (checkpoint_6.pt)" in capsys.readouterr().out
+    assert_same_run(run, uninterrupted["cgcnn"])
+    assert len(run.damaged_checkpoints()) == 1
+
+
+# ---- signals to a process --------------------------------------------------------------------
+
+SIGNALS = ("SIGTERM", "SIGUSR2", "SIGINT", "SIGKILL")
+LONG = 12
+
+
+def arguments(models: Path, store: Path) -> list[str]:
+    flags = {
+        "algorithm": "cgcnn", "level": "lite", "store": store, "models-dir": models,
+        "run-id": "one", "threads": 1, "epochs": LONG, "batch-size": 4, "max-samples": 60,
+        "checkpoint-steps": 7,
+    }  # fmt: skip
+    settings = {"head_dropout": 0.2, "hidden": 16, "patience": "none"}
+    return [
+        sys.executable, "-m", "phase2hpc.cli", "train",
+        *(word for key, value in flags.items() for word in (f"--{key}", str(value))),
+        *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def signalled(tiny, tmp_path_factory) -> Iterator[dict[str, tuple[RunDirectory, Any, str, str]]]:
+    """For each signal: the run, the exit code, stdout and stderr; all four at the same time."""
+    processes = {}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name in SIGNALS:
+        models = tmp_path_factory.mktemp(name)
+        process = subprocess.Popen(
+            arguments(models, tiny.store), text=True, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        processes[name] = (process, RunDirectory(models / "multitask_cgcnn_lite" / "run_one"))
+    ended = {}
+    try:
+        waiting = dict(processes)
+        deadline = time.monotonic() + 300
+        while waiting and time.monotonic() < deadline:
+            for name, (process, run) in list(waiting.items()):
+                epochs = run.history.read_text().count('"epoch"') if run.history.exists() else 0
+                if epochs or process.poll() is not None:
+                    process.send_signal(getattr(signal, name))
+                    del waiting[name]
+            time.sleep(0.01)
+        for name, (process, run) in processes.items():
+            out, err = process.communicate(timeout=120)
+            ended[name] = (run, process.returncode, out, err)
+    finally:
+        for process, _ in processes.values():
+            process.kill()
+    yield ended
+
+
+@pytest.fixture(scope="module")
+def not_signalled(tiny, tmp_path_factory) -> RunDirectory:
+    """The same in this process."""
+    models = tmp_path_factory.mktemp("whole")
+    app(arguments(models, tiny.store)[3:], standalone_mode=False)
+    return RunDirectory(models / "multitask_cgcnn_lite" / "run_one")
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_stops_with_state_saved_and_resume_finishes(
+    name, signalled, not_signalled, tiny, command
+) -> None:
+    run, code, _, err = signalled[name]
+    before = run.read_manifest()
+    if name == "SIGKILL":
+        assert code == -signal.SIGKILL
+        assert (before.state, before.effective_state) == ("running", "interrupted")
+    else:
+        assert code == 75, err
+        line = err.splitlines()[-1]
+        assert line.startswith(f"phase2hpc: {name}: state saved at step {before.step} of ")
+        assert "Traceback" not in err and before.state == "stopped" and before.message in line
+        assert read_step(run.checkpoint) == before.step < 15 * LONG
+    disturb()
+    code, out, err = command(
+        "train", "--algorithm", "cgcnn", "--level", "lite", "--models-dir", run.path.parents[1],
+        "--resume",
+    )  # fmt: skip
+    assert code == 0 and "resuming from step" in out and f"results: {run.path}" in out, err
+    assert_same_run(run, not_signalled)
+
+
+# ---- when it saves and stops -----------------------------------------------------------------
+
+
+def test_max_hours_stops_and_resume_goes_on(train_tiny, uninterrupted, tmp_path) -> None:
+    with pytest.raises(StoppedEarly, match="--max-hours 1e-09 are over: state saved at step 1 of"):
+        train_tiny(tmp_path, properties="all9", max_hours=1e-9)
+    run = train_tiny(tmp_path, properties=None, resume=True, max_hours=None)
+    assert_same_run(run, uninterrupted["cgcnn"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, [5, 10, 15]),
+        ({"checkpoint_steps": 2}, [2, 4, 5, 6, 8, 10, 12, 14, 15]),
+        ({"checkpoint_minutes": 1e-9}, list(range(1, 16))),
+    ],
+)
+def test_saves_at_the_end_of_an_epoch_and_as_often_as_asked(
+    settings, steps, train_tiny, tmp_path, monkeypatch
+) -> None:
+    saved: list[int] = []
+    original = loop.save_checkpoint
+
+    def record(run, state, step, keep):
+        saved.append(step)
+        original(run, state, step, keep)
+
+    monkeypatch.setattr(loop, "save_checkpoint", record)
+    run = train_tiny(tmp_path, keep_checkpoints=3, **settings)
+    assert saved == steps
+    assert [step for step, _ in run.older_checkpoints()] == steps[-2:-4:-1]
+
+
+# ---- what may be resumed ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(train_tiny, tmp_path) -> RunDirectory:
+    with pytest.raises(StoppedEarly):
+        train_tiny(tmp_path / "models", max_hours=1e-9)
+    return RunDirectory(tmp_path / "models" / "multitask_cgcnn_lite" / "run_one")
+
+
+def refused(call: Callable[[], object], *words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_nothing_to_resume(train_tiny, tmp_path) -> None:
+    refused(lambda: train_tiny(tmp_path, resume=True, run_id=None), "--resume", "no run in")
+    refused(lambda: train_tiny(tmp_path, resume=True, run_id="gone"), "'gone'", "no runs in")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_said_in_one_line(trained, command) -> None:
+    run = trained["cgcnn"]
+    before = {p: p.read_bytes() for p in run.path.iterdir() if p.is_file()}
+    code, out, err = command(
+        "train", "--algorithm", "cgcnn", "--level", "lite", "--resume",
+        "--models-dir", run.path.parents[1],
+    )  # fmt: skip
+    assert (code, err, out.count("\n")) == (0, "", 1) and "finished already" in out
+    assert before == {p: p.read_bytes() for p in run.path.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"lr": 0.5}, ("lr: 0.01 there, 0.5 here",)),
+        ({"batch_size": 4, "dropout": 0.0}, ("batch_size: 8 there, 4 here", "dropout: 0.1 there")),
+        ({"preset": "large"}, ("hidden: 16 there, 256 here", "layers: 2 there, 5 here")),
+        ({"properties": "band_gap"}, ("properties:",)),
+        ({"seed": 3}, ("seed: 0 there, 3 here",)),
+        ({"preset": "huge"}, ("unknown preset 'huge'",)),
+    ],
+)
+def test_other_settings_are_refused_with_the_difference(
+    changed, words, stopped, train_tiny
+) -> None:
+    before = stopped.config.read_bytes(), stopped.manifest.read_bytes()
+    models = stopped.path.parents[1]
+    refused(lambda: train_tiny(models, **{"resume": True, "properties": None, **changed}), *words)
+    assert before == (stopped.config.read_bytes(), stopped.manifest.read_bytes())
+
+
+@pytest.mark.parametrize("with_checkpoint", [True, False])
+def test_another_store_is_refused(with_checkpoint, stopped, train_tiny, tiny, tmp_path) -> None:
+    source = tmp_path / "fewer.jsonl"
+    source.write_text("".join(tiny.source.read_text().splitlines(keepends=True)[:-1]))
+    other = tmp_path / "fewer.h5"
+    prepare([source], other, workers=1)
+    if not with_checkpoint:
+        stopped.checkpoint.unlink()
+    models = stopped.path.parents[1]
+    refused(lambda: train_tiny(models, resume=True, store=other), "another store", "--store")
+
+
+def test_runtime_settings_may_differ_and_the_folder_move(
+    stopped, train_tiny, tiny, tmp_path
+) -> None:
+    reference = train_tiny(tmp_path / "reference")
+    moved = tmp_path / "elsewhere"
+    stopped.path.parents[1].rename(moved)
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(tiny.store.read_bytes())
+    run = train_tiny(
+        moved, resume=True, store=copy, device="cpu", threads=1, checkpoint_steps=1,
+        checkpoint_minutes=5, keep_checkpoints=4, max_hours=3,
+    )  # fmt: skip
+    assert_same_run(run, reference)
+    config = run.read_config().runtime
+    assert (config.models_dir, config.store, config.checkpoint_steps) == (moved, copy, 1)
+    assert len(run.older_checkpoints()) == 3
+
+
+def test_plain_resume_takes_the_runs_own_settings(stopped, command, monkeypatch) -> None:
+    """Its store too: the shipped sample's is not prepared for it."""
+    monkeypatch.setenv("PHASE2HPC_CACHE", str(stopped.path / "cache"))
+    before = stopped.read_config()
+    code, out, err = command(
+        "train", "--algorithm", "cgcnn", "--level", "lite", "--resume",
+        "--models-dir", stopped.path.parents[1], "--max-hours", 5,
+    )  # fmt: skip
+    assert code == 0 and "preparing" not in out, err
+    assert stopped.read_config().identity() == before.identity()
+    assert not (stopped.path / "cache").exists()
+
+
+def test_more_epochs_stretch_the_schedule(train_tiny, tmp_path, capsys) -> None:
+    run = train_tiny(tmp_path, epochs=2, ema_decay=0.5)
+    capsys.readouterr()
+    train_tiny(tmp_path, resume=True, epochs=4)
+    assert "epochs 2 -> 4: the learning rate schedule is stretched" in capsys.readouterr().out
+    history = json.loads(run.history.read_text())
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4]
+    assert history[2]["lr"] > history[1]["lr"]
+    manifest = run.read_manifest()
+    assert (manifest.state, manifest.epoch, manifest.epochs) == ("finished", 4, 4)
+    assert run.read_config().training.epochs == 4
+
+
+def test_fewer_epochs_than_are_done_are_refused(train_tiny, tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(
+            patch, lambda t: t.step == 10, "_end_epoch",
+            lambda: signal.raise_signal(signal.SIGTERM),
+        )  # fmt: skip
+        with pytest.raises(StoppedEarly):
+            train_tiny(tmp_path)
+    refused(lambda: train_tiny(tmp_path, resume=True, epochs=1), "--epochs 1", "has done 2")
+    run = train_tiny(tmp_path, resume=True, epochs=2)
+    assert run.read_manifest().state == "finished" and run.read_manifest().epoch == 2
+
+
+def test_a_run_in_training_is_refused(stopped, train_tiny) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        from phase2hpc import provenance
+
+        started = provenance.process_start(process.pid)
+        stopped.update_manifest(state="running", pid=process.pid, process_start=started)
+        models = stopped.path.parents[1]
+        for run_id in ("one", None):
+            refused(
+                lambda run_id=run_id: train_tiny(models, resume=True, run_id=run_id),
+                f"process {process.pid}",
+            )
+    finally:
+        process.communicate("\n".encode())
+    train_tiny(models, resume=True, max_hours=None)
+    assert stopped.read_manifest().pid == os.getpid()
+
+
+def test_the_newest_unfinished_run_is_taken(train_tiny, tmp_path) -> None:
+    for name in ("a", "b"):
+        with pytest.raises(StoppedEarly):
+            train_tiny(tmp_path, run_id=name, max_hours=1e-9)
+    train_tiny(tmp_path, run_id="c", epochs=1)
+    resumed = [
+        train_tiny(tmp_path, resume=True, run_id=None, max_hours=None).id for _ in range(2)
+    ]
+    assert resumed == ["b", "a"]
+
+
+def test_one_setting_alone_may_change() -> None:
+    """What counts as the same run: all model and training settings but the epochs."""
+    from phase2hpc.training.session import MAY_CHANGE_ON_RESUME
+
+    identity = build_config("e3nn", "std", ["band_gap"]).identity()
+    assert identity.keys() >= MAY_CHANGE_ON_RESUME == {"epochs"}
