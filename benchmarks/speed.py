@@ -37,7 +37,7 @@ NINE = GROUPS["all9"]
 
 
 def ratio(ours: Callable[[], object], reference: Callable[[], object], turns: int) -> str:
-    """How many times faster ``ours`` is: median and range over turns, after one turn not counted."""
+    """How many times faster ``ours`` is: median and range over turns, after one to warm up."""
     values = []
     for turn in range(turns + 1):
         seconds = []
@@ -47,7 +47,9 @@ def ratio(ours: Callable[[], object], reference: Callable[[], object], turns: in
             seconds.append(time.perf_counter() - begin)
         if turn:
             values.append(seconds[0] / seconds[1])
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f}, {turns} turns)"
+    return (
+        f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f}, {turns} turns)"
+    )
 
 
 def some_crystals(store: Store, count: int) -> np.ndarray:

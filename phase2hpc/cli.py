@@ -24,6 +24,9 @@ runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")
 
+# What a shell says of a command that SIGINT ended.
+INTERRUPTED = 130
+
 ModelsDir = Annotated[Path, typer.Option("--models-dir", help="Folder of all runs.")]
 StoreOption = Annotated[Path | None, typer.Option("--store", help="Graph store (.h5).")]
 
@@ -296,6 +299,21 @@ def runs_show(
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="Run directory or id.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    models_dir: ModelsDir = Path("models"),
+) -> None:
+    """Write a finished run's model to a folder of its own, to hand on and to predict with."""
+    from phase2hpc.registry import find_run
+
+    found = find_run(models_dir, run)
+    from phase2hpc.export import export_run
+
+    print(f"exported: {export_run(found, folder).path}")
+
+
+@app.command()
 def levels(
     settings: Annotated[
         bool, typer.Option("--settings", help="Also every setting with its meaning and default.")
@@ -314,13 +332,16 @@ def main() -> None:
     """Run the command line; an expected error is one line and its exit code."""
     logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of it
+            raise KeyboardInterrupt
+        sys.exit(code)
     except Phase2Error as error:
         print(f"phase2hpc: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         print("phase2hpc: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         # A wrong option or value. Typer's versions take these classes from different packages,
         # and show them as a box of several lines.

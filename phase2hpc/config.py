@@ -53,7 +53,8 @@ class TrainingSettings(BaseModel):
     )
     element_baseline: bool = Field(True, description="start from a linear fit on the composition")
     precision: Literal["float32", "float64", "bf16"] = Field(
-        "float32", description="arithmetic; bf16 is autocast with float32 weights"
+        "float32",
+        description="arithmetic; bf16 trains in autocast, invariance then holds to percents only",
     )
     compile: bool = Field(False, description="torch.compile the model")
 
@@ -165,7 +166,11 @@ def build_config(
     preset = given.pop("preset", row.preset)
     if preset not in chosen.presets:
         raise InputError(unknown_key("preset", str(preset), chosen.presets))
-    groups = {"model": chosen.settings, "training": TrainingSettings, "runtime": RuntimeSettings}
+    groups: dict[str, type[BaseModel]] = {
+        "model": chosen.settings,
+        "training": TrainingSettings,
+        "runtime": RuntimeSettings,
+    }
     values: dict[str, dict[str, Any]] = {
         "model": dict(chosen.presets[preset]),
         "training": {**chosen.training, **row.training},

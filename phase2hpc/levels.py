@@ -1,4 +1,6 @@
-"""The algorithms and their levels, as data. A new algorithm is one block here and one file in models/.
+"""The algorithms and their levels, as data.
+
+A new algorithm is one block here and one file in models/.
 
 The numbers of ``LEVELS`` that the operation manual fixes (epochs, batch size, learning rate,
 training crystals, preset) are its own; everything else was chosen on validation data
@@ -8,7 +10,7 @@ training crystals, preset) are its own; everything else was chosen on validation
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,7 +32,7 @@ class ModelSettings(BaseModel):
 class EquivariantSettings(ModelSettings):
     """The e3nn encoder."""
 
-    channels: tuple[int, ...] = Field(
+    channels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
         min_length=1, max_length=5, description="channels by degree: 64,32,16 is 64x0e+32x1o+16x2e"
     )
     basis_size: int = Field(8, ge=1, le=64, description="Bessel functions of the distance")

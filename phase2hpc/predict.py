@@ -1,4 +1,4 @@
-"""Structures in, a table of predicted properties out: a row for every input, whatever happens to it."""
+"""Structures in, a table of predictions out: a row for every input, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Predictor:
         return rows
 
     def _fill(self, accepted: list[tuple[Prediction, tuple[Crystal, Graph]]]) -> None:
-        """Predict for these; where a batch fails, for each by itself, so that one spoils no other."""
+        """Predict for these; where that fails, for each by itself, so that one spoils no other."""
         if not accepted:
             return
         try:

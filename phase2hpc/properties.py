@@ -59,7 +59,7 @@ _BY_JARVIS_FIELD = {p.jarvis_field: p.name for p in PROPERTIES.values()}
 
 
 def canonical_name(column: str) -> str:
-    """The property a label column holds: a JARVIS field becomes our name, others stay as they are."""
+    """The property a label column holds: our name for a JARVIS field, else the column's own."""
     return _BY_JARVIS_FIELD.get(column, column)
 
 

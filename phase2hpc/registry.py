@@ -13,6 +13,7 @@ from typing import Any
 from phase2hpc import provenance, tables
 from phase2hpc.errors import InputError
 from phase2hpc.properties import GROUPS, unit
+from phase2hpc.resources import pretrained_models
 from phase2hpc.runs import PREFIX, Manifest, RunDirectory
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ def registry(models_dir: Path) -> list[RunSummary]:
 
 
 def find_run(models_dir: Path, name: str) -> RunDirectory:
-    """The run that ``name`` means: its directory, its id (``run_`` before it or not), or the
-    beginning of an id that no other run shares.
+    """The run that ``name`` means: its directory, its id (``run_`` before it or not), a shipped
+    model's name, or the beginning of one that no other run shares.
 
     Raises InputError when there is none (with the nearest id) or more than one.
     """
@@ -71,7 +72,7 @@ def find_run(models_dir: Path, name: str) -> RunDirectory:
         return path
     if path.path.is_dir():
         raise InputError(f"{name}: not a run directory (no {path.manifest.name} in it)")
-    runs = run_directories(models_dir)
+    runs = run_directories(models_dir) + [RunDirectory(path) for path in pretrained_models()]
     wanted = name.removeprefix(PREFIX)
     exact = [run for run in runs if run.id == wanted]
     matches = exact or [run for run in runs if wanted and run.id.startswith(wanted)]
@@ -119,9 +120,10 @@ def refuse_if_running(run: RunDirectory) -> None:
 
 
 def runs_to_predict_with(models_dir: Path, names: str | None) -> list[RunDirectory]:
-    """The runs of ``--run``, several with commas; by default the newest finished one.
+    """The runs of ``--run``, several with commas; by default the newest finished one, and where
+    there is none the shipped model.
 
-    Raises InputError as ``find_run``, and when there is no finished run.
+    Raises InputError as ``find_run``, and when there is no model at all.
     """
     if names is not None:
         wanted = [name.strip() for name in names.split(",") if name.strip()]
@@ -131,6 +133,11 @@ def runs_to_predict_with(models_dir: Path, names: str | None) -> list[RunDirecto
     for run, manifest in _newest_first(models_dir):
         if manifest.state == "finished":
             return [run]
+    for path in pretrained_models():
+        log.warning(
+            "no finished run in %s: predicting with the shipped model %s", models_dir, path.name
+        )
+        return [RunDirectory(path)]
     raise InputError(f"no finished run in {models_dir}: train one, or name a run by --run")
 
 
@@ -261,7 +268,7 @@ def _facts(run: RunDirectory, m: Manifest) -> list[tuple[str, str]]:
         ("store", m.store or "none"),
         ("store content hash", m.store_hash or "none"),
         ("seed", str(m.seed)),
-        ("host", f"{m.host}, process {m.pid}"),
+        ("host", f"{m.host}, process {m.pid}" if m.host else "not said"),
         ("jobs", ", ".join(m.job_ids) or "none"),
         ("created", f"{m.created:%Y-%m-%d %H:%M:%S %Z}"),
         ("updated", f"{m.updated:%Y-%m-%d %H:%M:%S %Z}"),

@@ -66,3 +66,12 @@ def default_store() -> Path:
         if beside.exists() or os.access(beside.parent, os.W_OK):
             return beside
     return cache_dir() / f"{SAMPLE}.h5"
+
+
+def pretrained_models() -> list[Path]:
+    """Folders of the shipped trained models, by name; none where none is shipped."""
+    try:
+        folder = shared_path("models/pretrained")
+    except Phase2Error:
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir())

@@ -141,8 +141,7 @@ def test_interrupted(command, monkeypatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("phase2hpc.registry.registry", interrupt)
-    code, out, err = command("runs", "list")
-    assert code == 130 and out == ""
+    assert command("runs", "list") == (130, "", "phase2hpc: interrupted\n")
 
 
 # ---- output ----------------------------------------------------------------------------------
@@ -229,13 +228,12 @@ def test_train_prints_its_tables_and_where_the_results_are(command, tiny, tmp_pa
     assert out.splitlines()[-1] == f"results: {tmp_path / 'multitask_cgcnn_lite' / 'run_mine'}"
     names = {path.name for path in (tmp_path / "multitask_cgcnn_lite" / "run_mine").iterdir()}
     assert names >= {"config.json", "manifest.json", "checkpoint.pt", "best.pt", "history.json",
-                     "metrics.json", "metrics.csv", "predictions_test.csv", "tensorboard"}  # fmt: skip
+                     "metrics.json", "metrics.csv", "predictions_test.csv",
+                     "tensorboard"}  # fmt: skip
     assert not any(name.endswith(".partial") for name in names)
 
 
-def test_without_a_store_the_sample_is_prepared_once(
-    command, tiny, tmp_path, monkeypatch
-) -> None:
+def test_without_a_store_the_sample_is_prepared_once(command, tiny, tmp_path, monkeypatch) -> None:
     """Where the cache is told to be; a second run finds it there."""
     monkeypatch.setenv("PHASE2HPC_CACHE", str(tmp_path / "cache"))
     # The real sample takes half a minute.

@@ -57,7 +57,7 @@ def folder(tmp_path: Path, tiny) -> Path:
         "d_words.cif": "this is no CIF at all\n",
         "e_two.cif": cif("one", 3.9, SALT) + cif("two", 4.0, SALT),
         "f_close.cif": cif("close", 4.0, [("Na", 0, 0, 0), ("Cl", 0.01, 0, 0)]),
-        "g_lonely.cif": cif("lonely", 15.0, [("Na", 0.0, 0.0, 0.0)]),
+        "g_lonely.cif": cif("lonely", 9.0, [("Na", 0.0, 0.0, 0.0)]),
         "h_unseen.cif": cif("unseen", 5.0, [("Fm", 0.0, 0.0, 0.0), ("O", 0.5, 0.5, 0.5)]),
         "i_large.cif": cif("large", 16.8, rocksalt(16.8, 3, "Na", "Cl")),
         "j_xx.cif": cif("xx", 4.0, [("Xx", 0, 0, 0), ("Cl", 0.5, 0.5, 0.5)]),
@@ -82,19 +82,17 @@ def run(request, trained):
 
 def test_a_row_for_every_input(run, folder, command, tmp_path) -> None:
     output = tmp_path / "out" / "preds.csv"
-    code, out, err = command("predict", "--dir", folder, "--run", run.path, "--output", output)
+    code, _, err = command("predict", "--dir", folder, "--run", run.path, "--output", output)
     assert code == 0 and "Traceback" not in err
     rows = read_csv(output)
     assert tuple(rows[0]) == COLUMNS
-    status = {row["id"]: row["status"] for row in rows}
-    # The id of a one-block CIF is for the reader to choose; the input names the file.
     inputs = [Path(row["input"].split("#")[0]).name for row in rows]
     assert inputs == sorted(inputs)
     assert inputs == sorted([p.name for p in folder.glob("*.cif")] + ["e_two.cif"])
     by_file = {}
     for name, row in zip(inputs, rows, strict=True):
         by_file.setdefault(name[0], []).append(row)
-    assert [row["id"] for row in by_file["e"]] == ["e_two.cif#one", "e_two.cif#two"], status
+    assert [row["id"] for row in by_file["e"]] == ["e_two#one", "e_two#two"]
     for letter, rows_of in by_file.items():
         for row in rows_of:
             good = letter in "aeghik"
@@ -165,7 +163,8 @@ def test_duplicate_names_are_rows_of_their_own(trained, tiny, command, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "precision"), [("e3nn", None), ("cgcnn", None), ("cgcnn", "bf16"), ("e3nn", "float64")]
+    ("algorithm", "precision"),
+    [("e3nn", None), ("cgcnn", None), ("cgcnn", "bf16"), ("e3nn", "float64")],
 )
 def test_metrics_recomputed_are_those_of_the_run(
     algorithm, precision, trained, train_tiny, tiny, command, tmp_path
@@ -225,7 +224,9 @@ def test_several_runs_are_their_mean_and_spread(train_tiny, folder, command, tmp
     assert len(runs) == 3
 
 
-def test_runs_of_other_properties_do_not_mix(trained, train_tiny, folder, command, tmp_path) -> None:
+def test_runs_of_other_properties_do_not_mix(
+    trained, train_tiny, folder, command, tmp_path
+) -> None:
     other = train_tiny(tmp_path, properties="band_gap", epochs=1)
     code, _, err = command(
         "predict", "--dir", folder, "--run", f"{trained['cgcnn'].path},{other.path}"
@@ -314,7 +315,6 @@ def test_the_newest_finished_run_is_the_default(trained, folder, command) -> Non
         (["{folder}/a_good.cif", "{folder}/gone.cif"], "gone.cif"),
         (["--cif", "{folder}/a_good.cif", "--run", "nobody"], "no run 'nobody'"),
         (["--cif", "{folder}/a_good.cif", "--run", ","], "--run"),
-        (["--cif", "{folder}/a_good.cif", "--models-dir", "{folder}"], "no finished run"),
         (["--cif", "{folder}/a_good.cif", "--device", "tpu"], "--device tpu"),
         (["--cif", "{folder}/a_good.cif", "--threads", "0"], "--threads"),
         (["--cif", "{folder}/a_good.cif", "--output", "{folder}"], "this is a folder"),
@@ -323,10 +323,16 @@ def test_the_newest_finished_run_is_the_default(trained, folder, command) -> Non
     ],
 )
 def test_errors_are_one_line(arguments, words, trained, folder, command) -> None:
-    if "--models-dir" not in arguments:
-        arguments = [*arguments, "--models-dir", str(trained["cgcnn"].path.parents[1])]
-    code, out, err = command("predict", *(a.format(folder=folder) for a in arguments))
+    models = trained["cgcnn"].path.parents[1]
+    given = [argument.format(folder=folder) for argument in arguments]
+    code, out, err = command("predict", *given, "--models-dir", models)
     assert (code, out) == (2, "") and err.count("\n") == 1 and words in err, err
+
+
+def test_no_model_at_all(folder, command, monkeypatch) -> None:
+    monkeypatch.setattr("phase2hpc.registry.pretrained_models", list)
+    code, out, err = command("predict", "--cif", folder / "a_good.cif", "--models-dir", folder)
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "no finished run" in err, err
 
 
 def test_graph_settings_are_those_of_training(train_tiny, tiny, tmp_path) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from phase2hpc.data.arrays import FIELDS, SPLITS, GraphArrays
+from phase2hpc.data.arrays import FIELDS, GraphArrays
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.memory import store_budget
+from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store_layout import StoreInfo, info_of, label_path, open_file, read_dataset
 
 

@@ -20,8 +20,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from phase2hpc.data.arrays import EDGE_TABLE_BYTES, FIELDS, NODE_TABLE_BYTES, SPLITS
+from phase2hpc.data.arrays import EDGE_TABLE_BYTES, FIELDS, NODE_TABLE_BYTES
 from phase2hpc.data.graph import GraphSettings
+from phase2hpc.data.splits import SPLITS
 from phase2hpc.errors import InputError
 
 FORMAT = "phase2hpc-graph-store"

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 import phase2hpc
-from phase2hpc.data.arrays import FIELDS, SPLITS, GraphArrays, no_labels
+from phase2hpc.data.arrays import FIELDS, GraphArrays, no_labels
 from phase2hpc.data.graph import GraphSettings
+from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store_layout import (
     FORMAT,
     SCHEMA_VERSION,

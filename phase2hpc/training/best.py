@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from phase2hpc.config import RunConfig
+from phase2hpc.config import RunConfig, RuntimeSettings
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.errors import InputError
 from phase2hpc.levels import ALGORITHMS
@@ -40,10 +40,12 @@ class BestModel:
         return torch.float64 if self.config.training.precision == "float64" else torch.float32
 
     def save(self, run: RunDirectory) -> None:
+        # Paths and threads of the run have no place in a model that is handed on.
+        config = self.config.model_copy(update={"runtime": RuntimeSettings()})
         save_best(
             run,
             {
-                "config": self.config.to_json(),
+                "config": config.to_json(),
                 "graph_settings": self.graph_settings.to_dict(),
                 "scaler": self.scaler.state_dict(),
                 "weights": self.model.state_dict(),

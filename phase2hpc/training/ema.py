@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class AveragedModel:
+
+class AveragedModel(Generic[Model]):
     """A copy of ``model`` whose weights trail it.
 
     The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short run is not an average
     with its own initial weights. Buffers (running statistics) are copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(model).requires_grad_(False).eval()
+    def __init__(self, model: Model, decay: float) -> None:
+        self.module: Model = copy.deepcopy(model).requires_grad_(False).eval()
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: Model, step: int) -> None:
         """Move towards ``model`` after its optimiser step number ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averaged: list[torch.Tensor] = list(self.module.parameters())

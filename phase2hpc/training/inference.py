@@ -1,4 +1,4 @@
-"""Predictions of a trained model in physical units: the same code for validation, test and predict."""
+"""A trained model's predictions in physical units: one code for validation, test and predict."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from phase2hpc.data.arrays import GraphArrays
 from phase2hpc.data.batches import assemble
-from phase2hpc.data.store import Store
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
+from phase2hpc.data.store import Store
 from phase2hpc.errors import InputError
 from phase2hpc.models.multitask import MultiTaskModel
 from phase2hpc.properties import PROPERTIES
@@ -88,9 +88,11 @@ def compositions(
 
 def _in_memory(source: Store | GraphArrays) -> Iterator[tuple[GraphArrays, int]]:
     """The graphs and the index of the first, in one piece where they are in memory anyway."""
-    arrays = source if isinstance(source, GraphArrays) else source.arrays
-    if arrays is not None:
-        yield arrays, 0
+    if isinstance(source, GraphArrays):
+        yield source, 0
+        return
+    if source.arrays is not None:
+        yield source.arrays, 0
         return
     first = 0
     for block in source.blocks():

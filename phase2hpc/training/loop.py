@@ -1,8 +1,8 @@
 """The training loop: one class for every algorithm, level and restart.
 
 Stopping after any optimiser step and resuming gives the same weights, metrics and history (but
-for wall-clock fields) as not stopping. So all that a later step depends on is in ``Trainer.state``, and
-the loop looks at the stop flag and the clock only between steps.
+for wall-clock fields) as not stopping. So all that a later step depends on is in
+``Trainer.state``, and the loop looks at the stop flag and the clock only between steps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ from phase2hpc.training.ema import AveragedModel
 from phase2hpc.training.inference import choose_device, compositions, predict
 from phase2hpc.training.loss import MultiTaskLoss
 from phase2hpc.training.metrics import metrics_by_property, score
-from phase2hpc.training.scaling import Scaler, composition_baseline
 from phase2hpc.training.scalars import ScalarLog
+from phase2hpc.training.scaling import Scaler, composition_baseline
 from phase2hpc.training.stopping import StopRequest
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
@@ -43,7 +44,7 @@ LOWEST_LR_SHARE = 1e-3
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every generator whose state a checkpoint keeps; dropout and weights draw from torch's."""
+    """Seed all generators whose state a checkpoint keeps; weights and dropout use torch's."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -65,7 +66,8 @@ def parameter_groups(
     embeddings = {
         id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
     }
-    decayed, free = [], list(loss.parameters())
+    decayed: list[nn.Parameter] = []
+    free = list(loss.parameters())
     for parameter in model.parameters():
         matrix = parameter.ndim > 1 and id(parameter) not in embeddings
         (decayed if matrix else free).append(parameter)
@@ -144,7 +146,7 @@ class Trainer:
             parameter_groups(self.model, self.loss, self.settings.weight_decay),
             lr=self.settings.lr,
         )
-        self.forward: nn.Module = self.model
+        self.forward: Callable[[CrystalData], torch.Tensor] = self.model
         if self.settings.compile:
             self.forward = torch.compile(self.model, dynamic=True)
         self.step = 0

@@ -197,6 +197,11 @@ def _restore(trainer: Trainer, run: RunDirectory) -> bool:
     """Bring the trainer to the run's newest checkpoint; False where there is none."""
     before = run.read_config().training.epochs
     found = load_newest(run)
+    if found is None and run.read_manifest().state == "finished":
+        raise InputError(
+            f"--resume: run {run.id} is finished and has no checkpoint to go on from: start a new "
+            f"run from its weights by --init-from {run.path}"
+        )
     if found is None:
         print(f"run {run.id} has no checkpoint yet: it begins again")
         return False

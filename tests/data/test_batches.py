@@ -127,7 +127,7 @@ def test_batch_moves_and_pickles(arrays: GraphArrays) -> None:
 
 def test_assembly_is_much_faster_than_torch_geometric(store: Store) -> None:
     # The floor of benchmarks/ is 8 at batch 64; here only that nothing made it slow.
-    items = [item for item in StoreDataset(store, properties=PROPERTIES)]
+    items = list(StoreDataset(store, properties=PROPERTIES))
     assert store.arrays is not None
     generator = np.random.default_rng(0)
     ours, theirs = [], []

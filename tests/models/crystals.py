@@ -162,7 +162,25 @@ def random_model(
         for parameter in model.parameters():
             size = parameter.std() if parameter.numel() > 1 else 0.0
             parameter += (0.1 + 0.3 * size) * torch.randn_like(parameter)
-    return model.to(dtype).eval()
+    model.to(dtype)
+    collect_statistics(model, settings, dtype)
+    return model.eval()
+
+
+@torch.no_grad()
+def collect_statistics(model: MultiTaskModel, settings: GraphSettings, dtype: torch.dtype) -> None:
+    """Running statistics of batch normalisation, where a model has it: the sample crystals'."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    if not layers:
+        return
+    # Layer by layer: each sees what the layers before it make with their own statistics.
+    model.eval()
+    for layer in layers:
+        momentum, layer.momentum = layer.momentum, 1.0
+        layer.train()
+        model(batch_of(sample_crystals(), settings, dtype))
+        layer.eval()
+        layer.momentum = momentum
 
 
 @torch.inference_mode()

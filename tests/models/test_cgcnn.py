@@ -23,14 +23,11 @@ def original(
     whole = nn.Linear(2 * HIDDEN + BASIS, 2 * HIDDEN).double()
     whole.weight = nn.Parameter(torch.cat([part.weight for part in parts], dim=1))
     whole.bias = convolution.receiver.bias
-    totals = []
-    for i in range(len(atoms)):
-        total = torch.zeros(HIDDEN, dtype=torch.float64)
-        for e in (index[1] == i).nonzero().flatten().tolist():
-            z = whole(torch.cat([atoms[i], atoms[index[0, e]], edges[e]]))
-            z = convolution.edge_norm(z.unsqueeze(0)).squeeze(0)
-            total = total + weight[e] * torch.sigmoid(z[:HIDDEN]) * softplus(z[HIDDEN:])
-        totals.append(total)
+    pairs = index.T.tolist()
+    z = [torch.cat([atoms[i], atoms[j], edges[e]]) for e, (j, i) in enumerate(pairs)]
+    gate, core = convolution.edge_norm(whole(torch.stack(z))).chunk(2, dim=1)
+    message = weight.unsqueeze(1) * torch.sigmoid(gate) * softplus(core)
+    totals = [message[index[1] == i].sum(dim=0) for i in range(len(atoms))]
     return softplus(atoms + convolution.norm(torch.stack(totals)))
 
 
@@ -47,11 +44,12 @@ def trained_convolution() -> GatedConvolution:
     return convolution.eval()
 
 
-def test_split_linear_layer_is_the_concatenated_one() -> None:
+@pytest.mark.parametrize("training", [False, True])
+def test_split_linear_layer_is_the_concatenated_one(training: bool) -> None:
     torch.manual_seed(0)
     settings = GraphSettings()
     batch = batch_of([sample_crystals()[5], LONELY, sample_crystals()[13]])
-    convolution = trained_convolution()
+    convolution = trained_convolution().train(training)
     atoms = torch.randn(batch.num_nodes, HIDDEN, dtype=torch.float64, requires_grad=True)
     _, length, weight = edge_geometry(batch, **settings.to_dict())
     assert (weight < 1).any()
@@ -104,5 +102,9 @@ def test_training_on_one_atom_without_neighbours() -> None:
     model = random_model("cgcnn", GraphSettings(), torch.float64, "small").train()
     lonely = batch_of([LONELY])
     assert lonely.num_nodes == 1 and lonely.num_edges == 0
-    model(lonely).sum().backward()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    out = model(lonely)
+    out.sum().backward()
+    torch.testing.assert_close(out, model.eval()(lonely))
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -60,10 +61,12 @@ def test_every_level_takes_a_step(algorithm, level, tiny) -> None:
     sums = one_step(trainer)
     assert torch.isfinite(sums).all() and sums[0] > 0
     # At the first step the warm-up's rate is small, but AdamW moves every weight by about it.
-    for (name, now), then in zip(trainer.model.named_parameters(), before, strict=True):
+    for name, now in trainer.model.named_parameters():
         assert torch.isfinite(now).all(), name
         assert now.grad is not None, name
-    assert any(not torch.equal(a, b) for a, b in zip(trainer.model.parameters(), before, strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(trainer.model.parameters(), before, strict=True)
+    )
 
 
 # ---- labels that are not there ---------------------------------------------------------------
@@ -94,7 +97,9 @@ def test_a_users_own_column(train_tiny, tiny, tmp_path) -> None:
     metrics = json.loads(run.metrics_json.read_text())
     labelled = sum("mass" in record["properties"] for record in tiny.of_split("test"))
     assert 0 < metrics["test"]["mass"]["n"] == labelled < len(tiny.of_split("test"))
-    assert run.predictions_test.read_text().startswith("id,band_gap,band_gap_target,mass,mass_target\n")
+    assert run.predictions_test.read_text().startswith(
+        "id,band_gap,band_gap_target,mass,mass_target\n"
+    )
 
 
 def store_without(tiny, tmp_path: Path, drop: dict[str, tuple[str, ...]]) -> Path:
@@ -228,7 +233,7 @@ def test_learning_rate() -> None:
     rates = [learning_rate(settings, step, 200) for step in range(200)]
     assert rates[:20] == pytest.approx([0.01 * (i + 1) / 20 for i in range(20)])
     assert max(rates) == rates[19] == rates[20] == 0.01
-    assert all(a > b for a, b in zip(rates[20:190], rates[21:191], strict=True))
+    assert all(a > b for a, b in itertools.pairwise(rates[20:190]))
     assert rates[110] == pytest.approx(0.005, rel=0.02)
     assert rates[-1] == pytest.approx(0.01 * LOWEST_LR_SHARE)
     for total in (1, 2, 3):
@@ -269,7 +274,8 @@ def test_precisions(algorithm, precision, train_tiny, tmp_path) -> None:
 
 
 @pytest.mark.skipif(
-    not os.environ.get("PHASE2HPC_SLOW_TESTS"), reason="compiles for minutes: PHASE2HPC_SLOW_TESTS=1"
+    not os.environ.get("PHASE2HPC_SLOW_TESTS"),
+    reason="compiles for minutes: PHASE2HPC_SLOW_TESTS=1",
 )
 @pytest.mark.parametrize("algorithm", ["e3nn", "cgcnn"])
 def test_compile(algorithm, train_tiny, tmp_path) -> None:

@@ -357,8 +357,17 @@ def refused(call: Callable[[], object], *words: str) -> None:
 
 def test_nothing_to_resume(train_tiny, tmp_path) -> None:
     refused(lambda: train_tiny(tmp_path, resume=True, run_id=None), "--resume", "no run in")
-    refused(lambda: train_tiny(tmp_path, resume=True, run_id="gone"), "'gone'", "no runs in")
+    refused(lambda: train_tiny(tmp_path, resume=True, run_id="gone"), "no run 'gone'")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_again(train_tiny, tmp_path) -> None:
+    """An exported model, say: its weights must not be lost to a new beginning."""
+    run = train_tiny(tmp_path, epochs=1, keep_checkpoints=1)
+    run.checkpoint.unlink()
+    before = run.best.read_bytes()
+    refused(lambda: train_tiny(tmp_path, resume=True, epochs=2), "no checkpoint", "--init-from")
+    assert run.best.read_bytes() == before and run.read_manifest().state == "finished"
 
 
 def test_a_finished_run_is_said_in_one_line(trained, command) -> None:
@@ -475,7 +484,7 @@ def test_a_run_in_training_is_refused(stopped, train_tiny) -> None:
                 f"process {process.pid}",
             )
     finally:
-        process.communicate("\n".encode())
+        process.communicate(b"\n")
     train_tiny(models, resume=True, max_hours=None)
     assert stopped.read_manifest().pid == os.getpid()
 
@@ -485,9 +494,7 @@ def test_the_newest_unfinished_run_is_taken(train_tiny, tmp_path) -> None:
         with pytest.raises(StoppedEarly):
             train_tiny(tmp_path, run_id=name, max_hours=1e-9)
     train_tiny(tmp_path, run_id="c", epochs=1)
-    resumed = [
-        train_tiny(tmp_path, resume=True, run_id=None, max_hours=None).id for _ in range(2)
-    ]
+    resumed = [train_tiny(tmp_path, resume=True, run_id=None, max_hours=None).id for _ in range(2)]
     assert resumed == ["b", "a"]
 
 

@@ -29,7 +29,9 @@ def test_the_files_of_a_run_agree(trained, tiny) -> None:
             table = {(row["split"], row["property"]): row for row in csv.DictReader(file)}
         train = store.split_indices("train")
         for name in run.read_manifest().properties:
-            pairs = [(float(r[name]), float(r[f"{name}_target"])) for r in rows if r[f"{name}_target"]]
+            pairs = [
+                (float(r[name]), float(r[f"{name}_target"])) for r in rows if r[f"{name}_target"]
+            ]
             mae = np.mean([abs(p - t) for p, t in pairs])
             found = metrics["test"][name]
             assert found["n"] == len(pairs) and found["mae"] == pytest.approx(mae, rel=1e-5)
