@@ -180,17 +180,21 @@ def train(
     ] = None,
 ) -> None:
     """Train a model, or go on with an interrupted run."""
-    from phase2hpc.config import parse_assignments
+    from phase2hpc.config import algorithm_named, level_named, parse_assignments
     from phase2hpc.registry import find_run
-    from phase2hpc.training.session import TrainRequest
-    from phase2hpc.training.session import train as run_train
 
+    level_named(algorithm_named(algorithm), level)
     if all_properties and properties:
         raise InputError("--all-properties and --properties: give one of them")
     settings = parse_assignments(assignments or [])
     for key, flag in (("store", "--store"), ("models_dir", "--models-dir")):
         if key in settings:
             raise InputError(f"--set {key}: give it by {flag}")
+    initial = find_run(models_dir, init_from) if init_from else None
+    # This takes seconds, so it comes after what can be wrong in the request.
+    from phase2hpc.training.session import TrainRequest
+    from phase2hpc.training.session import train as run_train
+
     flags = {
         "threads": threads,
         "device": device,
@@ -212,7 +216,7 @@ def train(
         properties="all9" if all_properties else properties,
         resume=resume,
         run_id=run_id,
-        init_from=find_run(models_dir, init_from) if init_from else None,
+        init_from=initial,
         seed=seed,
         overrides={k: v for k, v in flags.items() if v is not None} | settings,
     )

@@ -23,7 +23,7 @@ from phase2hpc.levels import ALGORITHMS, LEVEL_NAMES, Algorithm, Level, ModelSet
 class TrainingSettings(BaseModel):
     """How a model is trained; everything here changes the result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(ge=1, le=100_000, description="passes over the training crystals")
     batch_size: int = Field(ge=1, le=65_536, description="crystals a step, over all processes")
@@ -62,7 +62,7 @@ class TrainingSettings(BaseModel):
 class RuntimeSettings(BaseModel):
     """Where and how a run executes; nothing here changes the result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     store: Path | None = Field(None, description="graph store; None: the shipped sample's")
     models_dir: Path = Field(Path("models"), description="folder of all runs")
@@ -79,7 +79,7 @@ class RuntimeSettings(BaseModel):
 class RunConfig(BaseModel):
     """The whole configuration of a training run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     algorithm: str
     level: str
@@ -94,7 +94,9 @@ class RunConfig(BaseModel):
     @classmethod
     def _settings_of_the_algorithm(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("model"), Mapping):
-            settings = algorithm_named(str(data.get("algorithm"))).settings
+            algorithm = algorithm_named(str(data.get("algorithm")))
+            level_named(algorithm, str(data.get("level")))
+            settings = algorithm.settings
             data = {**data, "model": settings.model_validate(data["model"])}
         return data
 
@@ -108,6 +110,8 @@ class RunConfig(BaseModel):
             return cls.model_validate_json_strictly(text)
         except ValidationError as error:
             raise InputError(f"{where}: {_first_problem(error)}") from None
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         except ValueError as error:
             raise InputError(f"{where}: not a run configuration ({error})") from None
 

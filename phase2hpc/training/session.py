@@ -141,7 +141,6 @@ def new_config(request: TrainRequest, store: Store) -> RunConfig:
 def run_to_resume(request: TrainRequest) -> RunDirectory:
     """The run that ``--resume`` goes on with: ``--run-id``, else the family's newest unfinished,
     else its newest. Raises InputError where there is none, or where it is being trained."""
-    level_named(algorithm_named(request.algorithm), request.level)
     family = family_folder(request.algorithm, request.level)
     if not request.run_id:
         return newest_to_resume(request.models_dir, family)
