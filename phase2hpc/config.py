@@ -84,7 +84,7 @@ class RunConfig(BaseModel):
     algorithm: str
     level: str
     properties: tuple[str, ...] = Field(min_length=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**63 - 1)
     init_from: str | None = None
     model: SerializeAsAny[ModelSettings]
     training: TrainingSettings

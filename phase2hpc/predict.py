@@ -22,7 +22,7 @@ from phase2hpc.data.convert import Raw, Rejection, graphs_of
 from phase2hpc.data.crystal import Crystal, Unreadable
 from phase2hpc.data.elements import SYMBOLS, atomic_number
 from phase2hpc.data.graph import Graph
-from phase2hpc.data.sources import read
+from phase2hpc.data.sources import describe, read
 from phase2hpc.errors import InputError
 from phase2hpc.files import PartialFile, write_atomically
 from phase2hpc.progress import Progress
@@ -256,7 +256,7 @@ def predict_command_rows(
     """
     torch.set_num_threads(threads)
     # All are opened first: a name that is wrong is said before the work, not after half of it.
-    sources = [read(source, id_prop=not plain_folder) for source in inputs]
+    sources = [_to_the_end(source, read(source, id_prop=not plain_folder)) for source in inputs]
     predictor = Predictor([run.best for run in runs], choose_device(device))
     rows: list[Prediction] = []
     with Progress("predicting", None, "structures") as progress:
@@ -264,6 +264,14 @@ def predict_command_rows(
             rows.append(row)
             progress.advance(1)
     return rows, predictor.properties
+
+
+def _to_the_end(source: str, raws: Iterator[Raw]) -> Iterator[Raw]:
+    """What a source yields; where it breaks off (a cut file), its last row says so."""
+    try:
+        yield from raws
+    except InputError as error:
+        yield Unreadable(describe(source), source, str(error))
 
 
 def summary_line(rows: Sequence[Prediction], output: Path | None) -> str:

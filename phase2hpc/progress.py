@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -45,12 +44,7 @@ class Progress:
             )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -68,9 +62,15 @@ class Progress:
             print(self._line(now, end), file=sys.stderr, flush=True)
 
     @property
+    def seconds(self) -> float:
+        """Since the work began."""
+        return time.monotonic() - self._begin
+
+    @property
     def per_second(self) -> float:
-        elapsed = time.monotonic() - self._begin
-        return (self.done - self._first) / elapsed if elapsed > 0 else 0.0
+        """What was done since then, a second."""
+        seconds = self.seconds
+        return (self.done - self._first) / seconds if seconds > 0 else 0.0
 
     def _rate(self, now: float) -> str:
         return f"{self.per_second:,.0f} {self.unit}/s" if now > self._begin else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import math
 from pathlib import Path
@@ -352,3 +353,19 @@ def test_graph_settings_are_those_of_training(train_tiny, tiny, tmp_path) -> Non
         for name in predictor.properties:
             value = rows[line["id"]].values[name]
             assert value == pytest.approx(float(line[name]), rel=1e-5, abs=1e-5)
+
+
+def test_a_source_that_breaks_off_keeps_what_came_before(tiny, trained, command, tmp_path) -> None:
+    whole = tiny.source.read_text().splitlines(keepends=True)[:5]
+    packed = tmp_path / "cut.jsonl.gz"
+    data = gzip.compress("".join(whole).encode())
+    packed.write_bytes(data[: len(data) * 9 // 10])
+    output = tmp_path / "out.csv"
+    run = trained["e3nn"].path
+    code, _, err = command("predict", packed, tiny.source, "--run", run, "--output", output)
+    assert code == 0 and "Traceback" not in err
+    rows = list(csv.DictReader(output.open()))
+    broken = [row for row in rows if row["status"] == "failed"]
+    assert len(broken) == 1 and "cut.jsonl.gz" in broken[0]["reason"]
+    assert rows.index(broken[0]) < 5
+    assert len(rows) == rows.index(broken[0]) + 1 + len(tiny.records)

@@ -35,12 +35,12 @@ from phase2hpc.training.ema import AveragedModel
 from phase2hpc.training.inference import choose_device, compositions, predict
 from phase2hpc.training.loss import MultiTaskLoss
 from phase2hpc.training.metrics import metrics_by_property, score
+from phase2hpc.training.optimisation import learning_rate, parameter_groups
 from phase2hpc.training.scalars import ScalarLog
 from phase2hpc.training.scaling import Scaler, composition_baseline
 from phase2hpc.training.stopping import StopRequest
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
-LOWEST_LR_SHARE = 1e-3
 
 
 def seed_everything(seed: int) -> None:
@@ -48,33 +48,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def learning_rate(settings: Any, step: int, total_steps: int) -> float:
-    """Rate of optimiser step ``step`` (from 0): linear warm-up, then half a cosine."""
-    warmup = max(1, round(settings.warmup * total_steps))
-    if step < warmup:
-        return float(settings.lr * (step + 1) / warmup)
-    phase = (step - warmup) / max(1, total_steps - warmup)
-    return float(settings.lr * max(LOWEST_LR_SHARE, 0.5 * (1 + math.cos(math.pi * phase))))
-
-
-def parameter_groups(
-    model: nn.Module, loss: nn.Module, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Weight matrices decay; embeddings, gains, biases and task weights do not."""
-    embeddings = {
-        id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
-    }
-    decayed: list[nn.Parameter] = []
-    free = list(loss.parameters())
-    for parameter in model.parameters():
-        matrix = parameter.ndim > 1 and id(parameter) not in embeddings
-        (decayed if matrix else free).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
 
 
 def epoch_line(record: dict[str, Any], epochs: int, best_epoch: int) -> str:
@@ -153,7 +126,8 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.best_score = math.inf
         self.best_epoch = 0
-        self.crystals_per_second = 0.0
+        # Of the epoch in work since it was begun or resumed; the only fields that time enters.
+        self.seconds = self.crystals_per_second = 0.0
         # Sums over this epoch's crystals of the loss and of each property's, without a sync a step.
         self.loss_sums = torch.zeros(
             1 + len(self.properties), device=self.device, dtype=torch.float64
@@ -210,7 +184,7 @@ class Trainer:
                     self._save(run)
                     last_save = time.monotonic()
                 self._stop_if_asked(run, stop)
-            self.crystals_per_second = progress.per_second
+            self.seconds, self.crystals_per_second = progress.seconds, progress.per_second
 
     def _optimise(self, batch: CrystalData, global_batch_size: int) -> None:
         rate = learning_rate(self.settings, self.step, self.total_steps)
@@ -253,6 +227,7 @@ class Trainer:
             "train_losses": dict(zip(self.properties, losses[1:], strict=True)),
             "val_mae": {name: values["mae"] for name, values in metrics.items()},
             "val_score": score(metrics),
+            "seconds": self.seconds,
             "crystals_per_second": self.crystals_per_second,
         }
         self.history.append(record)

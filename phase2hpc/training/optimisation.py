@@ -1,0 +1,39 @@
+"""The learning rate of a step, and which parameters decay."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from phase2hpc.config import TrainingSettings
+
+LOWEST_LR_SHARE = 1e-3
+
+
+def learning_rate(settings: TrainingSettings, step: int, total_steps: int) -> float:
+    """Rate of optimiser step ``step`` (from 0): linear warm-up, then half a cosine."""
+    warmup = max(1, round(settings.warmup * total_steps))
+    if step < warmup:
+        return float(settings.lr * (step + 1) / warmup)
+    phase = (step - warmup) / max(1, total_steps - warmup)
+    return float(settings.lr * max(LOWEST_LR_SHARE, 0.5 * (1 + math.cos(math.pi * phase))))
+
+
+def parameter_groups(
+    model: nn.Module, loss: nn.Module, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Weight matrices decay; embeddings, gains, biases and task weights do not."""
+    embeddings = {
+        id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
+    }
+    decayed: list[nn.Parameter] = []
+    free = list(loss.parameters())
+    for parameter in model.parameters():
+        matrix = parameter.ndim > 1 and id(parameter) not in embeddings
+        (decayed if matrix else free).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
