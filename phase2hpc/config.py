@@ -31,7 +31,7 @@ class TrainingSettings(BaseModel):
     max_samples: int | None = Field(
         None, ge=1, description="at most so many training crystals, drawn by the seed"
     )
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW's, on weight matrices only")
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW's, on matrices and element tables")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps in which lr rises")
     clip_norm: float = Field(5.0, gt=0, description="largest norm of a step's gradient")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights a step")
@@ -177,7 +177,7 @@ def build_config(
     }
     values: dict[str, dict[str, Any]] = {
         "model": dict(chosen.presets[preset]),
-        "training": {**chosen.training, **row.training},
+        "training": dict(row.training),
         "runtime": {},
     }
     for key, value in given.items():

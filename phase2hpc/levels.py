@@ -9,7 +9,7 @@ training crystals, preset) are its own; everything else was chosen on validation
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +36,9 @@ class EquivariantSettings(ModelSettings):
         min_length=1, max_length=5, description="channels by degree: 64,32,16 is 64x0e+32x1o+16x2e"
     )
     basis_size: int = Field(8, ge=1, le=64, description="Bessel functions of the distance")
+    # On val, std: with less dropout and decay the training set is learned by heart.
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout inside the readout")
+    head_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout before each head")
     embedding_size: int = Field(64, ge=1, le=1024, description="features of an element")
     hidden: int = Field(128, ge=1, le=4096, description="hidden units of the per-atom update")
 
@@ -81,7 +84,6 @@ class Algorithm:
     folder: str
     presets: dict[str, dict[str, Any]]
     levels: dict[str, Level]
-    training: dict[str, Any] = field(default_factory=dict)
 
 
 E3NN = Algorithm(
@@ -109,17 +111,17 @@ E3NN = Algorithm(
         ),
         "std": Level(
             "medium",
-            {"epochs": 100, "batch_size": 16, "lr": 1e-3},
+            {"epochs": 100, "batch_size": 16, "lr": 1e-3, "weight_decay": 1.0},
             Resources(hours=24, cpus=8, memory_gb=32, gpus=1),
         ),
         "pro": Level(
             "large",
-            {"epochs": 500, "batch_size": 4, "lr": 5e-4},
+            {"epochs": 500, "batch_size": 4, "lr": 5e-4, "weight_decay": 1.0},
             Resources(hours=72, cpus=8, memory_gb=64, gpus=1),
         ),
         "max": Level(
             "large",
-            {"epochs": 800, "batch_size": 4, "lr": 3e-4},
+            {"epochs": 800, "batch_size": 4, "lr": 3e-4, "weight_decay": 1.0},
             Resources(hours=120, cpus=8, memory_gb=64, gpus=1),
         ),
     },

@@ -24,16 +24,10 @@ def learning_rate(settings: TrainingSettings, step: int, total_steps: int) -> fl
 def parameter_groups(
     model: nn.Module, loss: nn.Module, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Weight matrices decay; embeddings, gains, biases and task weights do not."""
-    embeddings = {
-        id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
-    }
-    decayed: list[nn.Parameter] = []
-    free = list(loss.parameters())
-    for parameter in model.parameters():
-        matrix = parameter.ndim > 1 and id(parameter) not in embeddings
-        (decayed if matrix else free).append(parameter)
+    """Matrices and element tables decay; biases, the gains of norms and task weights do not."""
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    free = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     return [
         {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": [*free, *loss.parameters()], "weight_decay": 0.0},
     ]
