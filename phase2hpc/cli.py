@@ -27,6 +27,14 @@ app.add_typer(runs_app, name="runs")
 # What a shell says of a command that SIGINT ended.
 INTERRUPTED = 130
 
+# Which extra brings a module that a login node's install is without.
+EXTRA_OF_MODULE = dict.fromkeys(("numpy", "h5py", "vesin", "gemmi", "pymatgen", "ase"), "data")
+EXTRA_OF_MODULE |= dict.fromkeys(("torch", "torch_geometric", "e3nn", "tensorboard"), "train")
+# Settings that have flags of their own and are not set by --set.
+OWN_FLAGS = (
+    "store", "models_dir", "seed", "properties", "algorithm", "level", "run_id", "init_from",
+)  # fmt: skip
+
 ModelsDir = Annotated[Path, typer.Option("--models-dir", help="Folder of all runs.")]
 StoreOption = Annotated[Path | None, typer.Option("--store", help="Graph store (.h5).")]
 
@@ -66,9 +74,9 @@ def prepare(
             "source's own column, else formula."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of a random split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of a random split.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(help="Processes; default: the cores, up to 8.")
+        int | None, typer.Option(min=1, help="Processes; default: the cores, up to 8.")
     ] = None,
     float64: Annotated[bool, typer.Option("--float64", help="Keep double precision.")] = False,
     overwrite: Annotated[
@@ -186,16 +194,18 @@ def train(
     level_named(algorithm_named(algorithm), level)
     if all_properties and properties:
         raise InputError("--all-properties and --properties: give one of them")
+    if resume and init_from:
+        raise InputError("--resume goes on with a run's own weights: leave --init-from out")
     settings = parse_assignments(assignments or [])
-    for key, flag in (("store", "--store"), ("models_dir", "--models-dir")):
+    for key in OWN_FLAGS:
         if key in settings:
-            raise InputError(f"--set {key}: give it by {flag}")
+            raise InputError(f"--set {key}: give it by --{key.replace('_', '-')}")
     initial = find_run(models_dir, init_from) if init_from else None
     # This takes seconds, so it comes after what can be wrong in the request.
     from phase2hpc.training.session import TrainRequest
     from phase2hpc.training.session import train as run_train
 
-    flags = {
+    options = {
         "threads": threads,
         "device": device,
         "max_hours": max_hours,
@@ -208,6 +218,9 @@ def train(
         "max_samples": max_samples,
         "patience": patience,
     }
+    flags = {key: value for key, value in options.items() if value is not None}
+    for key in flags.keys() & settings.keys():
+        raise InputError(f"--{key.replace('_', '-')} and --set {key}: give one of them")
     request = TrainRequest(
         algorithm=algorithm,
         level=level,
@@ -218,7 +231,7 @@ def train(
         run_id=run_id,
         init_from=initial,
         seed=seed,
-        overrides={k: v for k, v in flags.items() if v is not None} | settings,
+        overrides={**flags, **settings},
     )
     run_train(request)
 
@@ -261,7 +274,8 @@ def predict(
     # This takes seconds, so it comes after what can be wrong in the request.
     from phase2hpc.predict import (
         check_output,
-        predict_command_rows,
+        load_predictor,
+        predict_all,
         summary_line,
         table,
         write_predictions,
@@ -269,12 +283,13 @@ def predict(
 
     if output is not None:
         check_output(output)
-    rows, properties = predict_command_rows(inputs, runs, device, threads, folder is not None)
+    predictor = load_predictor(runs, device, threads)
+    rows = predict_all(predictor, inputs, plain_folder=folder is not None)
     if output is None:
-        print(table(rows, properties))
+        print(table(rows, predictor.properties))
     else:
-        write_predictions(output, rows, properties)
-    print(summary_line(rows, output), file=sys.stderr)
+        write_predictions(output, rows, predictor.properties)
+    print(summary_line(rows, runs, output), file=sys.stderr)
     if not any(row.status == "ok" for row in rows):
         raise typer.Exit(InputError.exit_code)
 
@@ -284,7 +299,8 @@ def runs_list(models_dir: ModelsDir = Path("models")) -> None:
     """All runs, read from their manifests."""
     from phase2hpc.registry import list_text, registry
 
-    print(list_text(registry(models_dir)))
+    runs = registry(models_dir)
+    print(list_text(runs) if runs else f"no runs in {models_dir}")
 
 
 @runs_app.command("show")
@@ -343,6 +359,16 @@ def main() -> None:
     except Phase2Error as error:
         print(f"phase2hpc: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in EXTRA_OF_MODULE:
+            raise
+        module = error.name.partition(".")[0]
+        print(
+            f"phase2hpc: this command needs {module}, which is not installed here: "
+            f"pip install 'phase2hpc[{EXTRA_OF_MODULE[module]}]'",
+            file=sys.stderr,
+        )
+        sys.exit(InputError.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         print("phase2hpc: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -147,9 +147,12 @@ def level_named(algorithm: Algorithm, name: str) -> Level:
 def unknown_key(kind: str, key: str, valid: typing.Iterable[str]) -> str:
     """One line that names the nearest valid key, or all of them."""
     names = list(valid)
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
-    return f"unknown {kind} '{key}': {hint}"
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    if near or len(names) > 12:
+        nearest = near or difflib.get_close_matches(key, names, n=1, cutoff=0.0)
+        listed = "" if near else f" ('phase2hpc levels --settings' lists all {len(names)})"
+        return f"unknown {kind} '{key}': did you mean '{nearest[0]}'?{listed}"
+    return f"unknown {kind} '{key}': valid are {', '.join(names)}"
 
 
 def build_config(

@@ -179,6 +179,8 @@ def check_output(path: Path) -> None:
     """Raises InputError where ``path`` cannot be written: better now than after the work."""
     if path.is_dir():
         raise InputError(f"--output {path}: this is a folder, name a file in it")
+    if path.suffix.lower() not in (".csv", ".json"):
+        raise InputError(f"--output {path}: name a .csv or a .json file")
     try:
         PartialFile(path).discard()
     except OSError as error:
@@ -243,27 +245,27 @@ def _with_sigma(row: Prediction, name: str) -> str:
     return f"{value:.4g}" if sigma is None else tables.with_error(value, sigma)
 
 
-def predict_command_rows(
-    inputs: Sequence[str],
-    runs: Sequence[RunDirectory],
-    device: str,
-    threads: int,
-    plain_folder: bool,
-) -> tuple[list[Prediction], tuple[str, ...]]:
-    """Rows for everything in ``inputs``, and the properties predicted.
+def load_predictor(runs: Sequence[RunDirectory], device: str, threads: int) -> Predictor:
+    """The best models of these runs, on ``--device``."""
+    torch.set_num_threads(threads)
+    return Predictor([run.best for run in runs], choose_device(device))
+
+
+def predict_all(
+    predictor: Predictor, inputs: Sequence[str], *, plain_folder: bool
+) -> list[Prediction]:
+    """Rows for everything in ``inputs``.
 
     plain_folder: a folder is all its structure files, whatever an id_prop.csv in it says.
     """
-    torch.set_num_threads(threads)
     # All are opened first: a name that is wrong is said before the work, not after half of it.
     sources = [_to_the_end(source, read(source, id_prop=not plain_folder)) for source in inputs]
-    predictor = Predictor([run.best for run in runs], choose_device(device))
     rows: list[Prediction] = []
     with Progress("predicting", None, "structures") as progress:
         for row in predictor.predict(chain.from_iterable(sources)):
             rows.append(row)
             progress.advance(1)
-    return rows, predictor.properties
+    return rows
 
 
 def _to_the_end(source: str, raws: Iterator[Raw]) -> Iterator[Raw]:
@@ -274,8 +276,11 @@ def _to_the_end(source: str, raws: Iterator[Raw]) -> Iterator[Raw]:
         yield Unreadable(describe(source), source, str(error))
 
 
-def summary_line(rows: Sequence[Prediction], output: Path | None) -> str:
-    """How many were predicted, and how many not."""
+def summary_line(
+    rows: Sequence[Prediction], runs: Sequence[RunDirectory], output: Path | None
+) -> str:
+    """How many were predicted, how many not, and by which runs."""
     counts = {s: sum(row.status == s for row in rows) for s in ("ok", "rejected", "failed")}
     done = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    return f"{len(rows)} structures: {done}" + (f" -> {output}" if output else "")
+    models = ", ".join(f"{run.family}/{run.id}" for run in runs)
+    return f"{len(rows)} structures: {done}, by {models}" + (f" -> {output}" if output else "")

@@ -68,6 +68,8 @@ def find_run(models_dir: Path, name: str) -> RunDirectory:
     Raises InputError when there is none (with the nearest id) or more than one.
     """
     path = RunDirectory(Path(name))
+    if path.path.is_file():
+        path = RunDirectory(path.path.parent)
     if any(file.is_file() for file in (path.manifest, path.config, path.best)):
         return path
     if path.path.is_dir():
@@ -129,7 +131,10 @@ def runs_to_predict_with(models_dir: Path, names: str | None) -> list[RunDirecto
         wanted = [name.strip() for name in names.split(",") if name.strip()]
         if not wanted:
             raise InputError("--run: give a run directory or an id, several with commas")
-        return [find_run(models_dir, name) for name in wanted]
+        runs = [find_run(models_dir, name) for name in wanted]
+        if len({run.path.resolve() for run in runs}) < len(runs):
+            raise InputError(f"--run {names}: the same run twice")
+        return runs
     for run, manifest in _newest_first(models_dir):
         if manifest.state == "finished":
             return [run]
@@ -207,7 +212,11 @@ def handoff(run: RunDirectory) -> str:
     """The operation manual's hand-off checklist of a run, as Markdown."""
     manifest = run.read_manifest()
     errors = _error_rows(run)
-    items = [f"- [x] **{key}**: {value}" for key, value in _facts(run, manifest)]
+    open_items = () if manifest.state == "finished" else ("state", "epochs done")
+    items = [
+        f"- [{' ' if key in open_items else 'x'}] **{key}**: {value}"
+        for key, value in _facts(run, manifest)
+    ]
     done = "x" if errors else " "
     table = (
         tables.markdown(_ERROR_HEADER, errors, left=3)

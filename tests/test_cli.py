@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from phase2hpc.levels import ALGORITHMS, LEVEL_NAMES
+from phase2hpc.registry import registry
+from phase2hpc.resources import shared_path
+
+EXAMPLE = shared_path("data/examples/HfN-rocksalt.cif")
 
 
 def in_a_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -129,11 +134,11 @@ def test_errors_of_a_process() -> None:
     assert ended.stderr.count("\n") == 1 and "Traceback" not in ended.stderr
 
 
-def test_what_nobody_expects_keeps_its_traceback(command, monkeypatch) -> None:
+def test_what_nobody_expects_keeps_its_traceback(command, monkeypatch, tmp_path) -> None:
     """A bug must not be dressed up as the user's mistake."""
     monkeypatch.setattr("phase2hpc.registry.registry", lambda folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        command("runs", "list")
+        command("runs", "list", "--models-dir", tmp_path)
 
 
 def test_interrupted(command, monkeypatch) -> None:
@@ -246,3 +251,52 @@ def test_without_a_store_the_sample_is_prepared_once(command, tiny, tmp_path, mo
     before = store.stat().st_mtime_ns
     code, out, err = command(*arguments)
     assert code == 0 and "preparing" not in out and store.stat().st_mtime_ns == before, err
+
+
+def test_a_missing_extra_is_named(command, monkeypatch) -> None:
+    """As on a login node, whose install has no numpy."""
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.delitem(sys.modules, "phase2hpc.data.store_layout", raising=False)
+    code, out, err = command("store", "info", "any.h5")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "needs h5py" in err and "pip install 'phase2hpc[data]'" in err
+
+
+def test_what_is_given_twice_or_elsewhere(command, trained, tmp_path) -> None:
+    for arguments, words in (
+        (("--epochs", "2", "--set", "epochs=3"), "--epochs and --set epochs"),
+        (("--set", "seed=1"), "give it by --seed"),
+        (("--resume", "--init-from", "x"), "leave --init-from out"),
+    ):
+        code, _, err = command("train", "--level", "lite", "--models-dir", tmp_path, *arguments)
+        assert code == 2 and words in err and err.count("\n") == 1
+    run = trained["cgcnn"].path
+    wrong = tmp_path / "out.xlsx"
+    code, _, err = command("predict", "--cif", EXAMPLE, "--run", run, "--output", wrong)
+    assert code == 2 and "a .csv or a .json file" in err
+
+
+def test_progress_of_a_run_that_lives(train_tiny, tmp_path, monkeypatch) -> None:
+    """The manifest follows the checkpoints: a run that is killed shows how far it came."""
+    monkeypatch.setattr(
+        "phase2hpc.training.session.evaluate", lambda *_: (_ for _ in ()).throw(MemoryError())
+    )
+    with pytest.raises(MemoryError):
+        train_tiny(tmp_path)
+    (summary,) = registry(tmp_path)
+    assert summary.manifest is not None and summary.manifest.epoch == 3
+    assert summary.manifest.best_score is not None
+
+
+def test_resume_from_another_folder(train_tiny, tmp_path, monkeypatch, tiny, command) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny.store, tmp_path / "own.h5")
+    run = train_tiny(Path("models"), store=Path("own.h5"))
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    resume = ("train", "--algorithm", "cgcnn", "--level", "lite", "--resume")
+    code, out, err = command(*resume, "--models-dir", "../models", "--epochs", "4")
+    assert code == 0, err
+    assert "schedule is stretched" in out
+    code, _, err = command("train", "--resume", "--run-id", tmp_path / run.path)
+    assert code == 2 and "is cgcnn lite, not e3nn std" in err

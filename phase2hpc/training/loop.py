@@ -272,6 +272,17 @@ class Trainer:
     def _save(self, run: RunDirectory) -> None:
         write_atomically(run.history, json.dumps(self.history, indent=1) + "\n")
         save_checkpoint(run, self.state(), self.step, self.config.runtime.keep_checkpoints)
+        run.update_manifest(**self.progress())
+
+    def progress(self) -> dict[str, Any]:
+        """How far training is, as the manifest says it."""
+        scored = self.best_epoch > 0
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "best_score": self.best_score if scored else None,
+            "best_epoch": self.best_epoch if scored else None,
+        }
 
     def state(self) -> dict[str, Any]:
         """All that a later step depends on."""

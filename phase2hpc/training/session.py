@@ -132,9 +132,14 @@ def new_config(request: TrainRequest, store: Store) -> RunConfig:
         request.algorithm,
         request.level,
         names,
-        {**request.overrides, "store": store.path, "models_dir": request.models_dir},
+        {
+            **request.overrides,
+            # A resume may come from another working directory.
+            "store": store.path.resolve(),
+            "models_dir": request.models_dir.resolve(),
+        },
         seed=request.seed or 0,
-        init_from=None if request.init_from is None else str(request.init_from.path),
+        init_from=None if request.init_from is None else str(request.init_from.path.resolve()),
     )
 
 
@@ -155,6 +160,11 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
     Raises InputError with the difference where a setting that changes the result is another one.
     """
     saved = run.read_config()
+    if (saved.algorithm, saved.level) != (request.algorithm, request.level):
+        raise InputError(
+            f"--resume: run {run.id} is {saved.algorithm} {saved.level}, not {request.algorithm} "
+            f"{request.level}: give its --algorithm and --level"
+        )
     groups = (saved.training, saved.model, saved.runtime)
     flat = {key: value for group in groups for key, value in group.model_dump().items()}
     # A preset asked for anew counts as its settings do.
@@ -169,8 +179,8 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
         {
             **flat,
             **request.overrides,
-            "store": request.store or saved.runtime.store,
-            "models_dir": request.models_dir,
+            "store": request.store.resolve() if request.store else saved.runtime.store,
+            "models_dir": request.models_dir.resolve(),
         },
         seed=saved.seed if request.seed is None else request.seed,
         init_from=saved.init_from,
@@ -252,12 +262,4 @@ def _write_predictions(
 
 
 def _record(trainer: Trainer, run: RunDirectory, state: State, message: str = "") -> None:
-    scored = trainer.best_epoch > 0
-    run.update_manifest(
-        state=state,
-        step=trainer.step,
-        epoch=trainer.epoch,
-        best_score=trainer.best_score if scored else None,
-        best_epoch=trainer.best_epoch if scored else None,
-        message=message,
-    )
+    run.update_manifest(state=state, message=message, **trainer.progress())

@@ -249,14 +249,14 @@ def test_the_rate_reaches_the_optimiser(tiny) -> None:
     assert [group["lr"] for group in trainer.optimizer.param_groups] == [wanted] * 2
 
 
-def test_only_matrices_decay(tiny) -> None:
+def test_only_matrices_and_element_tables_decay(tiny) -> None:
     settings = {"task_weights": "learned"}
     trainer = Trainer(build_config("e3nn", "lite", ALL9, settings), Store.open(tiny.store))
     decayed, free = (group["params"] for group in trainer.optimizer.param_groups)
     model, loss = list(trainer.model.parameters()), list(trainer.loss.parameters())
     assert len(decayed) + len(free) == len(model) + len(loss)
-    ids = {id(p) for p in free}
-    assert id(trainer.loss.log_scale) in ids and id(trainer.model.element.weight) in ids
+    assert id(trainer.loss.log_scale) in {id(p) for p in free}
+    assert id(trainer.model.element.weight) in {id(p) for p in decayed}
     assert all(p.ndim > 1 for p in decayed)
 
 
