@@ -79,13 +79,17 @@ class PartialFile:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Replace ``path`` by ``data`` (text as UTF-8) so that a reader sees the old file or the new.
+    """Replace ``path`` by ``data`` so that a reader sees the old file or the new.
+
+    Text is written as UTF-8; what UTF-8 cannot say (a surrogate in a file name) as an escape.
 
     Raises OSError (a full disk, say); then the old file is as it was and nothing else is left.
     """
     partial = PartialFile(path)
     try:
-        partial.path.write_bytes(data.encode() if isinstance(data, str) else data)
+        partial.path.write_bytes(
+            data.encode(errors="backslashreplace") if isinstance(data, str) else data
+        )
         partial.commit()
     finally:
         partial.discard()

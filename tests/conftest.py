@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from phase2hpc.resources import CACHE_VARIABLE
 from phase2hpc.runs import RunDirectory
 
 SAMPLE = Path(__file__).parents[1] / "data" / "jarvis_dft3d_15k.jsonl.gz"
@@ -42,6 +43,13 @@ class Tiny:
 
     def of_split(self, split: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record["split"] == split]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_trace_in_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

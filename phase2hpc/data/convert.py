@@ -11,7 +11,7 @@ import numpy as np
 from phase2hpc.data.arrays import GraphArrays, pack
 from phase2hpc.data.crystal import Crystal, RawCrystal, Unreadable
 from phase2hpc.data.graph import Graph, GraphError, GraphSettings, build_graph
-from phase2hpc.data.splits import Splitter, make_splitter
+from phase2hpc.data.splits import Splitter, UnknownSplit, make_splitter
 from phase2hpc.data.validate import Rejected, reason_kind, validate
 
 Raw = RawCrystal | Unreadable
@@ -40,7 +40,6 @@ def graphs_of(
         try:
             crystal = validate(raw)
             graph = build_graph(crystal.lattice, crystal.frac_coords, settings)
-            _check_labels(crystal)
         except Rejected as rejected:
             yield Rejection(raw.id, raw.input, rejected.kind, str(rejected))
         except GraphError as error:
@@ -59,7 +58,8 @@ def _check_labels(crystal: Crystal) -> None:
 class Converter:
     """A batch of raw crystals -> (their graphs with splits, rejections, inputs in the batch).
 
-    split and seed: as for ``make_splitter``. Picklable, for worker processes.
+    split and seed: as for ``make_splitter``. Beyond what ``graphs_of`` rejects, labels that single
+    precision cannot hold and splits of the source that are none. Picklable, for worker processes.
     """
 
     settings: GraphSettings
@@ -74,10 +74,17 @@ class Converter:
     def __call__(self, raws: Sequence[Raw]) -> tuple[GraphArrays, list[Rejection], int]:
         kept: list[tuple[Crystal, Graph]] = []
         rejections: list[Rejection] = []
-        for result in graphs_of(raws, self.settings):
+        for raw, result in zip(raws, graphs_of(raws, self.settings), strict=True):
             if isinstance(result, Rejection):
                 rejections.append(result)
-            else:
-                crystal, graph = result
+                continue
+            crystal, graph = result
+            try:
+                _check_labels(crystal)
                 kept.append((replace(crystal, split=self._splitter(crystal)), graph))
+            except Rejected as rejected:
+                rejections.append(Rejection(raw.id, raw.input, rejected.kind, str(rejected)))
+            except UnknownSplit as unknown:
+                reason = f"split: {unknown}, or prepare with --split formula"
+                rejections.append(Rejection(raw.id, raw.input, "split", reason))
         return pack(kept, float64=self.float64), rejections, len(raws)

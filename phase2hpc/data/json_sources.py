@@ -182,15 +182,28 @@ def record_id(record: Mapping[str, Any], fallback: str) -> str:
     return fallback
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be stored: JSON can write half a character (a lone surrogate)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def raw_crystal(record: Any, fallback_id: str, place: str) -> RawCrystal | Unreadable:
     """A crystal from one record: ours, JARVIS's (``atoms``) or one with a pymatgen ``structure``.
 
-    Labels are the record's ``properties`` where it has them; else, of a JARVIS record, the fields
-    of the nine properties, and of any other its numeric columns.
+    Labels are the numbers in the record's ``properties`` where it has them, and nothing beside
+    them; else, of a JARVIS record, the fields of the nine properties only, since most of the many
+    others of dft_3d are no targets; of any other record, its numeric columns.
     """
     if not isinstance(record, dict):
         return Unreadable(fallback_id, place, "bad record: not a JSON object")
     identifier = record_id(record, fallback_id)
+    if not is_unicode(identifier):
+        reason = f"bad id: {identifier!a} is no valid Unicode"
+        return Unreadable(fallback_id, place, reason)
     geometry: Geometry
     try:
         if "lattice" in record:

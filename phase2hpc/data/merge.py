@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from phase2hpc.data.arrays import GraphArrays
+from phase2hpc.data.counts import SplitCounts
 from phase2hpc.data.splits import SPLITS, reduced_formula
 from phase2hpc.data.store import Store
 from phase2hpc.data.store_writer import StoreWriter
+from phase2hpc.data.trusted import remember, state_of
 from phase2hpc.errors import InputError
 
 TRAIN, TEST = SPLITS.index("train"), SPLITS.index("test")
@@ -63,7 +65,9 @@ def merge_stores(
     compounds = _Compounds()
     added = {str(store.path): 0 for store in stores}
     duplicates = 0
-    source = {"merged": [str(store.info.source.get("name", store.path)) for store in stores]}
+    counts = SplitCounts()
+    names = [str(store.info.source.get("name", store.path.name)) for store in stores]
+    source = {"name": ", ".join(names), "merged": names}
     preparation = {"merged": [store.content_hash for store in stores]}
     with StoreWriter(
         out,
@@ -91,9 +95,12 @@ def merge_stores(
                             "remove one of them and prepare its store again"
                         )
                 added[str(store.path)] += len(new)
-                writer.append(block if len(new) == len(block) else block.take(np.array(new)))
+                kept = block if len(new) == len(block) else block.take(np.array(new))
+                writer.append(kept)
+                counts.add(kept)
         compounds.check()
-        digest_of_all = writer.finish({"kept": writer.crystals})
+        digest_of_all = writer.finish({"kept": writer.crystals, **asdict(counts)})
+    remember(state_of(out), digest_of_all)
     return MergeSummary(out, sum(added.values()), added, duplicates, digest_of_all)
 
 

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-import numpy as np
 
 from phase2hpc.data.arrays import GraphArrays
 from phase2hpc.data.convert import Converter, Raw, Rejection
+from phase2hpc.data.counts import SplitCounts
 from phase2hpc.data.crystal import Unreadable
 from phase2hpc.data.graph import GraphSettings
+from phase2hpc.data.rejects import RejectsReport, rejects_path
 from phase2hpc.data.sources import describe, read, source_hash
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store_layout import StoreInfo, read_info
 from phase2hpc.data.store_writer import StoreWriter
+from phase2hpc.data.trusted import remember, state_of
 from phase2hpc.data.workers import ordered_map
-from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.files import PartialFile
+from phase2hpc.errors import InputError
 from phase2hpc.properties import PROPERTIES, unit
 
 Source = str | Path
@@ -39,23 +37,18 @@ SPLIT_RULES = ("formula", "random", "column")
 
 
 @dataclass
-class PrepareSummary:
-    """Counts of one preparation; ``labels`` is property -> split -> number of labels."""
+class PrepareSummary(SplitCounts):
+    """Counts of one preparation. ``rejects_report``: a CSV of id, reason and input of each
+    crystal that was left out."""
 
     store: Path
+    rejects_report: Path
     read: int = 0
     kept: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
-    splits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    labels: dict[str, dict[str, int]] = field(default_factory=dict)
     seconds: float = 0.0
     content_hash: str = ""
     already_there: bool = False
-
-    @property
-    def rejects_report(self) -> Path:
-        """CSV of id, reason and input of each crystal that was left out."""
-        return rejects_path(self.store)
 
     def lines(self) -> list[str]:
         """The summary as text."""
@@ -85,19 +78,14 @@ class PrepareSummary:
         self.kept += len(block)
         for rejection in rejections:
             self.rejected[rejection.kind] = self.rejected.get(rejection.kind, 0) + 1
-        for code, name in enumerate(SPLITS):
-            here = block.split == code
-            self.splits[name] += int(here.sum())
-            for label, column in block.labels.items():
-                by_split = self.labels.setdefault(label, dict.fromkeys(SPLITS, 0))
-                by_split[name] += int((here & ~np.isnan(column)).sum())
+        self.add(block)
 
     def stored(self) -> dict[str, Any]:
         """What the store keeps of it."""
         return {
             key: value
             for key, value in asdict(self).items()
-            if key not in ("store", "content_hash", "already_there")
+            if key not in ("store", "rejects_report", "content_hash", "already_there")
         }
 
 
@@ -124,7 +112,7 @@ def prepare(
     A store that is there already from the same sources and settings is left as it is. What is
     left out goes to the rejects report beside the store. Raises InputError for unreadable
     sources, a store made otherwise, no crystal left, or an empty split; then there is no new
-    store.
+    store, and one that was there keeps its report beside that of the failed attempt.
     """
     if not sources:
         raise InputError("no source given: name a file or folder with crystals")
@@ -135,9 +123,14 @@ def prepare(
     made_from = _preparation(sources, converter)
     if not overwrite and (info := _existing(path, made_from)) is not None:
         return PrepareSummary(
-            path, content_hash=info.content_hash, already_there=True, **info.summary
+            path,
+            rejects_path(path),
+            content_hash=info.content_hash,
+            already_there=True,
+            **info.summary,
         )
-    summary = PrepareSummary(path)
+    report_of_failure = rejects_path(path, failed=path.exists())
+    summary = PrepareSummary(path, report_of_failure)
     count = min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0))) if workers is None else workers
     raws = _first_of_each_id(chain.from_iterable(read(source) for source in sources))
     name = ", ".join(describe(source) for source in sources)
@@ -150,7 +143,7 @@ def prepare(
             source=source,
             preparation=made_from,
         ) as writer,
-        _RejectsReport(rejects_path(path)) as report,
+        RejectsReport(rejects_path(path), report_of_failure) as report,
         closing(ordered_map(converter, _batches(raws, BATCH), count)) as results,
     ):
         for block, rejections, read_here in results:
@@ -162,55 +155,10 @@ def prepare(
         _check_not_empty(summary)
         summary.seconds = time.monotonic() - begin
         summary.content_hash = writer.finish(summary.stored())
+    summary.rejects_report = rejects_path(path)
+    rejects_path(path, failed=True).unlink(missing_ok=True)
+    remember(state_of(path), summary.content_hash)
     return summary
-
-
-def rejects_path(store: Path) -> Path:
-    """Where the rejects report of a store lies."""
-    return store.with_name(f"{store.name}.rejects.csv")
-
-
-class _RejectsReport:
-    """The CSV of what was left out; it stays even where no store comes of it, to say why."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> _RejectsReport:
-        try:
-            self._partial = PartialFile(self._path)
-            self._file = self._partial.path.open("w", newline="", encoding="utf-8")
-        except OSError as error:
-            raise self._failed(error) from error
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(["id", "reason", "input"])
-        return self
-
-    def add(self, rejections: Iterable[Rejection]) -> None:
-        try:
-            for rejection in rejections:
-                self._writer.writerow([rejection.id, rejection.reason, rejection.input])
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self._file.close()
-            if kind is None or issubclass(kind, InputError):
-                self._partial.commit()
-        except OSError as failure:
-            if kind is None:
-                raise self._failed(failure) from failure
-        finally:
-            self._partial.discard()
-
-    def _failed(self, error: OSError) -> Phase2Error:
-        return Phase2Error(f"cannot write {self._path}: {error.strerror}; make room and try again")
 
 
 def _first_of_each_id(raws: Iterable[Raw]) -> Iterator[Raw]:
@@ -260,15 +208,43 @@ def _existing(path: Path, made_from: dict[str, Any]) -> StoreInfo | None:
         info = read_info(path)
     except InputError as error:
         raise InputError(
-            f"{path} is there but cannot be used ({error}): remove it or give another --store"
+            f"{path} is there but cannot be used ({error}): remove it, replace it with "
+            "--overwrite or give another --store"
         ) from error
-    different = [key for key in made_from if info.preparation.get(key) != made_from[key]]
-    if different:
+    if different := _differences(info.preparation, made_from):
         raise InputError(
-            f"{path} is there already, made with other {', '.join(different)}: give another "
-            "--store or remove it"
+            f"{path} is there already, {different}: replace it with --overwrite or give another "
+            "--store"
         )
     return info
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """How a store was made otherwise, old -> new; "" where it was not."""
+    if "merged" in old:
+        return f"merged from {len(old['merged'])} stores"
+    changes = []
+    for key, wanted in new.items():
+        found = old.get(key)
+        if found == wanted:
+            continue
+        if key == "sources":
+            changes.append("other sources")
+        elif isinstance(found, dict):
+            changes += [
+                f"{k} {found.get(k)} -> {v}" for k, v in wanted.items() if found.get(k) != v
+            ]
+        elif key == "split":
+            changes.append(f"split {_rule_name(found)} -> {_rule_name(wanted)}")
+        else:
+            changes.append(f"{key} {found} -> {wanted}")
+    return f"made with {', '.join(changes)}" if changes else ""
+
+
+def _rule_name(rule: str | None) -> str:
+    if rule is None:
+        return "by default"
+    return rule if rule in SPLIT_RULES else f"file (SHA-256 {rule[:8]})"
 
 
 def _check_not_empty(summary: PrepareSummary) -> None:
@@ -283,6 +259,7 @@ def _check_not_empty(summary: PrepareSummary) -> None:
         raise InputError(
             f"split {' and '.join(empty)} would be empty ({counts}): give more crystals, "
             "--split random, or --split FILE with a line 'id,split' a crystal"
+            + (f"; what was left out: {summary.rejects_report}" if summary.rejected else "")
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from phase2hpc.data.crystal import RawCrystal, Unreadable
-from phase2hpc.data.json_sources import raw_crystal, read_json, read_json_lines
+from phase2hpc.data.json_sources import is_unicode, raw_crystal, read_json, read_json_lines
 from phase2hpc.data.labels import ehull_warning
 from phase2hpc.data.structure_files import (
     ID_PROP,
@@ -50,9 +50,7 @@ def read(source: str | Path, *, id_prop: bool = True) -> Items:
     """
     if str(source).startswith(JARVIS_PREFIX):
         return _watched(_read_jarvis_tools(str(source)), str(source))
-    path = Path(source)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; a source is {ACCEPTED}")
+    path = _existing(source)
     return _watched(_reader(path, id_prop)(path), str(source))
 
 
@@ -73,7 +71,7 @@ def source_hash(source: str | Path) -> str:
     if str(source).startswith(JARVIS_PREFIX):
         digest.update(str(source).encode())
         return digest.hexdigest()
-    path = Path(source)
+    path = _existing(source)
     try:
         if path.is_dir():
             files = [file for file in structure_files(path) if file.is_file()]
@@ -86,6 +84,13 @@ def source_hash(source: str | Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     return digest.hexdigest()
+
+
+def _existing(source: str | Path) -> Path:
+    path = Path(source)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; a source is {ACCEPTED}")
+    return path
 
 
 def _update(digest: hashlib._Hash, path: Path) -> None:
@@ -138,7 +143,7 @@ def _watched(items: Items, source: str) -> Items:
     ehull: list[float] = []
     empty = True
     try:
-        for item in items:
+        for item in map(_storable, items):
             empty = False
             if isinstance(item, RawCrystal) and "ehull" in item.labels:
                 ehull.append(item.labels["ehull"])
@@ -149,6 +154,18 @@ def _watched(items: Items, source: str) -> Items:
         raise InputError(f"{source}: no structure in it")
     if warning := ehull_warning(ehull):
         _log.warning("%s: %s", source, warning)
+
+
+def _storable(item: RawCrystal | Unreadable) -> RawCrystal | Unreadable:
+    """The item, or Unreadable if its id (of a file's name, say) or a label's name is no text."""
+    if not is_unicode(item.id):
+        escaped = item.id.encode(errors="backslashreplace").decode()
+        return Unreadable(escaped, item.input, "bad id: it is no valid Unicode")
+    if isinstance(item, RawCrystal):
+        for name in item.labels:
+            if "\0" in name or not is_unicode(name):
+                return Unreadable(item.id, item.input, f"bad label: its name is {name!a}")
+    return item
 
 
 def _read_jarvis_tools(source: str) -> Items:

@@ -29,12 +29,16 @@ _EXPECTED = "expected train, val or test"
 Splitter = Callable[[Crystal], str]
 
 
+class UnknownSplit(InputError):
+    """A source or a file gives a crystal a split that is none of the three."""
+
+
 def canonical_split(name: str) -> str:
-    """ "train", "val" or "test" for a split as people write it; raises InputError for another."""
+    """ "train", "val" or "test" for a split as people write it; raises UnknownSplit."""
     text = name.strip().lower()
     text = _ALIASES.get(text, text)
     if text not in SPLITS:
-        raise InputError(f"unknown split '{name}': {_EXPECTED}")
+        raise UnknownSplit(f"unknown split '{name}': {_EXPECTED}")
     return text
 
 
@@ -106,7 +110,8 @@ def make_splitter(rule: str | None = None, seed: int = 0) -> Splitter:
 
     None: the source's own split where it has one, else by formula. "formula", "random" (by id
     and ``seed``), "column" (the source's own, required), or the path of a CSV of id and split.
-    Raises InputError for an unknown rule; the splitter raises it for a crystal without a split.
+    Raises InputError for an unknown rule; the splitter raises it for a crystal without a split,
+    UnknownSplit for one whose split is no split.
     """
     if rule is None:
         return lambda crystal: (

@@ -30,6 +30,10 @@ SCHEMA_VERSION = 1
 LABELS = "labels"
 
 
+class NoStore(InputError):
+    """What is given is no store at all, or one of a later version: not a damaged one."""
+
+
 @dataclass(frozen=True)
 class StoreInfo:
     """What the root of a store says. ``size`` in bytes on disk, ``memory`` once in RAM."""
@@ -57,6 +61,15 @@ def read_info(path: str | os.PathLike[str]) -> StoreInfo:
         return info_of(Path(path), file)
 
 
+def stored_hash(path: str | os.PathLike[str]) -> str:
+    """The content hash that a store's root gives. Raises InputError as ``open_file``."""
+    with open_file(path) as file:
+        try:
+            return str(file.attrs["content_hash"])
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise _damaged(Path(path), error) from error
+
+
 def info_lines(info: StoreInfo) -> list[str]:
     """The same as text."""
     settings = ", ".join(f"{key} {value}" for key, value in info.graph_settings.to_dict().items())
@@ -79,15 +92,18 @@ def info_lines(info: StoreInfo) -> list[str]:
 
 
 def open_file(path: str | os.PathLike[str]) -> h5py.File:
-    """The HDF5 file of a complete store, read-only and without locks; InputError otherwise."""
+    """The HDF5 file of a complete store, read-only and without locks.
+
+    Raises NoStore for what is none, InputError for a damaged or incomplete one.
+    """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"no store at {path}: make one with 'phase2hpc prepare --store {path}'")
+        raise NoStore(f"no store at {path}: make one with 'phase2hpc prepare --store {path}'")
     if not path.is_file():
-        raise InputError(f"{path} is not a file: give the store's .h5 file")
+        raise NoStore(f"{path} is not a file: give the store's .h5 file")
     try:
         if not h5py.is_hdf5(path):
-            raise InputError(f"{path} is not an HDF5 file: give a store made by phase2hpc prepare")
+            raise NoStore(f"{path} is not an HDF5 file: give a store made by phase2hpc prepare")
         file = h5py.File(path, "r", locking=False)
     except (OSError, RuntimeError) as error:
         raise _damaged(path, error) from error
@@ -144,8 +160,9 @@ def content_hash(
 
 def label_path(name: str) -> str:
     """Path of a label column in the file."""
-    # A slash in a column's name would make a group of it.
-    return f"{LABELS}/{name.replace('%', '%25').replace('/', '%2F')}"
+    # A slash in a column's name would make a group of it, and a single dot is the group itself.
+    escaped = name.replace("%", "%25").replace("/", "%2F")
+    return f"{LABELS}/{'%2E' if escaped == '.' else escaped}"
 
 
 def _check_root(path: Path, file: h5py.File) -> None:
@@ -157,12 +174,12 @@ def _check_root(path: Path, file: h5py.File) -> None:
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error
     if not known:
-        raise InputError(
+        raise NoStore(
             f"{path} is an HDF5 file but not a phase2hpc graph store: make one with "
             "'phase2hpc prepare'"
         )
     if newer:
-        raise InputError(
+        raise NoStore(
             f"{path} has store schema {version}, this version reads up to {SCHEMA_VERSION}: "
             "update phase2hpc or prepare the store again"
         )

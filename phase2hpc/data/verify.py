@@ -18,6 +18,7 @@ from phase2hpc.data.arrays import NO_SPLIT, GraphArrays
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store import Store
 from phase2hpc.data.store_layout import (
+    NoStore,
     StoreInfo,
     content_hash,
     dataset_paths,
@@ -25,7 +26,9 @@ from phase2hpc.data.store_layout import (
     open_file,
     read_dataset,
     read_info,
+    stored_hash,
 )
+from phase2hpc.data.trusted import remember, remembered, state_of
 from phase2hpc.data.workers import Worker, WorkerDied
 from phase2hpc.errors import InputError
 
@@ -60,11 +63,9 @@ class VerifyReport:
 def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
     """Read all of a store in a child process and report what is wrong with it.
 
-    Raises InputError where there is no file at all.
+    Raises NoStore (an InputError) where there is none at all.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"no store at {path}: make one with 'phase2hpc prepare --store {path}'")
     report = VerifyReport(path)
     doing = "the file's root"
     worker = Worker(_Check(path))
@@ -90,11 +91,37 @@ def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
         report.problems += worker.receive()
     except WorkerDied as error:
         report.problems.append(f"reading {doing} crashed: {error}")
+    except NoStore:
+        raise
     except InputError as error:
         report.problems.append(str(error))
     finally:
         worker.close()
     return report
+
+
+def trust(path: str | os.PathLike[str]) -> None:
+    """Return if this store is whole: verified now, unless it is known to be as it was then.
+
+    Stores that this user prepared, merged or verified are known by real path, size, time of
+    change and content hash. Raises InputError naming what is damaged, NoStore where there is none.
+    """
+    path = Path(path)
+    try:
+        state = state_of(path)
+    except OSError:
+        state = None
+    if state and (known := remembered(state)) is not None and stored_hash(path) == known:
+        return
+    report = verify_store(path)
+    if report.info is None or not report.ok:
+        problem = report.problems[0]
+        # What comes from the file's root is a whole sentence already.
+        if not problem.startswith(str(path)):
+            problem = f"{path} is damaged: {problem}: prepare the store again or copy it anew"
+        raise InputError(problem)
+    if state:
+        remember(state, report.info.content_hash)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from phase2hpc import properties as property_table
 from phase2hpc.config import RunConfig, algorithm_named, build_config, level_named
 from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store import Store
+from phase2hpc.data.verify import trust
 from phase2hpc.errors import InputError, StoppedEarly
 from phase2hpc.files import write_atomically
 from phase2hpc.levels import ALGORITHMS
@@ -71,7 +72,7 @@ def train(request: TrainRequest) -> RunDirectory:
     """
     run = run_to_resume(request) if request.resume else None
     if run is None:
-        store = Store.open(_store_or_sample(request.store))
+        store = _open_store(request.store)
         config = new_config(request, store)
     else:
         config = resumed_config(request, run)
@@ -79,7 +80,7 @@ def train(request: TrainRequest) -> RunDirectory:
         if manifest.state == "finished" and manifest.epochs >= config.training.epochs:
             print(f"run {run.id} is finished already, nothing to resume: {run.path}")
             return run
-        store = Store.open(_store_or_sample(config.runtime.store))
+        store = _open_store(config.runtime.store)
         _refuse_another_store(run, manifest, store)
     torch.set_num_threads(config.runtime.threads)
     # Before the run directory exists: a store or setting that does not fit leaves no empty run.
@@ -112,16 +113,16 @@ def train(request: TrainRequest) -> RunDirectory:
     return run
 
 
-def _store_or_sample(store: Path | None) -> Path:
-    """The store asked for; else the shipped sample's, prepared if it is not there yet."""
-    if store is not None:
-        return store
-    target = default_store()
-    if not target.exists():
+def _open_store(path: Path | None) -> Store:
+    """The store asked for, verified unless it was before; else the shipped sample's, prepared if
+    it is not there yet."""
+    target = path or default_store()
+    if path is None and not target.exists():
         print(f"no --store given: preparing the shipped sample as {target}", flush=True)
         with Progress("preparing", None, "crystals") as progress:
             print(prepare([sample_source()], target, progress=progress.advance), flush=True)
-    return target
+    trust(target)
+    return Store.open(target)
 
 
 def new_config(request: TrainRequest, store: Store) -> RunConfig:

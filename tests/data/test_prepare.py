@@ -17,8 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phase2hpc.data import verify
+from phase2hpc.data.convert import Converter, Rejection, graphs_of
 from phase2hpc.data.graph import GraphSettings
+from phase2hpc.data.json_sources import raw_crystal
+from phase2hpc.data.merge import merge_stores
 from phase2hpc.data.prepare import prepare
+from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store import Store
 from phase2hpc.data.store_layout import read_info
 from phase2hpc.data.verify import verify_store
@@ -99,17 +104,89 @@ def test_already_there(source: Path, tmp_path: Path) -> None:
     assert again.content_hash == first.content_hash
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     for options, word in (
-        ({"settings": GraphSettings(cutoff=4.0)}, "graph_settings"),
-        ({"split": "random"}, "split"),
-        ({"float64": True}, "float64"),
+        ({"settings": GraphSettings(cutoff=4.0)}, "made with cutoff 6.0 -> 4.0: "),
+        ({"split": "random"}, "split by default -> random, seed None -> 0: "),
+        ({"float64": True}, "float64 False -> True: "),
     ):
-        with pytest.raises(InputError, match=word):
+        with pytest.raises(InputError, match=word) as refusal:
             prepare([moved], path, workers=1, **options)  # type: ignore[arg-type]
+        assert "--overwrite" in str(refusal.value)
+    more = write_source(tmp_path / "more.jsonl", records(2))
+    with pytest.raises(InputError, match="made with other sources: "):
+        prepare([moved, more], path, workers=1)
     other = prepare([moved], path, GraphSettings(cutoff=4.0), workers=1, overwrite=True)
     assert other.content_hash != first.content_hash and not other.already_there
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="remove it"):
         prepare([moved], path, GraphSettings(cutoff=4.0), workers=1)
+
+
+def test_a_merged_store_is_told(tmp_path: Path) -> None:
+    rows = records(120)
+    stores = []
+    for name, part in (("a", rows[:60]), ("b", rows[60:])):
+        source = write_source(tmp_path / f"{name}.jsonl", part)
+        stores.append(prepare([source], tmp_path / f"{name}.h5", workers=1).store)
+    merge_stores(stores, tmp_path / "both.h5")
+    with pytest.raises(InputError, match="merged from 2 stores: replace it with --overwrite"):
+        prepare([tmp_path / "a.jsonl"], tmp_path / "both.h5", workers=1)
+
+
+def test_a_failed_overwrite_leaves_store_and_report(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    report = prepare([source], path, workers=1).rejects_report
+    before = path.read_bytes(), report.read_bytes()
+    rows = records(3)
+    for row in rows:
+        row["species"] = ["Qq"] * len(row["species"])
+    bad = write_source(tmp_path / "bad.jsonl", rows)
+    failed = tmp_path / "s.h5.failed.rejects.csv"
+    with pytest.raises(InputError, match="none of 3 crystals") as failure:
+        prepare([bad], path, workers=1, overwrite=True)
+    assert str(failed) in str(failure.value) and failed.read_text().count("Qq") == 3
+    assert (path.read_bytes(), report.read_bytes()) == before
+    again = prepare([source], path, workers=1, overwrite=True)
+    assert again.rejects_report == report and not failed.exists()
+
+
+def test_one_bad_record_does_not_stop_the_others(tmp_path: Path) -> None:
+    rows = records(150)
+    rows[7]["split"] = "foo"
+    rows[9]["id"] = "x\ud800"
+    rows[11]["split"] = "\ud800"
+    rows[13]["properties"]["."] = 2.5
+    source = write_source(tmp_path / "a.jsonl", rows)
+    for rule in (None, "column"):
+        summary = prepare([source], tmp_path / f"{rule}.h5", workers=2, split=rule)
+        assert summary.kept == 147 and summary.rejected == {"split": 2, "bad id": 1}
+        with summary.rejects_report.open(encoding="utf-8") as report:
+            rejects = {row["id"]: row for row in csv.DictReader(report)}
+        assert list(rejects) == [rows[7]["id"], "line 10", rows[11]["id"]]
+        wrong = rejects[rows[7]["id"]]
+        assert wrong["reason"].startswith("split: unknown split 'foo'")
+        assert wrong["input"] == f"{source}:8"
+        assert summary.labels["."] == dict.fromkeys(SPLITS, 0) | {rows[13]["split"]: 1}
+    by_chance = prepare([source], tmp_path / "s.h5", workers=1, split="random")
+    assert by_chance.rejected == {"bad id": 1}
+
+
+def test_labels_matter_to_prepare_alone() -> None:
+    record = records(1)[0]
+    record["properties"] = {"huge": 1e300}
+    raw = raw_crystal(record, "a", "here")
+    (result,) = graphs_of([raw], GraphSettings())
+    assert not isinstance(result, Rejection)
+    arrays, (rejection,), count = Converter(GraphSettings())([raw])
+    assert (len(arrays), rejection.kind, count) == (0, "label", 1)
+
+
+def test_a_prepared_store_is_trusted(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHASE2HPC_CACHE", str(tmp_path / "cache"))
+    summary = prepare([source], tmp_path / "s.h5", workers=1)
+    monkeypatch.setattr(verify, "verify_store", lambda path: pytest.fail("verified again"))
+    verify.trust(summary.store)
 
 
 def test_several_sources_join(tmp_path: Path) -> None:

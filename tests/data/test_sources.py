@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import logging
+import os
 import sys
 import types
 import zipfile
@@ -19,6 +20,7 @@ from phase2hpc.data.labels import ehull_warning, label_value
 from phase2hpc.data.sources import describe, read, source_hash
 from phase2hpc.data.validate import validate
 from phase2hpc.errors import InputError
+from phase2hpc.properties import PROPERTIES
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "jarvis_dft3d_15k.jsonl.gz"
@@ -446,5 +448,41 @@ def test_hash_follows_the_content(tmp_path):
     assert source_hash(copy) == source_hash(SAMPLE) and len(source_hash(SAMPLE)) == 64
     assert source_hash("jarvis:dft_3d") != source_hash("jarvis:dft_2d")
     assert describe(SAMPLE) == SAMPLE.name and describe("jarvis:dft_3d") == "jarvis:dft_3d"
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file or folder; a source is JSON lines"):
         source_hash(tmp_path / "none")
+
+
+def test_what_is_a_label(tmp_path, records):
+    lattice = {key: records[0][key] for key in ("lattice", "species", "frac_coords")}
+    rows = [
+        {"id": "a", **lattice, "properties": {"mine": 1, "ehull": 2.0}, "beside": 3},
+        {"id": "b", **lattice, "mine": "1.5", "mp_id": 7, "note": "text", "bulk_modulus_kv": 4},
+        {**jarvis(records[0]), "jid": "c", "extra": 5, "ehull": 0.5, "spillage": "na"},
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ours, flat, nine_only = (dict(item.labels) for item in read(path))
+    assert ours == {"mine": 1.0, "ehull": 2.0}
+    assert flat == {"mine": 1.5, "bulk_modulus": 4.0}
+    assert nine_only["ehull"] == 0.5 and set(nine_only) <= set(PROPERTIES)
+
+
+def test_names_that_are_no_text(tmp_path, records):
+    good, bad_id, bad_label, nul = (dict(record) for record in records[:4])
+    bad_id["id"] = "x\ud800"
+    bad_label["properties"] = {"y\udfff": 1.0}
+    nul["properties"] = {"y\0": 1.0}
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (good, bad_id, bad_label, nul)))
+    items = list(read(path))
+    assert isinstance(items[0], RawCrystal)
+    assert all(isinstance(item, Unreadable) for item in items[1:])
+    assert [item.id for item in items[1:]] == ["line 2", bad_label["id"], nul["id"]]
+    assert items[1].reason == r"bad id: 'x\ud800' is no valid Unicode"
+    assert items[1].input == f"{path}:2" and r"\udfff" in items[2].reason
+    folder = tmp_path / "cifs"
+    folder.mkdir()
+    data = next(EXAMPLES.glob("*.cif")).read_bytes()
+    Path(os.fsdecode(os.fsencode(folder) + b"/Si\xff.cif")).write_bytes(data)
+    (item,) = read(folder)
+    assert isinstance(item, Unreadable) and item.id == r"Si\udcff"

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
+from phase2hpc.data import verify
 from phase2hpc.data.arrays import FIELDS, GraphArrays, concatenate, pack
 from phase2hpc.data.convert import Rejection, graphs_of
 from phase2hpc.data.crystal import RawCrystal
@@ -24,9 +25,9 @@ from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.memory import store_budget
 from phase2hpc.data.merge import merge_stores
 from phase2hpc.data.store import Store
-from phase2hpc.data.store_layout import content_hash, read_info
+from phase2hpc.data.store_layout import NoStore, content_hash, info_lines, read_info
 from phase2hpc.data.store_writer import StoreWriter, write_store
-from phase2hpc.data.verify import block_problems, verify_store
+from phase2hpc.data.verify import block_problems, trust, verify_store
 from phase2hpc.errors import InputError, Phase2Error
 
 SAMPLE = Path(__file__).parents[2] / "data" / "jarvis_dft3d_15k.jsonl.gz"
@@ -147,7 +148,8 @@ def test_labels_that_come_late_or_never(arrays: GraphArrays, tmp_path: Path) -> 
         writer.append(arrays.block(20, 41))
         column = np.arange(41, dtype=np.float32)
         late = GraphArrays(
-            **{n: getattr(arrays.block(0, 0), n) for n in FIELDS}, labels={"a/b %": column[:0]}
+            **{n: getattr(arrays.block(0, 0), n) for n in FIELDS},
+            labels={"a/b %": column[:0], ".": column[:0], "..": column[:0]},
         )
         writer.append(late)
         writer.finish()
@@ -155,7 +157,8 @@ def test_labels_that_come_late_or_never(arrays: GraphArrays, tmp_path: Path) -> 
     expected = arrays.labels["formation_energy"].copy()
     expected[:20] = np.nan
     np.testing.assert_array_equal(store.labels["formation_energy"], expected)
-    assert np.isnan(store.labels["a/b %"]).all() and len(store.labels["a/b %"]) == 41
+    for name in ("a/b %", ".", ".."):
+        assert np.isnan(store.labels[name]).all() and len(store.labels[name]) == 41
     assert verify_store(tmp_path / "s.h5").ok
 
 
@@ -222,7 +225,11 @@ def test_truncated_files(arrays: GraphArrays, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"s\.h5") as failure:
             Store.open(path)
         assert "\n" not in str(failure.value)
-        assert not verify_store(path).ok
+        if size < 8:  # without its signature it is no HDF5 file
+            with pytest.raises(NoStore):
+                verify_store(path)
+        else:
+            assert not verify_store(path).ok
 
 
 def _set(name: str, value: object) -> Callable[[Path], None]:
@@ -251,6 +258,16 @@ def test_what_is_no_store(
     change(path)
     with pytest.raises(InputError, match=message):
         read_info(path)
+    if message == "incomplete":
+        assert not verify_store(path).ok
+        return
+    with pytest.raises(NoStore, match=message):
+        verify_store(path)
+
+
+def test_a_folder_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(NoStore, match="is not a file"):
+        verify_store(tmp_path)
 
 
 def test_a_failed_writer_leaves_nothing(arrays: GraphArrays, tmp_path: Path) -> None:
@@ -342,7 +359,7 @@ def test_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_merge_joins_new_to_old(arrays: GraphArrays, tmp_path: Path) -> None:
     old, new, out = tmp_path / "old.h5", tmp_path / "new.h5", tmp_path / "out.h5"
-    write_store(old, arrays.block(0, 25), SETTINGS)
+    write_store(old, arrays.block(0, 25), SETTINGS, source={"name": "old.jsonl"})
     late = arrays.block(20, 41)
     labels = {**late.labels, "mine": np.arange(21, dtype=np.float32)}
     labels["mine"][:5] = np.nan  # the crystals that are in both have nothing new
@@ -357,6 +374,15 @@ def test_merge_joins_new_to_old(arrays: GraphArrays, tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(merged, name), getattr(arrays, name))
     assert np.isnan(merged.labels["mine"][:25]).all() and merged.labels["mine"][25] == 5
     assert verify_store(out).ok
+    lines = info_lines(read_info(out))
+    assert "old.jsonl, new.h5" in lines[3]
+    train, val, test = ((merged.split == code) for code in range(3))
+    counts = [str(int(here.sum())) for here in (train, val, test)]
+    (row,) = (line for line in lines if line.startswith("  crystals  ") and "atoms" not in line)
+    assert row.split()[1:] == counts and sum(map(int, counts)) == 40
+    labelled = ~np.isnan(merged.labels["formation_energy"])
+    (row,) = (line for line in lines if line.startswith("  formation_energy (eV/atom)"))
+    assert row.split()[2:] == [str(int((here & labelled).sum())) for here in (train, val, test)]
     with pytest.raises(InputError, match="exists"):
         merge_stores([old, new], out)
 
@@ -395,3 +421,90 @@ def test_merge_refuses_compounds_in_train_and_test(tmp_path: Path) -> None:
 def test_nothing_here_needs_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import phase2hpc.data.prepare"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """What was read as a whole, with a cache of its own."""
+    monkeypatch.setenv("PHASE2HPC_CACHE", str(tmp_path / "cache"))
+    seen: list[Path] = []
+
+    def counted(path: Path) -> verify.VerifyReport:
+        seen.append(path)
+        return verify_store(path)
+
+    monkeypatch.setattr(verify, "verify_store", counted)
+    return seen
+
+
+def test_a_store_is_verified_once(
+    arrays: GraphArrays, tmp_path: Path, verified: list[Path]
+) -> None:
+    path = tmp_path / "s.h5"
+    write_store(path, arrays, SETTINGS)
+    (tmp_path / "link.h5").symlink_to(path)
+    trust(path)
+    trust(path)
+    trust(tmp_path / "link.h5")
+    assert len(verified) == 1
+    os.utime(path, ns=(1, 1))
+    trust(path)
+    trust(path)
+    assert len(verified) == 2
+    # Neither size nor time tells, but the root does.
+    path.write_bytes(path.read_bytes().replace(read_info(path).content_hash.encode(), b"0" * 64))
+    os.utime(path, ns=(1, 1))
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"s\.h5 is damaged: the content hash") as failure:
+            trust(path)
+        assert "prepare the store again" in str(failure.value)
+    assert len(verified) == 4
+
+
+def test_stores_made_here_are_trusted(
+    arrays: GraphArrays, tmp_path: Path, verified: list[Path]
+) -> None:
+    old, new, out = tmp_path / "old.h5", tmp_path / "new.h5", tmp_path / "out.h5"
+    write_store(old, arrays.block(0, 25), SETTINGS)
+    write_store(new, arrays.block(25, 41), SETTINGS)
+    merge_stores([old, new], out)
+    trust(out)
+    assert verified == []
+    with pytest.raises(NoStore, match="no store at"):
+        trust(tmp_path / "none.h5")
+
+
+def test_damage_is_told_with_the_dataset(
+    arrays: GraphArrays, tmp_path: Path, verified: list[Path]
+) -> None:
+    path = tmp_path / "s.h5"
+    write_store(path, arrays, SETTINGS)
+    with h5py.File(path) as file:
+        chunk = file["lattice"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    data[chunk.byte_offset + chunk.size // 2] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"s\.h5.*'lattice' is damaged.*prepare") as failure:
+        trust(path)
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'[1, {"path": 2}]', b"\xff"])
+def test_a_cache_that_cannot_be_used(
+    arrays: GraphArrays,
+    tmp_path: Path,
+    verified: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes | None,
+) -> None:
+    path = tmp_path / "s.h5"
+    write_store(path, arrays, SETTINGS)
+    cache = tmp_path / "cache"
+    if content is None:
+        cache.write_text("a file, so that no folder can be made")
+    else:
+        cache.mkdir()
+        (cache / "verified_stores.json").write_bytes(content)
+    trust(path)
+    trust(path)
+    assert len(verified) == (2 if content is None else 1)
