@@ -111,17 +111,17 @@ E3NN = Algorithm(
         ),
         "std": Level(
             "medium",
-            {"epochs": 100, "batch_size": 16, "lr": 1e-3, "weight_decay": 1.0},
+            {"epochs": 100, "batch_size": 16, "lr": 1e-3, "weight_decay": 0.2},
             Resources(hours=24, cpus=8, memory_gb=32, gpus=1),
         ),
         "pro": Level(
             "large",
-            {"epochs": 500, "batch_size": 4, "lr": 5e-4, "weight_decay": 1.0},
+            {"epochs": 500, "batch_size": 4, "lr": 5e-4, "weight_decay": 0.2},
             Resources(hours=72, cpus=8, memory_gb=64, gpus=1),
         ),
         "max": Level(
             "large",
-            {"epochs": 800, "batch_size": 4, "lr": 3e-4, "weight_decay": 1.0},
+            {"epochs": 800, "batch_size": 4, "lr": 3e-4, "weight_decay": 0.2},
             Resources(hours=120, cpus=8, memory_gb=64, gpus=1),
         ),
     },
