@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +12,9 @@ import pytest
 
 from phase2hpc.errors import InputError
 from phase2hpc.export import export_run
+from phase2hpc.properties import PROPERTIES
 from phase2hpc.registry import runs_to_predict_with
-from phase2hpc.resources import pretrained_models, shared_path
+from phase2hpc.resources import pretrained_models, sample_source, shared_path
 from phase2hpc.runs import RunDirectory
 
 Command = Callable[..., tuple[int, str, str]]
@@ -74,3 +77,22 @@ def test_the_shipped_model_serves_where_nothing_is_trained(
     )
     assert code == 0 and "formation_energy" in out
     assert command("runs", "show", shipped[0].name, "--models-dir", tmp_path)[0] == 0
+
+
+def test_the_shipped_model_has_the_errors_it_says(tmp_path: Path, command: Command) -> None:
+    """On all test crystals of the sample, read from its source again."""
+    (shipped,) = pretrained_models()
+    said = json.loads(RunDirectory(shipped).metrics_json.read_text())["test"]
+    with gzip.open(sample_source(), "rt") as lines:
+        records = [record for record in map(json.loads, lines) if record["split"] == "test"]
+    source, output = tmp_path / "test.jsonl", tmp_path / "preds.json"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert command("predict", source, "--run", shipped, "--output", output)[0] == 0
+    rows = json.loads(output.read_text())
+    assert [row["id"] for row in rows] == [record["id"] for record in records]
+    for name, known in PROPERTIES.items():
+        labels = [record["properties"].get(known.jarvis_field) for record in records]
+        pairs = [(row[name], y) for row, y in zip(rows, labels, strict=True) if y is not None]
+        mae = sum(abs(prediction - label) for prediction, label in pairs) / len(pairs)
+        assert len(pairs) == said[name]["n"]
+        assert mae == pytest.approx(said[name]["mae"], rel=1e-4), name
