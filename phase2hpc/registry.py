@@ -74,25 +74,31 @@ def find_run(models_dir: Path, name: str) -> RunDirectory:
         return path
     if path.path.is_dir():
         raise InputError(f"{name}: not a run directory (no {path.manifest.name} in it)")
-    runs = run_directories(models_dir) + [RunDirectory(path) for path in pretrained_models()]
+    own = run_directories(models_dir)
+    shipped = [RunDirectory(path) for path in pretrained_models()]
     wanted = name.removeprefix(PREFIX)
-    exact = [run for run in runs if run.id == wanted]
-    matches = exact or [run for run in runs if wanted and run.id.startswith(wanted)]
+    # A run of one's own goes before a shipped model of the same name.
+    matches = _named(own, wanted) or _named(shipped, wanted)
     if len(matches) == 1:
         return matches[0]
     if matches:
         some = ", ".join(str(run.path) for run in matches[:4])
         more = ", ..." if len(matches) > 4 else ""
         raise InputError(f"run '{name}' is ambiguous: give one of the paths {some}{more}")
-    if not runs:
+    if not own:
         raise InputError(
             f"no run '{name}': there are no runs in {models_dir}; train one, or name the folder "
             "by --models-dir"
         )
-    ids = [run.id for run in runs]
+    ids = [run.id for run in own + shipped]
     near = difflib.get_close_matches(wanted, ids, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"the latest are {', '.join(sorted(ids)[-4:])}"
     raise InputError(f"no run '{name}' in {models_dir}: {hint}")
+
+
+def _named(runs: list[RunDirectory], wanted: str) -> list[RunDirectory]:
+    exact = [run for run in runs if run.id == wanted]
+    return exact or [run for run in runs if wanted and run.id.startswith(wanted)]
 
 
 def newest_to_resume(models_dir: Path, family: str) -> RunDirectory:

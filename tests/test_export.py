@@ -13,7 +13,7 @@ import pytest
 from phase2hpc.errors import InputError
 from phase2hpc.export import export_run
 from phase2hpc.properties import PROPERTIES
-from phase2hpc.registry import runs_to_predict_with
+from phase2hpc.registry import find_run, runs_to_predict_with
 from phase2hpc.resources import pretrained_models, sample_source, shared_path
 from phase2hpc.runs import RunDirectory
 
@@ -77,6 +77,9 @@ def test_the_shipped_model_serves_where_nothing_is_trained(
     )
     assert code == 0 and "formation_energy" in out
     assert command("runs", "show", shipped[0].name, "--models-dir", tmp_path)[0] == 0
+    namesake = RunDirectory(tmp_path / "multitask_std_e3nn" / f"run_{shipped[0].name}")
+    namesake.path.mkdir(parents=True)
+    assert find_run(tmp_path, shipped[0].name) == namesake
 
 
 def test_the_shipped_model_has_the_errors_it_says(tmp_path: Path, command: Command) -> None:

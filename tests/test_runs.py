@@ -245,7 +245,8 @@ def test_newest_to_resume(tmp_path: Path) -> None:
     assert newest_to_resume(tmp_path, FAMILY) == runs[2]
 
 
-def test_runs_to_predict_with(tmp_path: Path) -> None:
+def test_runs_to_predict_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phase2hpc.registry.pretrained_models", list)
     one, two = make_run(tmp_path, "one", state="stopped"), make_run(tmp_path, "two")
     assert runs_to_predict_with(tmp_path, "two, one") == [two, one]
     with pytest.raises(InputError, match="no finished run"):
