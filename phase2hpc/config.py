@@ -107,17 +107,13 @@ class RunConfig(BaseModel):
     def from_json(cls, text: str, where: str) -> RunConfig:
         """Read a configuration back; ``where`` names it in the error."""
         try:
-            return cls.model_validate_json_strictly(text)
+            return cls.model_validate(json.loads(text))
         except ValidationError as error:
             raise InputError(f"{where}: {_first_problem(error)}") from None
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         except ValueError as error:
             raise InputError(f"{where}: not a run configuration ({error})") from None
-
-    @classmethod
-    def model_validate_json_strictly(cls, text: str) -> RunConfig:
-        return cls.model_validate(json.loads(text))
 
     def identity(self) -> dict[str, Any]:
         """The settings that change the result, flat: what a resume must find unchanged."""
