@@ -129,7 +129,7 @@ def serve(descriptor: int) -> None:
             answer = (True, function(task))
         except Phase2Error as error:
             answer = (False, error)
-        except Exception:
+        except Exception:  # The parent raises it again, with this traceback.
             answer = (False, traceback.format_exc())
         connection.send(answer)
 

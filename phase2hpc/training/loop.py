@@ -103,10 +103,11 @@ class Trainer:
         self.model = build_model(
             ALGORITHMS[config.algorithm], config.model, store.graph_settings, self.properties
         ).to(self.device, self.dtype)
+        # Once: a store that does not fit the memory is read through for it.
+        composition = compositions(store, self.train)
+        self.elements: list[int] = np.flatnonzero(composition.sum(axis=0)).tolist()
         if self.settings.element_baseline:
-            baseline = composition_baseline(
-                compositions(store, self.train), self.scaler.transform(labels)
-            )
+            baseline = composition_baseline(composition, self.scaler.transform(labels))
             self.model.element.weight.data.copy_(baseline)
         self.loss = MultiTaskLoss(
             torch.tensor(self.scaler.label_fraction, dtype=self.dtype),
@@ -253,7 +254,7 @@ class Trainer:
             self.store.graph_settings,
             self.scaler,
             self.averaged.module,
-            elements=sorted(np.flatnonzero(compositions(self.store, self.train).sum(0)).tolist()),
+            elements=self.elements,
             epoch=self.epoch,
             score=self.best_score,
         )
