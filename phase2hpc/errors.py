@@ -5,6 +5,8 @@ class Phase2Error(Exception):
     """Something went wrong that is not the user's input; the message is one line."""
 
     exit_code = 1
+    # Whether another process of the same run tells it: then this one only ends with its code.
+    told = False
 
 
 class InputError(Phase2Error):

@@ -2,56 +2,95 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import glob
 import os
 import re
 import secrets
 import socket
+import stat
+import time
 from pathlib import Path
+
+from phase2hpc.system_errors import naming
+
+_PARTIAL = re.compile(r"\.(?P<target>.+)\.(?P<host>[A-Za-z0-9-]*)\.[0-9a-f]{12}\.partial")
+_ABANDONED_SECONDS = 24 * 3600
+_CHUNK = 1 << 20
 
 
 class PartialFile:
     """A temporary name beside ``target``, locked while its writer lives.
 
     ``commit`` makes it durable and renames it, ``discard`` removes it. Creating one clears away
-    those that writers of the same target on this host left when they were killed: a lock that
-    can be had means that nobody writes. Other hosts' are left alone, since not every shared
-    file system tells their locks.
+    what killed writers of the same target left (``clear_partials``).
     """
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-        self._prefix = f".{target.name}.{host}."
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._clear_stale()
+        clear_partials(target.parent, target.name)
         self.path, self._lock = self._create()
+        self._durable = False
+
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Write the whole content, flush it to disk and read it back from there.
+
+        Raises OSError where there is no room, or what is read is not what was written.
+        """
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(self._lock, view) :]
+        os.fsync(self._lock)
+        # The pages are clean now: without them the file comes from the disk or the file server.
+        # Where there is none (a RAM disk) they stay, and the file is what they hold.
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._lock, 0, 0, os.POSIX_FADV_DONTNEED)
+        offset = 0
+        for part in parts:
+            view = memoryview(part)
+            for begin in range(0, len(view), _CHUNK):
+                expected = view[begin : begin + _CHUNK]
+                if not _holds(self._lock, offset, expected):
+                    raise OSError(errno.EIO, "reads back other than it was written")
+                offset += len(expected)
+        if os.fstat(self._lock).st_size != offset:
+            raise OSError(errno.EIO, "reads back longer than it was written")
+        self._durable = True
 
     def commit(self) -> None:
         """Flush to disk, rename to the target, flush the folder."""
-        os.fsync(self._lock)
+        if not self._durable:
+            os.fsync(self._lock)
         os.replace(self.path, self.target)
         self._release()
         folder = os.open(self.target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            # Some file systems flush folders on their own and have no call for it.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(folder)
 
     def discard(self) -> None:
         """Remove the temporary file; again does nothing."""
         if self._lock >= 0:
-            self.path.unlink(missing_ok=True)
-            self._release()
+            try:
+                self.path.unlink(missing_ok=True)
+            finally:
+                self._release()
 
     def _release(self) -> None:
-        os.close(self._lock)
-        self._lock = -1
+        lock, self._lock = self._lock, -1
+        os.close(lock)
 
     def _create(self) -> tuple[Path, int]:
         while True:
-            path = self.target.with_name(f"{self._prefix}{secrets.token_hex(6)}.partial")
+            name = f".{self.target.name}.{_host()}.{secrets.token_hex(6)}.partial"
+            path = self.target.with_name(name)
             lock = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -63,19 +102,61 @@ class PartialFile:
                 return path, lock
             os.close(lock)
 
-    def _clear_stale(self) -> None:
-        for path in self.target.parent.glob(f"{glob.escape(self._prefix)}*.partial"):
-            try:
-                lock = os.open(path, os.O_RDWR)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink(missing_ok=True)
-            except OSError:
-                continue
-            finally:
-                os.close(lock)
+
+def clear_partials(folder: Path, target: str | None = None) -> None:
+    """Remove temporary files in ``folder`` whose writers are dead, all or those of one target.
+
+    Of this host: where the lock can be had, nobody writes. Of other hosts, whose locks not every
+    shared file system tells: where it can be had and nothing was written for a day, far more than
+    clocks differ. Should that writer yet live (its job was suspended), its rename fails and says
+    so; what it would have replaced is as it was.
+    """
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    for name in names:
+        match = _PARTIAL.fullmatch(name)
+        if match and target in (None, match["target"]):
+            _remove_if_abandoned(folder / name, match["host"] == _host())
+
+
+def _remove_if_abandoned(path: Path, of_this_host: bool) -> None:
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return  # Gone, another user's, or no file: nothing a writer of ours left.
+    try:
+        status = os.fstat(lock)
+        if not stat.S_ISREG(status.st_mode):
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unlocked = True
+        except BlockingIOError:
+            return
+        except OSError:
+            unlocked = False
+        abandoned = time.time() - status.st_mtime > _ABANDONED_SECONDS
+        if abandoned or (unlocked and of_this_host):
+            path.unlink(missing_ok=True)
+    except OSError:
+        return  # It may stay: it is in nobody's way.
+    finally:
+        os.close(lock)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+
+
+def _holds(file: int, offset: int, expected: memoryview) -> bool:
+    while expected:
+        read = os.pread(file, len(expected), offset)
+        if not read or read != bytes(expected[: len(read)]):
+            return False
+        offset, expected = offset + len(read), expected[len(read) :]
+    return True
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -85,11 +166,10 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
     Raises OSError (a full disk, say); then the old file is as it was and nothing else is left.
     """
-    partial = PartialFile(path)
-    try:
-        partial.path.write_bytes(
-            data.encode(errors="backslashreplace") if isinstance(data, str) else data
-        )
-        partial.commit()
-    finally:
-        partial.discard()
+    with naming(path):
+        partial = PartialFile(path)
+        try:
+            partial.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
+            partial.commit()
+        finally:
+            partial.discard()

@@ -125,19 +125,48 @@ class Loader:
 
     def __iter__(self) -> Iterator[CrystalData]:
         for indices, weight in self.sampler:
-            if self._arrays is not None:
-                yield assemble(self._arrays, indices, self.properties, self.dtype, weight=weight)
-                continue
-            assert self._windows is not None
-            arrays = self._windows.take(indices)
-            yield assemble(
-                arrays,
-                np.arange(len(indices)),
-                self.properties,
-                self.dtype,
-                weight=weight,
-                index=indices,
+            arrays, local = self._graphs(indices)
+            yield self._assemble(arrays, local, indices, weight)
+
+    def in_parts(self, max_edges: int | None) -> Iterator[Iterator[CrystalData]]:
+        """As iterating, but each batch as parts of at most ``max_edges`` edges, in its order.
+
+        None: one part. A crystal that has more edges by itself is a part by itself.
+        """
+        for indices, weight in self.sampler:
+            arrays, local = self._graphs(indices)
+            edges = arrays.edge_ptr[local + 1] - arrays.edge_ptr[local]
+            yield (
+                self._assemble(arrays, local[rows], indices[rows], weight[rows])
+                for rows in _filled_up(edges, max_edges)
             )
+
+    def _graphs(self, indices: Indices) -> tuple[GraphArrays, Indices]:
+        """Arrays that hold these crystals, and where in them."""
+        if self._arrays is not None:
+            return self._arrays, indices
+        assert self._windows is not None
+        return self._windows.take(indices), np.arange(len(indices))
+
+    def _assemble(
+        self,
+        arrays: GraphArrays,
+        local: Indices,
+        index: Indices,
+        weight: npt.NDArray[np.float32],
+    ) -> CrystalData:
+        return assemble(arrays, local, self.properties, self.dtype, weight=weight, index=index)
+
+
+def _filled_up(sizes: Indices, most: int | None) -> Iterator[slice]:
+    """Consecutive rows whose sizes add up to at most ``most``, one row at least."""
+    begin, total = 0, 0
+    for row, size in enumerate(sizes.tolist()):
+        if most is not None and row > begin and total + size > most:
+            yield slice(begin, row)
+            begin, total = row, 0
+        total += size
+    yield slice(begin, len(sizes))
 
 
 def make_loader(

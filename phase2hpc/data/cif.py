@@ -20,12 +20,21 @@ from gemmi import cif
 from phase2hpc.data.cif_sites import read_sites
 from phase2hpc.data.cif_syntax import CifError, first_value, number_in, parse
 from phase2hpc.data.crystal import RawCrystal, Unreadable
+from phase2hpc.data.cut_short import ends_openly, looks_cut
 from phase2hpc.data.elements import SYMBOLS, atomic_number
 from phase2hpc.data.symmetry import SymmetryError, expand, space_group_operations
 
 MAX_IMAGES = 100_000
 # Atomic fractions of the sites and of _chemical_formula_sum may differ by rounding only.
 FORMULA_TOLERANCE = 3e-3
+# What _cell_volume may differ by from the volume of the cell, relatively and in angstrom^3: lengths
+# or volume are sometimes rounded to two digits.
+VOLUME_TOLERANCE = (0.03, 1.0)
+
+# Characters of a formula that is compared with the sites.
+MAX_FORMULA = 200
+# Cells that are a multiple of one another, as centred and primitive ones are.
+_CELL_RATIOS = ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (3, 1), (4, 1))
 
 _CELL_TAGS = tuple(
     f"_cell_{part}"
@@ -44,13 +53,16 @@ def structures_in_cif(data: bytes, name: str, source: str) -> list[RawCrystal | 
     of the items says. Never raises for what is in ``data``.
     """
     try:
-        blocks = _structure_blocks(parse(data))
+        document = parse(data)
     except CifError as error:
         return [Unreadable(name, source, str(error))]
+    blocks = _structure_blocks(document)
     items: list[RawCrystal | Unreadable] = []
     for block in blocks:
         suffix = f"#{block.name}" if len(blocks) > 1 else ""
         try:
+            if block.name == document[-1].name and ends_openly(data):
+                _refuse_cut_value(block)
             items.append(_crystal(block, name + suffix, source + suffix))
         except (CifError, SymmetryError) as error:
             items.append(Unreadable(name + suffix, source + suffix, str(error)))
@@ -76,6 +88,29 @@ def _tags(block: cif.Block) -> str:
     return " ".join(names).lower().replace("_atom_site.", "_atom_site_").replace("_cell.", "_cell_")
 
 
+def _refuse_cut_value(block: cif.Block) -> None:
+    """Refuse a block whose last value, the file's last bytes, is shorter than it should be."""
+    items = list(block)
+    loop = items[-1].loop if items else None
+    if loop is None:
+        return
+    rows = [
+        list(loop.values[i : i + loop.width()]) for i in range(0, len(loop.values), loop.width())
+    ]
+    column, last = [row[-1] for row in rows], rows[-1]
+    names = [tag.lower() for tag in loop.tags]
+    cut = looks_cut(column[-1], column[:-1])
+    if names[-1] == "_atom_site_type_symbol" and "_atom_site_label" in names:
+        # "Na1 ... N" of "Na1 ... Na".
+        label = re.match(r"[A-Z][a-z]?", last[names.index("_atom_site_label")])
+        cut = label is not None and label[0] != last[-1] and label[0].startswith(last[-1])
+    if cut:
+        raise CifError(
+            f"truncated: the file ends in '{last[-1][:20]}', which looks cut, of "
+            f"{loop.tags[-1][:40]} (if the file is whole, end it with a line end)"
+        )
+
+
 def _crystal(block: cif.Block, name: str, source: str) -> RawCrystal:
     _refuse_other_dialects(block)
     cell = _cell(block)
@@ -83,6 +118,7 @@ def _crystal(block: cif.Block, name: str, source: str) -> RawCrystal:
     lattice = np.array(gemmi.UnitCell(*cell).orth.mat).T
     if not np.isfinite(lattice).all() or abs(np.linalg.det(lattice)) < 1e-6:
         raise CifError(f"bad cell: {', '.join(f'{x:g}' for x in cell)} has no volume")
+    _check_volume(block, abs(float(np.linalg.det(lattice))))
     rotations, translations = _operations(block, cell)
     if len(rotations) * len(frac) > MAX_IMAGES:
         raise CifError(
@@ -139,7 +175,7 @@ def _operations(
         listed = [cif.as_string(v) for v in block.find_values(tag) if not cif.is_null(v)]
         triplets = triplets or listed
     number = first_value(block, *_NUMBER_TAGS)
-    if number is not None and not number.isdecimal():
+    if number is not None and not re.fullmatch(r"\d{1,3}", number):
         raise CifError(f"unknown space group: number '{number[:20]}'")
     return space_group_operations(
         triplets,
@@ -150,13 +186,25 @@ def _operations(
     )
 
 
+def _check_volume(block: cif.Block, volume: float) -> None:
+    """Refuse a cell that contradicts the file's own volume: one of them was changed or damaged."""
+    text = first_value(block, "_cell_volume")
+    stated = number_in(text) if text else np.nan
+    relative, absolute = VOLUME_TOLERANCE
+    if abs(stated - volume) > max(relative * volume, absolute):
+        raise CifError(
+            f"conflicting cell: lengths and angles make {volume:.5g} A^3, _cell_volume says "
+            f"{stated:.5g} (correct the wrong one)"
+        )
+
+
 def _check_formula(block: cif.Block, species: Sequence[str]) -> None:
     """Refuse sites that contradict the file's own formula: rows or hydrogens are missing.
 
     Formulas this cannot read are left alone: they are often free text.
     """
     text = first_value(block, "_chemical_formula_sum")
-    parts = text.replace(",", " ").split() if text else []
+    parts = text.replace(",", " ").split() if text and len(text) <= MAX_FORMULA else []
     matches = [re.fullmatch(r"([A-Z][a-z]?)(\d+\.?\d*|\d*)", part) for part in parts]
     counts: dict[int, float] = {}
     for match in matches:
@@ -166,16 +214,27 @@ def _check_formula(block: cif.Block, species: Sequence[str]) -> None:
         counts[number] = counts.get(number, 0.0) + float(match[2] or 1.0)
     found = Counter(atomic_number(symbol) for symbol in species)
     total, n = sum(counts.values()), len(species)
-    if not total or None in found:
+    if not 0.0 < total < np.inf or None in found:
         return
-    differ = any(
-        abs(counts.get(z, 0.0) / total - found[z] / n) > FORMULA_TOLERANCE
-        for z in {*counts, *found}
-        if z is not None
-    )
-    if differ or n < total - 0.5:
-        made = " ".join(f"{SYMBOLS[z]}{found[z]}" for z in sorted(z for z in found if z))
+    made = " ".join(f"{SYMBOLS[z]}{found[z]}" for z in sorted(z for z in found if z))
+    if (
+        any(
+            abs(counts.get(z, 0.0) / total - found[z] / n) > FORMULA_TOLERANCE
+            for z in {*counts, *found}
+            if z is not None
+        )
+        or n < total - 0.5
+    ):
         raise CifError(
-            f"missing atoms: the sites make {made}, _chemical_formula_sum says {text} "
+            f"missing atoms: the sites make {made[:80]}, _chemical_formula_sum says {text} "
             "(rows, hydrogens or symmetry lost?)"
+        )
+    stated = first_value(block, "_cell_formula_units_Z")
+    units = int(stated) if stated and re.fullmatch(r"\d{1,4}", stated) else 0
+    # Some programs write the whole cell's formula whatever the units. A primitive cell may have
+    # inherited the units of the conventional one, which holds two, three or four of it.
+    if units and n not in (total, *(k * units * total / m for k, m in _CELL_RATIOS)):
+        raise CifError(
+            f"missing atoms: {n} in the cell, but _cell_formula_units_Z {units} times "
+            f"_chemical_formula_sum ({text}) makes {units * total:g} (rows or symmetry lost?)"
         )

@@ -13,6 +13,8 @@ from phase2hpc.data.cif_syntax import CifError, column, number_in
 from phase2hpc.data.elements import ATOMIC_NUMBERS, atomic_number
 
 MAX_SITES = 20_000
+# A double this large has no digits left behind its point.
+NO_FRACTION = 1e15
 _FRACTIONAL = ("fract_x", "fract_y", "fract_z")
 
 
@@ -38,7 +40,7 @@ def read_sites(
         raise CifError("unknown element: the sites have neither type symbols nor labels")
     names = labels or types
     frac = np.array([[number_in(text) for text in axis] for axis in axes]).T
-    bad = np.argwhere(~np.isfinite(frac))
+    bad = np.argwhere(~(np.abs(frac) < NO_FRACTION))
     if len(bad):
         site, axis = bad[0]
         text = cif.as_string(axes[axis][site])[:20] or axes[axis][site]

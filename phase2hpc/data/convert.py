@@ -72,19 +72,25 @@ class Converter:
         return make_splitter(self.split, self.seed)
 
     def __call__(self, raws: Sequence[Raw]) -> tuple[GraphArrays, list[Rejection], int]:
+        graphs, results = self.convert(raws)
+        return graphs, [result for result in results if result is not None], len(raws)
+
+    def convert(self, raws: Sequence[Raw]) -> tuple[GraphArrays, list[Rejection | None]]:
+        """Graphs, and for each input why it is not among them, or None."""
         kept: list[tuple[Crystal, Graph]] = []
-        rejections: list[Rejection] = []
+        results: list[Rejection | None] = []
         for raw, result in zip(raws, graphs_of(raws, self.settings), strict=True):
             if isinstance(result, Rejection):
-                rejections.append(result)
+                results.append(result)
                 continue
             crystal, graph = result
             try:
                 _check_labels(crystal)
                 kept.append((replace(crystal, split=self._splitter(crystal)), graph))
+                results.append(None)
             except Rejected as rejected:
-                rejections.append(Rejection(raw.id, raw.input, rejected.kind, str(rejected)))
+                results.append(Rejection(raw.id, raw.input, rejected.kind, str(rejected)))
             except UnknownSplit as unknown:
                 reason = f"split: {unknown}, or prepare with --split formula"
-                rejections.append(Rejection(raw.id, raw.input, "split", reason))
-        return pack(kept, float64=self.float64), rejections, len(raws)
+                results.append(Rejection(raw.id, raw.input, "split", reason))
+        return pack(kept, float64=self.float64), results

@@ -12,15 +12,16 @@ from torch_geometric.data import Dataset
 
 from phase2hpc.data.batches import CrystalData, assemble
 from phase2hpc.data.store import Store
+from phase2hpc.data.verify import trust
 
 
 class StoreDataset(Dataset):  # type: ignore[misc]
     """``dataset[i]`` is a ``Data`` with the fields of ``CrystalData``, of one crystal.
 
-    store: a store or its path. indices: which of its crystals, all of them by default. properties:
-    columns of ``y``, all labels of the store by default. transform: as torch_geometric's. Works
-    with torch_geometric's DataLoader, workers included: a copy in another process opens the
-    store there.
+    store: a store, or the path of one, which is verified unless it was before. indices: which of
+    its crystals, all of them by default. properties: columns of ``y``, all labels of the store by
+    default. transform: as torch_geometric's. Works with torch_geometric's DataLoader, workers
+    included: a copy in another process opens the store there.
     """
 
     def __init__(
@@ -32,7 +33,10 @@ class StoreDataset(Dataset):  # type: ignore[misc]
         transform: Callable[[CrystalData], CrystalData] | None = None,
     ) -> None:
         super().__init__(transform=transform)
-        self.store = store if isinstance(store, Store) else Store.open(store)
+        if not isinstance(store, Store):
+            trust(store)
+            store = Store.open(store)
+        self.store = store
         everything = np.arange(len(self.store)) if indices is None else indices
         self.store_indices = np.asarray(everything, dtype=np.int64)
         self.properties = tuple(self.store.labels if properties is None else properties)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import numpy as np
 
 from phase2hpc.data.crystal import RawCrystal, Unreadable
 from phase2hpc.data.labels import label_value, labels_in
+from phase2hpc.data.units import Units
 from phase2hpc.errors import InputError
+from phase2hpc.names import name_problem, one_line
 from phase2hpc.properties import PROPERTIES
 
 ID_FIELDS = ("id", "jid", "material_id", "mp_id", "mpid", "matbench_id", "name")
+# Characters. A record is read as a whole, a frame's columns and index are, and its data where they
+# come first; compressed, a few bytes may claim any number.
+LONGEST_RECORD = 1 << 26
+LONGEST_FRAME = 1 << 31
 # Lattice, species, fractional coordinates, occupancies: as found, validation looks at them.
 Geometry = tuple[Any, list[str], Any, list[float] | None]
 _JARVIS_FIELDS = tuple(p.jarvis_field for p in PROPERTIES.values())
@@ -26,21 +34,57 @@ _JARVIS_FIELDS = tuple(p.jarvis_field for p in PROPERTIES.values())
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """A text file, also inside .gz or as the JSON member of a .zip, decompressed as it is read."""
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as handle:
-            yield handle
-    elif suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if name.lower().endswith(".json")]
-            if len(members) != 1:
-                raise InputError(f"{path}: expected one .json in the archive, found {len(members)}")
-            with archive.open(members[0]) as member:
-                yield TextIOWrapper(member, encoding="utf-8-sig")
-    else:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            yield handle
+    """A text file, also inside .gz or as the JSON member of a .zip, decompressed as it is read.
+
+    What is not UTF-8 in it becomes half characters, so that the line it is on can be told.
+    Raises InputError for UTF-16, and for a .zip without one member that can be read.
+    """
+    with ExitStack() as stack:
+        suffix = path.suffix.lower()
+        if suffix == ".gz":
+            data: Any = stack.enter_context(gzip.open(path, "rb"))
+        elif suffix == ".zip":
+            data = stack.enter_context(_json_member(path, stack))
+        else:
+            data = stack.enter_context(path.open("rb"))
+        if data.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise InputError(f"{path}: is in UTF-16: save it as UTF-8")
+        yield TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _json_member(path: Path, stack: ExitStack) -> IO[bytes]:
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    members = [name for name in archive.namelist() if name.lower().endswith(".json")]
+    if len(members) != 1:
+        raise InputError(f"{path}: expected one .json in the archive, found {len(members)}")
+    try:
+        return archive.open(members[0])
+    # A password, or a compression that this Python does not know.
+    except (RuntimeError, NotImplementedError) as error:
+        raise InputError(f"{path}: {one_line(members[0])} cannot be unpacked ({error})") from None
+
+
+def bounded_lines(path: Path, handle: TextIO) -> Iterator[str]:
+    """The lines of a text; InputError at one so long that it is none."""
+    number = 0
+    while line := handle.readline(LONGEST_RECORD):
+        number += 1
+        if len(line) == LONGEST_RECORD:
+            raise InputError(f"{path}, line {number}: longer than {LONGEST_RECORD} characters")
+        yield line
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError where a key is in it twice, since either value may be meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the key {_repeated(pairs)!a} occurs twice")
+    return found
+
+
+def _repeated(pairs: list[tuple[str, Any]]) -> str:
+    counts = Counter(key for key, _ in pairs)
+    return max(counts, key=lambda key: counts[key])[:40]
 
 
 class JsonStream:
@@ -49,7 +93,9 @@ class JsonStream:
     def __init__(self, handle: TextIO, chunk: int = 1 << 20) -> None:
         self._handle, self._chunk = handle, chunk
         self._buffer, self._position, self._ended = "", 0, False
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+        # A key that the last value has twice; to stop there would be the end of the whole file.
+        self.repeated = ""
 
     def peek(self) -> str:
         """The next character that is not blank, "" at the end."""
@@ -67,13 +113,16 @@ class JsonStream:
             raise json.JSONDecodeError(f"expected one of {expected!r}", found, 0)
         self._position += 1
 
-    def value(self) -> Any:
-        """The next whole value."""
+    def value(self, longest: int = LONGEST_RECORD) -> Any:
+        """The next whole value; ValueError for one of more than ``longest`` characters."""
         self.peek()
         while True:
+            self.repeated = ""
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._position)
             except json.JSONDecodeError:
+                if len(self._buffer) - self._position > longest:
+                    raise ValueError(f"longer than {longest} characters") from None
                 if not self._more():
                     raise
                 continue
@@ -93,6 +142,12 @@ class JsonStream:
                 return self.take("]")
             self.take(",")
 
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            self.repeated = _repeated(pairs)
+        return found
+
     def _more(self) -> bool:
         if self._ended:
             return False
@@ -105,69 +160,109 @@ class JsonStream:
         return not self._ended
 
 
-def read_json_lines(path: Path) -> Iterator[RawCrystal | Unreadable]:
+def read_json_lines(path: Path, units: Units) -> Iterator[RawCrystal | Unreadable]:
     """One record a line; a line that is no JSON object becomes an Unreadable with its number."""
     with open_text(path) as handle:
-        for number, line in enumerate(handle, start=1):
-            if not line.strip():
+        for number, line in enumerate(bounded_lines(path, handle), start=1):
+            if not line.strip() or not units.take():
                 continue
             place = f"{path}:{number}"
             try:
-                record = json.loads(line)
+                if not is_unicode(line):
+                    raise ValueError("not in UTF-8")
+                record = json.loads(line, object_pairs_hook=_unique_keys)
             except (ValueError, RecursionError) as error:
-                yield Unreadable(f"line {number}", place, f"bad JSON: line {number}, {error}")
+                yield Unreadable(f"line {number}", place, f"bad JSON: line {number}, {_why(error)}")
                 continue
             yield raw_crystal(record, f"line {number}", place)
 
 
-def read_json(path: Path) -> Iterator[RawCrystal | Unreadable]:
+def _why(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def read_json(path: Path, units: Units) -> Iterator[RawCrystal | Unreadable]:
     """An array of records, or a data frame with index, columns and data (orient "split")."""
+    first = units.count
     try:
         with open_text(path) as handle:
             stream = JsonStream(handle)
             start = stream.peek()
             if start == "[":
-                for number, record in enumerate(stream.array()):
-                    yield raw_crystal(record, f"record {number}", f"{path}#{number}")
+                items = _records(path, stream, units)
             elif start == "{":
-                yield from _read_frame(path, stream)
+                items = _read_frame(path, stream, units)
             else:
                 raise InputError(f"{path}: neither a JSON array nor a JSON object")
+            yield from items
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: damaged or cut short, not valid JSON ({error.msg})") from None
+        done = units.count - first
+        raise InputError(
+            f"{path}: damaged or cut short, not valid JSON ({error.msg}, record {done})"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        done = units.count - first
+        raise InputError(f"{path}: record {done} is no JSON to read ({_why(error)})") from None
 
 
-def _read_frame(path: Path, stream: JsonStream) -> Iterator[RawCrystal | Unreadable]:
+def _records(path: Path, stream: JsonStream, units: Units) -> Iterator[RawCrystal | Unreadable]:
+    for number, record in enumerate(stream.array()):
+        if not units.take():
+            continue
+        place = f"{path}#{number}"
+        if stream.repeated:
+            reason = f"bad record: the key {stream.repeated!a} occurs twice"
+            yield Unreadable(f"record {number}", place, reason)
+        else:
+            yield raw_crystal(record, f"record {number}", place)
+    if rest := stream.peek():
+        raise json.JSONDecodeError("something follows the array", rest, 0)
+
+
+def _read_frame(path: Path, stream: JsonStream, units: Units) -> Iterator[RawCrystal | Unreadable]:
     frame: dict[str, Any] = {}
     stream.take("{")
     while stream.peek() != "}":
         key = stream.value()
         stream.take(":")
+        if not isinstance(key, str) or key in frame:
+            raise InputError(f"{path}: no data frame: {str(key)[:40]!a} is no key or occurs twice")
         if key == "data" and "columns" in frame and "index" in frame:
-            yield from _rows(path, frame, stream.array())
+            yield from _rows(path, frame, stream.array(), stream, units)
             return
-        frame[key] = stream.value()
+        frame[key] = stream.value(LONGEST_FRAME)
         if stream.peek() == ",":
             stream.take(",")
-    if not all(isinstance(frame.get(key), list) for key in ("columns", "data")):
+    if "data" not in frame or "columns" not in frame:
         raise InputError(
             f"{path}: this JSON object is no data frame: expected index, columns and data (pandas "
             'orient="split", as matbench and matminer write)'
         )
-    yield from _rows(path, frame, iter(frame["data"]))
+    yield from _rows(path, frame, frame["data"], stream, units)
 
 
 def _rows(
-    path: Path, frame: Mapping[str, Any], rows: Iterator[Any]
+    path: Path, frame: Mapping[str, Any], rows: Iterable[Any], stream: JsonStream, units: Units
 ) -> Iterator[RawCrystal | Unreadable]:
+    index = frame.get("index") or []
+    for key, value in (("columns", frame["columns"]), ("index", index)):
+        if not isinstance(value, list):
+            raise InputError(f"{path}: no data frame: its '{key}' are no array")
+    if isinstance(rows, (str, dict)) or not isinstance(rows, Iterable):
+        raise InputError(f"{path}: no data frame: its 'data' are no array")
     columns = [str(name) for name in frame["columns"]]
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{path}: two columns of the data frame have one name")
     if "structure" not in columns:
         raise InputError(f"{path}: no column 'structure', only {', '.join(columns)[:200]}")
-    index = frame.get("index") or []
     for number, row in enumerate(rows):
+        if not units.take():
+            continue
         fallback = str(index[number]) if number < len(index) else f"row {number}"
         place = f"{path}#{number}"
-        if not isinstance(row, list) or len(row) != len(columns):
+        if stream.repeated:
+            yield Unreadable(fallback, place, f"bad row: the key {stream.repeated!a} occurs twice")
+        elif not isinstance(row, list) or len(row) != len(columns):
             yield Unreadable(fallback, place, f"bad row: not {len(columns)} values")
         else:
             yield raw_crystal(dict(zip(columns, row, strict=True)), fallback, place)
@@ -177,13 +272,15 @@ def record_id(record: Mapping[str, Any], fallback: str) -> str:
     """The first of the usual id fields that holds something, else ``fallback``."""
     for name in ID_FIELDS:
         value = record.get(name)
-        if isinstance(value, (str, int)) and str(value).strip():
+        if isinstance(value, (str, int)) and not isinstance(value, bool) and str(value).strip():
             return str(value).strip()
     return fallback
 
 
 def is_unicode(text: str) -> bool:
     """Whether a text can be stored: JSON can write half a character (a lone surrogate)."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -201,9 +298,8 @@ def raw_crystal(record: Any, fallback_id: str, place: str) -> RawCrystal | Unrea
     if not isinstance(record, dict):
         return Unreadable(fallback_id, place, "bad record: not a JSON object")
     identifier = record_id(record, fallback_id)
-    if not is_unicode(identifier):
-        reason = f"bad id: {identifier!a} is no valid Unicode"
-        return Unreadable(fallback_id, place, reason)
+    if problem := name_problem(identifier):
+        return Unreadable(fallback_id, place, f"bad id: {identifier[:40]!a} {problem}")
     geometry: Geometry
     try:
         if "lattice" in record:
@@ -218,8 +314,16 @@ def raw_crystal(record: Any, fallback_id: str, place: str) -> RawCrystal | Unrea
             )
     except KeyError as error:
         return Unreadable(identifier, place, f"bad record: the structure has no {error.args[0]!r}")
-    except (TypeError, ValueError, IndexError, AttributeError, np.linalg.LinAlgError) as error:
-        return Unreadable(identifier, place, f"bad record: {' '.join(str(error).split())[:150]}")
+    except (
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        np.linalg.LinAlgError,
+    ) as error:
+        return Unreadable(identifier, place, f"bad record: {' '.join(_why(error).split())[:150]}")
     lattice, species, frac_coords, occupancies = geometry
     if not (isinstance(species, list) and all(isinstance(name, str) for name in species)):
         return Unreadable(identifier, place, "bad record: species is not a list of symbols")

@@ -16,6 +16,7 @@ from phase2hpc.data.splits import SPLITS, reduced_formula
 from phase2hpc.data.store import Store
 from phase2hpc.data.store_writer import StoreWriter
 from phase2hpc.data.trusted import remember, state_of
+from phase2hpc.data.verify import trust
 from phase2hpc.errors import InputError
 
 TRAIN, TEST = SPLITS.index("train"), SPLITS.index("test")
@@ -58,6 +59,8 @@ def merge_stores(
     out = Path(out)
     if out.exists():
         raise InputError(f"{out} exists: give another --store or remove it")
+    for path in paths:
+        trust(path)
     stores = [Store.open(path, budget=0) for path in paths]
     _check_equal_settings(stores)
     first = stores[0].info

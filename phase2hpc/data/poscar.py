@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phase2hpc.data.crystal import RawCrystal, Unreadable
+from phase2hpc.data.cut_short import ends_openly, looks_cut
+from phase2hpc.names import one_line
 
 MAX_ATOMS = 100_000
 
@@ -19,14 +21,16 @@ class PoscarError(ValueError):
 
 def structure_in_poscar(data: bytes, name: str, source: str) -> RawCrystal | Unreadable:
     """The crystal of a POSCAR, or why there is none. Never raises for what is in ``data``."""
-    lines = data.decode("utf-8-sig", errors="replace").splitlines()
     try:
-        return _read(lines, name, source)
+        if b"\0" in data:
+            raise PoscarError("not a POSCAR: it holds binary data")
+        lines = data.decode("utf-8-sig", errors="replace").splitlines()
+        return _read(lines, name, source, ends_openly(data))
     except PoscarError as error:
-        return Unreadable(name, source, str(error))
+        return Unreadable(name, source, one_line(str(error)))
 
 
-def _read(lines: list[str], name: str, source: str) -> RawCrystal:
+def _read(lines: list[str], name: str, source: str, open_end: bool) -> RawCrystal:
     if not any(line.strip() for line in lines):
         raise PoscarError("empty file: there is nothing in it")
     if len(lines) < 8:
@@ -48,6 +52,12 @@ def _read(lines: list[str], name: str, source: str) -> RawCrystal:
         )
     rows = range(first, first + len(species))
     coords = np.array([_floats(lines, i, "coordinates", 3) for i in rows])
+    last = [lines[i].split()[2] for i in rows]
+    if open_end and len(lines) == rows.stop and looks_cut(last[-1], last[:-1]):
+        raise PoscarError(
+            f"truncated POSCAR: the file ends in '{last[-1][:20]}', which looks cut (if the file "
+            "is whole, end it with a line end)"
+        )
     factors = _factors(scale, lattice)
     lattice = lattice * factors
     if mode != "d":
@@ -66,14 +76,14 @@ def _species(lines: list[str]) -> list[str]:
     if not symbols or not all(word[0].isalpha() for word in symbols):
         raise PoscarError(f"not a POSCAR: line 6 must name the elements, not '{lines[5][:30]}'")
     if len(counts) < len(symbols) or not all(
-        re.fullmatch(r"\d{1,6}", word) for word in counts[: len(symbols)]
+        re.fullmatch(r"\d{1,20}", word) for word in counts[: len(symbols)]
     ):
         raise PoscarError(f"bad POSCAR: line 7 must count the atoms of {' '.join(symbols)[:40]}")
     numbers = [int(word) for word in counts[: len(symbols)]]
     if len(counts) > len(symbols) and counts[len(symbols)].isdecimal():
         raise PoscarError("bad POSCAR: line 7 has more counts than line 6 has elements")
     if not 0 < sum(numbers) <= MAX_ATOMS:
-        raise PoscarError(f"bad POSCAR: {sum(numbers)} atoms")
+        raise PoscarError(f"bad POSCAR: line 7 counts {sum(numbers)} atoms, at most {MAX_ATOMS}")
     # VASP appends the potential: "Fe_pv", "Ti_sv_GW", "O/3a1b2c4d".
     names = [re.split(r"[_/]", word)[0] for word in symbols]
     return [symbol for symbol, n in zip(names, numbers, strict=True) for _ in range(n)]

@@ -20,9 +20,9 @@ from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.rejects import RejectsReport, rejects_path
 from phase2hpc.data.sources import describe, read, source_hash
 from phase2hpc.data.splits import SPLITS
-from phase2hpc.data.store_layout import StoreInfo, read_info
 from phase2hpc.data.store_writer import StoreWriter
 from phase2hpc.data.trusted import remember, state_of
+from phase2hpc.data.verify import inspect
 from phase2hpc.data.workers import ordered_map
 from phase2hpc.errors import InputError
 from phase2hpc.properties import PROPERTIES, unit
@@ -33,6 +33,7 @@ Source = str | Path
 BATCH = 128
 # More workers than this only wait for the one process that reads the source.
 MAX_DEFAULT_WORKERS = 8
+DUPLICATE = "duplicate id: the first crystal of this id was taken, ids must be unique"
 SPLIT_RULES = ("formula", "random", "column")
 
 
@@ -120,31 +121,40 @@ def prepare(
     path = Path(store)
     settings = settings or GraphSettings()
     converter = Converter(settings, split, seed, float64)
-    made_from = _preparation(sources, converter)
-    if not overwrite and (info := _existing(path, made_from)) is not None:
-        return PrepareSummary(
-            path,
-            rejects_path(path),
-            content_hash=info.content_hash,
-            already_there=True,
-            **info.summary,
-        )
+    made_from = preparation(sources, converter)
+    if not overwrite and (there := already_there(path, made_from)) is not None:
+        return there
+    raws = first_of_each_id(chain.from_iterable(read(source) for source in sources))
+    with closing(ordered_map(converter, _batches(raws, BATCH), number_of(workers))) as results:
+        return write_prepared(path, sources, converter, made_from, results, begin, progress)
+
+
+def write_prepared(
+    path: Path,
+    sources: Sequence[Source],
+    converter: Converter,
+    made_from: dict[str, Any],
+    results: Iterable[tuple[GraphArrays, Sequence[Rejection], int]],
+    begin: float,
+    progress: Callable[[int], None] | None = None,
+) -> PrepareSummary:
+    """Write a converter's results as one store, with the report beside it.
+
+    made_from: ``preparation`` of the sources. begin: when the work began, on the monotonic clock.
+    Raises InputError where no crystal is left, or a split is empty.
+    """
     report_of_failure = rejects_path(path, failed=path.exists())
     summary = PrepareSummary(path, report_of_failure)
-    count = min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0))) if workers is None else workers
-    raws = _first_of_each_id(chain.from_iterable(read(source) for source in sources))
     name = ", ".join(describe(source) for source in sources)
-    source = {"name": name, "sha256": made_from["sources"]}
     with (
         StoreWriter(
             path,
-            graph_settings=settings,
-            float64=float64,
-            source=source,
+            graph_settings=converter.settings,
+            float64=converter.float64,
+            source={"name": name, "sha256": made_from["sources"]},
             preparation=made_from,
         ) as writer,
         RejectsReport(rejects_path(path), report_of_failure) as report,
-        closing(ordered_map(converter, _batches(raws, BATCH), count)) as results,
     ):
         for block, rejections, read_here in results:
             writer.append(block)
@@ -161,13 +171,17 @@ def prepare(
     return summary
 
 
-def _first_of_each_id(raws: Iterable[Raw]) -> Iterator[Raw]:
+def number_of(workers: int | None) -> int:
+    """The default for None: as many as cores, up to MAX_DEFAULT_WORKERS."""
+    return workers or min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))
+
+
+def first_of_each_id(raws: Iterable[Raw]) -> Iterator[Raw]:
     """A later crystal of the same id becomes unreadable: which one is meant nobody can tell."""
     seen: set[str] = set()
     for raw in raws:
         if raw.id in seen and not isinstance(raw, Unreadable):
-            reason = "duplicate id: the first crystal of this id was taken, ids must be unique"
-            yield Unreadable(raw.id, raw.input, reason)
+            yield Unreadable(raw.id, raw.input, DUPLICATE)
         else:
             seen.add(raw.id)
             yield raw
@@ -179,7 +193,7 @@ def _batches(raws: Iterable[Raw], size: int) -> Iterator[list[Raw]]:
         yield batch
 
 
-def _preparation(sources: Sequence[Source], converter: Converter) -> dict[str, Any]:
+def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, Any]:
     """What the store's content depends on, as JSON knows it."""
     rule = converter.split
     made_from: dict[str, Any] = {
@@ -200,12 +214,12 @@ def _preparation(sources: Sequence[Source], converter: Converter) -> dict[str, A
     return made_from
 
 
-def _existing(path: Path, made_from: dict[str, Any]) -> StoreInfo | None:
-    """The store that is there already, if it is the one asked for; InputError if another is."""
+def already_there(path: Path, made_from: dict[str, Any]) -> PrepareSummary | None:
+    """Of the store that is there, if it is the one asked for; InputError if another is."""
     if not path.exists():
         return None
     try:
-        info = read_info(path)
+        info = inspect(path)
     except InputError as error:
         raise InputError(
             f"{path} is there but cannot be used ({error}): remove it, replace it with "
@@ -216,7 +230,13 @@ def _existing(path: Path, made_from: dict[str, Any]) -> StoreInfo | None:
             f"{path} is there already, {different}: replace it with --overwrite or give another "
             "--store"
         )
-    return info
+    return PrepareSummary(
+        path,
+        rejects_path(path),
+        content_hash=info.content_hash,
+        already_there=True,
+        **info.summary,
+    )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

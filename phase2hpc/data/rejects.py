@@ -10,6 +10,7 @@ from types import TracebackType
 from phase2hpc.data.convert import Rejection
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.files import PartialFile
+from phase2hpc.system_errors import refused
 
 
 def rejects_path(store: Path, *, failed: bool = False) -> Path:
@@ -28,10 +29,14 @@ class RejectsReport:
     def __enter__(self) -> RejectsReport:
         try:
             self._partial = PartialFile(self._path)
+        except OSError as error:
+            raise self._failed(error) from error
+        try:
             self._file = self._partial.path.open(
                 "w", newline="", encoding="utf-8", errors="backslashreplace"
             )
         except OSError as error:
+            self._partial.discard()
             raise self._failed(error) from error
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._writer.writerow(["id", "reason", "input"])
@@ -58,10 +63,11 @@ class RejectsReport:
                 self._partial.target = self._of_failure
                 self._partial.commit()
         except OSError as failure:
+            # Of an attempt that failed anyway, the first reason is the one to be told.
             if kind is None:
                 raise self._failed(failure) from failure
         finally:
             self._partial.discard()
 
     def _failed(self, error: OSError) -> Phase2Error:
-        return Phase2Error(f"cannot write {self._path}: {error.strerror}; make room and try again")
+        return refused(error, f"cannot write {self._path}", note="there is no new store")

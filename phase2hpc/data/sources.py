@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import logging
+import lzma
+import os
 import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from phase2hpc.data.ase_sources import read_ase_db, read_extxyz
+from phase2hpc.data.cif_syntax import MAX_BYTES
 from phase2hpc.data.crystal import RawCrystal, Unreadable
-from phase2hpc.data.json_sources import is_unicode, raw_crystal, read_json, read_json_lines
+from phase2hpc.data.json_sources import raw_crystal, read_json, read_json_lines
 from phase2hpc.data.labels import ehull_warning
 from phase2hpc.data.structure_files import (
     ID_PROP,
@@ -23,8 +29,10 @@ from phase2hpc.data.structure_files import (
     read_structure_file,
     structure_files,
 )
-from phase2hpc.data.table_sources import read_ase_db, read_csv, read_extxyz
+from phase2hpc.data.table_sources import read_csv
+from phase2hpc.data.units import Units
 from phase2hpc.errors import InputError
+from phase2hpc.names import LONGEST_NAME, name_problem, one_line
 
 JARVIS_PREFIX = "jarvis:"
 ACCEPTED = (
@@ -36,22 +44,30 @@ ACCEPTED = (
 DFT_3D_URL = "https://ndownloader.figshare.com/files/38521619"
 DFT_3D_FILE = "jdft_3d-12-12-2022.json.zip"
 
+# What a file raises that is damaged as a whole, whichever way it is packed.
+_UNREADABLE = (
+    OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, csv.Error
+)  # fmt: skip
+
 Items = Iterator[RawCrystal | Unreadable]
+Reader = Callable[[Path, Units], Items]
 _log = logging.getLogger(__name__)
 
 
-def read(source: str | Path, *, id_prop: bool = True) -> Items:
+def read(source: str | Path, *, id_prop: bool = True, units: Units | None = None) -> Items:
     """Raw crystals of a source in its order, streamed where the format allows.
 
     What cannot be read of a source that otherwise can is an Unreadable in its place. With
     ``id_prop=False`` a folder is all its structure files by name, whatever its id_prop.csv says.
+    ``units`` chooses and counts what is read of it; None: all.
     Raises InputError at once for a missing path, an empty folder or an unknown format; while
     reading for a file that is damaged as a whole or holds nothing.
     """
+    units = units or Units()
     if str(source).startswith(JARVIS_PREFIX):
-        return _watched(_read_jarvis_tools(str(source)), str(source))
+        return _watched(_read_jarvis_tools(str(source), units), str(source), units)
     path = _existing(source)
-    return _watched(_reader(path, id_prop)(path), str(source))
+    return _watched(_reader(path, id_prop)(path, units), str(source), units)
 
 
 def describe(source: str | Path) -> str:
@@ -77,8 +93,11 @@ def source_hash(source: str | Path) -> str:
             files = [file for file in structure_files(path) if file.is_file()]
             files += [path / ID_PROP] if (path / ID_PROP).exists() else []
             for file in files:
-                digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-                _update(digest, file)
+                size = file.stat().st_size
+                digest.update(f"{file.name}\0{size}\0".encode())
+                # One that is too large or not readable is rejected by itself, not the folder.
+                if file.name == ID_PROP or (size <= MAX_BYTES and os.access(file, os.R_OK)):
+                    _update(digest, file)
         else:
             _update(digest, path)
     except OSError as error:
@@ -90,6 +109,9 @@ def _existing(source: str | Path) -> Path:
     path = Path(source)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; a source is {ACCEPTED}")
+    # A pipe would be read to its end for its hash, and a device has none.
+    if not path.is_dir() and not path.is_file():
+        raise InputError(f"{path}: neither a file nor a folder; a source is {ACCEPTED}")
     return path
 
 
@@ -99,7 +121,7 @@ def _update(digest: hashlib._Hash, path: Path) -> None:
             digest.update(piece)
 
 
-def _reader(path: Path, id_prop: bool) -> Callable[[Path], Items]:
+def _reader(path: Path, id_prop: bool) -> Reader:
     if path.is_dir():
         if id_prop and (path / ID_PROP).exists():
             return read_id_prop
@@ -119,11 +141,13 @@ def _reader(path: Path, id_prop: bool) -> Callable[[Path], Items]:
     raise InputError(f"{path}: unknown format; a source is {ACCEPTED}")
 
 
-def _read_one(path: Path) -> Items:
-    yield from read_structure_file(path)
+def _read_one(path: Path, units: Units) -> Items:
+    for item in read_structure_file(path):
+        if units.take():
+            yield item
 
 
-_READERS: tuple[tuple[tuple[str, ...], Callable[[Path], Items]], ...] = (
+_READERS: tuple[tuple[tuple[str, ...], Reader], ...] = (
     ((".jsonl", ".ndjson"), read_json_lines),
     ((".json",), read_json),
     ((".csv",), read_csv),
@@ -138,37 +162,38 @@ def _looks_like_cif(path: Path) -> bool:
     return any(line.startswith(b"data_") for line in head.splitlines()) and b"_cell_" in head
 
 
-def _watched(items: Items, source: str) -> Items:
+def _watched(items: Items, source: str, units: Units) -> Items:
     """The items, with what goes wrong in a file as a whole told in one line."""
     ehull: list[float] = []
-    empty = True
+    first = units.count
     try:
         for item in map(_storable, items):
-            empty = False
             if isinstance(item, RawCrystal) and "ehull" in item.labels:
                 ehull.append(item.labels["ehull"])
             yield item
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{source}: damaged or cut short, cannot be read ({error})") from None
-    if empty:
+    if units.count == first:
         raise InputError(f"{source}: no structure in it")
     if warning := ehull_warning(ehull):
         _log.warning("%s: %s", source, warning)
 
 
 def _storable(item: RawCrystal | Unreadable) -> RawCrystal | Unreadable:
-    """The item, or Unreadable if its id (of a file's name, say) or a label's name is no text."""
-    if not is_unicode(item.id):
-        escaped = item.id.encode(errors="backslashreplace").decode()
-        return Unreadable(escaped, item.input, "bad id: it is no valid Unicode")
-    if isinstance(item, RawCrystal):
-        for name in item.labels:
-            if "\0" in name or not is_unicode(name):
-                return Unreadable(item.id, item.input, f"bad label: its name is {name!a}")
+    """The item, or Unreadable if its id (of a file's name, say) or a label's name is no name."""
+    if isinstance(item, Unreadable):
+        return replace(item, id=one_line(item.id[:LONGEST_NAME]), reason=one_line(item.reason))
+    if problem := name_problem(item.id):
+        escaped = one_line(item.id[:LONGEST_NAME])
+        return Unreadable(escaped, item.input, f"bad id: it {problem}")
+    for name in item.labels:
+        if problem := name_problem(name):
+            reason = f"bad label: its name {name[:40]!a} {problem}"
+            return Unreadable(item.id, item.input, reason)
     return item
 
 
-def _read_jarvis_tools(source: str) -> Items:
+def _read_jarvis_tools(source: str, units: Units) -> Items:
     """Records that jarvis-tools downloads (or finds in its cache): ``jarvis:dft_3d`` and others.
 
     ``dft_3d`` is the 2022 edition where jarvis-tools knows editions, since later and earlier ones
@@ -195,4 +220,6 @@ def _read_jarvis_tools(source: str) -> Items:
         kind = type(error).__name__
         raise InputError(f"{source}: the download failed ({kind}); {advice}") from None
     for number, record in enumerate(records):
+        if not units.take():
+            continue
         yield raw_crystal(record, f"record {number}", f"{source}#{number}")

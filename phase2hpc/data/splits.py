@@ -19,6 +19,7 @@ import numpy.typing as npt
 from phase2hpc.data.crystal import Crystal
 from phase2hpc.data.elements import SYMBOLS
 from phase2hpc.errors import InputError
+from phase2hpc.names import one_line
 
 SPLITS = ("train", "val", "test")
 TRAIN_FRACTION, VAL_FRACTION = 0.8, 0.1
@@ -38,7 +39,7 @@ def canonical_split(name: str) -> str:
     text = name.strip().lower()
     text = _ALIASES.get(text, text)
     if text not in SPLITS:
-        raise UnknownSplit(f"unknown split '{name}': {_EXPECTED}")
+        raise UnknownSplit(f"unknown split '{one_line(name[:40])}': {_EXPECTED}")
     return text
 
 

@@ -8,14 +8,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
 from phase2hpc.data.arrays import FIELDS, GraphArrays
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.memory import store_budget
+from phase2hpc.data.memory import free_memory, store_budget
 from phase2hpc.data.splits import SPLITS
-from phase2hpc.data.store_layout import StoreInfo, info_of, label_path, open_file, read_dataset
+from phase2hpc.data.store_checks import H5_ERRORS, check_pointers, check_structure, index_problems
+from phase2hpc.data.store_layout import (
+    LABELS,
+    StoreInfo,
+    damaged,
+    info_of,
+    label_path,
+    open_file,
+    read_dataset,
+)
+from phase2hpc.errors import InputError
 
 
 class Store:
@@ -27,11 +38,17 @@ class Store:
     """
 
     def __init__(
-        self, info: StoreInfo, arrays: GraphArrays | None, small: dict[str, Any], budget: int
+        self,
+        info: StoreInfo,
+        arrays: GraphArrays | None,
+        small: dict[str, Any],
+        budget: int,
+        state: tuple[int, ...],
     ) -> None:
         self.info = info
         self.arrays = arrays
         self.budget = budget
+        self._state = state
         self.node_ptr: npt.NDArray[np.int64] = small["node_ptr"]
         self.edge_ptr: npt.NDArray[np.int64] = small["edge_ptr"]
         self._id_ptr: npt.NDArray[np.int64] = small["id_ptr"]
@@ -43,11 +60,15 @@ class Store:
         """Read a store; ``budget`` is the memory its arrays may take, in bytes.
 
         The default is PHASE2HPC_STORE_BUDGET ("8G") or half of what is free. Raises InputError
-        where there is no store, or none that this version can read.
+        where there is no store, or none that this version can read, and before any of its
+        numbers is used for one whose structure, pointers or indices cannot be a store's.
+        Whether its content is what was once written, ``verify.trust`` tells.
         """
         limit = store_budget() if budget is None else budget
         with open_file(path) as file:
             info = info_of(Path(path), file)
+            state = _state_of(file)
+            _check_room(info)
             small: dict[str, Any] = {
                 name: read_dataset(file, name)
                 for name in ("node_ptr", "edge_ptr", "id_ptr", "split")
@@ -55,13 +76,20 @@ class Store:
             small["labels"] = {
                 name: read_dataset(file, label_path(name)) for name in sorted(info.units)
             }
+            try:
+                ends = {"node_ptr": info.nodes, "edge_ptr": info.edges}
+                ends["id_ptr"] = len(file["id_bytes"])
+                check_pointers({name: small[name] for name in ends}, ends)
+            except H5_ERRORS as error:
+                raise damaged(info.path, error) from error
             arrays = None
             if info.memory <= limit:
                 rest: dict[str, Any] = {
                     name: read_dataset(file, name) for name in FIELDS if name not in small
                 }
                 arrays = GraphArrays(**small, **rest)
-        return cls(info, arrays, small, limit)
+                _check_indices(info.path, arrays)
+        return cls(info, arrays, small, limit, state)
 
     def __len__(self) -> int:
         return self.info.crystals
@@ -86,9 +114,13 @@ class Store:
         """Ids of these crystals."""
         if self.arrays is not None:
             return [self.arrays.id(int(i)) for i in indices]
-        with open_file(self.path) as file:
-            text = file["id_bytes"]
-            return [text[self._id_ptr[i] : self._id_ptr[i + 1]].tobytes().decode() for i in indices]
+        with self._reopened() as file:
+            rows = [slice(int(self._id_ptr[i]), int(self._id_ptr[i + 1])) for i in indices]
+            texts = [read_dataset(file, "id_bytes", row).tobytes() for row in rows]
+        try:
+            return [text.decode() for text in texts]
+        except UnicodeDecodeError as error:
+            raise damaged(self.path, error) from error
 
     def read_block(self, low: int, high: int) -> GraphArrays:
         """Graphs low to high - 1, with pointers from 0."""
@@ -100,7 +132,7 @@ class Store:
             "id": self._id_ptr[low : high + 1],
         }
         arrays: dict[str, Any] = {f"{owner}_ptr": ptr - ptr[0] for owner, ptr in ranges.items()}
-        with open_file(self.path) as file:
+        with self._reopened() as file:
             for name, (_, owner, _) in FIELDS.items():
                 if owner in ranges:
                     rows = slice(int(ranges[owner][0]), int(ranges[owner][-1]))
@@ -108,7 +140,9 @@ class Store:
             arrays["lattice"] = read_dataset(file, "lattice", slice(low, high))
         arrays["split"] = self.split[low:high]
         labels = {name: column[low:high] for name, column in self.labels.items()}
-        return GraphArrays(**arrays, labels=labels)
+        block = GraphArrays(**arrays, labels=labels)
+        _check_indices(self.path, block)
+        return block
 
     def block_bounds(self, max_bytes: int) -> npt.NDArray[np.int64]:
         """Cuts 0 = b_0 < b_1 < ... = N such that a block takes at most about ``max_bytes``."""
@@ -129,7 +163,51 @@ class Store:
             yield self.read_block(low, high)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "budget": self.budget}
+        return {"path": self.path, "budget": self.budget, "content_hash": self.content_hash}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(Store.open(state["path"], state["budget"]).__dict__)
+        opened = Store.open(state["path"], state["budget"])
+        if opened.content_hash != state["content_hash"]:
+            raise _replaced(opened.path)
+        self.__dict__.update(opened.__dict__)
+
+    def _reopened(self) -> h5py.File:
+        """The file again, which must still be the one that the pointers are of."""
+        file = open_file(self.path)
+        try:
+            if _state_of(file) != self._state:
+                check_structure(file, LABELS)
+                if file.attrs["content_hash"] != self.content_hash:
+                    raise _replaced(self.path)
+                self._state = _state_of(file)
+        except H5_ERRORS as error:
+            file.close()
+            raise damaged(self.path, error) from error
+        except InputError:
+            file.close()
+            raise
+        return file
+
+
+def _state_of(file: h5py.File) -> tuple[int, ...]:
+    found = os.fstat(file.id.get_vfd_handle())
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _replaced(path: Path) -> InputError:
+    return InputError(f"{path} was replaced by another store while it was in use: start again")
+
+
+def _check_room(info: StoreInfo) -> None:
+    """InputError where what is always in memory, pointers and labels, does not fit at all."""
+    needed, free = info.crystals * (25 + 4 * len(info.units)), free_memory()
+    if needed > free:
+        raise InputError(
+            f"{info.path}: pointers and labels of {info.crystals:,} crystals take "
+            f"{needed / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free"
+        )
+
+
+def _check_indices(path: Path, arrays: GraphArrays) -> None:
+    if problems := index_problems(arrays):
+        raise damaged(path, ValueError(problems[0]))

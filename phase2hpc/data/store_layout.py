@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,15 @@ import numpy.typing as npt
 from phase2hpc.data.arrays import EDGE_TABLE_BYTES, FIELDS, NODE_TABLE_BYTES
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.splits import SPLITS
+from phase2hpc.data.store_checks import (
+    H5_ERRORS,
+    Unsound,
+    check_structure,
+    members,
+    text_attribute,
+)
 from phase2hpc.errors import InputError
+from phase2hpc.names import name_problem, one_line
 
 FORMAT = "phase2hpc-graph-store"
 SCHEMA_VERSION = 1
@@ -65,9 +74,9 @@ def stored_hash(path: str | os.PathLike[str]) -> str:
     """The content hash that a store's root gives. Raises InputError as ``open_file``."""
     with open_file(path) as file:
         try:
-            return str(file.attrs["content_hash"])
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise _damaged(Path(path), error) from error
+            return text_attribute(file.attrs, "content_hash")
+        except H5_ERRORS as error:
+            raise damaged(Path(path), error) from error
 
 
 def info_lines(info: StoreInfo) -> list[str]:
@@ -77,7 +86,7 @@ def info_lines(info: StoreInfo) -> list[str]:
         f"{info.path}: {info.size / 1e6:,.1f} MB, {info.memory / 1e6:,.1f} MB in memory",
         f"  crystals      {info.crystals:,} with {info.nodes:,} atoms and {info.edges:,} edges",
         f"  graph         {settings}, {'double' if info.float64 else 'single'} precision",
-        f"  source        {info.source.get('name', 'unknown')}",
+        f"  source        {one_line(str(info.source.get('name', 'unknown')))}",
         f"  created       {info.created}",
         f"  content hash  {info.content_hash}",
         f"  {'':<32}{''.join(f'{name:>10}' for name in SPLITS)}",
@@ -105,8 +114,8 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
         if not h5py.is_hdf5(path):
             raise NoStore(f"{path} is not an HDF5 file: give a store made by phase2hpc prepare")
         file = h5py.File(path, "r", locking=False)
-    except (OSError, RuntimeError) as error:
-        raise _damaged(path, error) from error
+    except H5_ERRORS as error:
+        raise damaged(path, error) from error
     try:
         _check_root(path, file)
     except BaseException:
@@ -119,7 +128,7 @@ def read_dataset(file: h5py.File, name: str, rows: slice = slice(None)) -> npt.N
     """Rows of a dataset; InputError naming it where a checksum does not fit."""
     try:
         values: npt.NDArray[Any] = file[name][rows]
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except H5_ERRORS as error:
         raise InputError(
             f"{file.filename}: '{name}' is damaged ({first_line(error)}): prepare the store "
             "again or copy it anew"
@@ -128,9 +137,16 @@ def read_dataset(file: h5py.File, name: str, rows: slice = slice(None)) -> npt.N
 
 
 def label_datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Label columns of an open store by name, sorted."""
-    group = file.get(LABELS, {})
-    return dict(sorted((dataset.attrs["name"], dataset) for dataset in group.values()))
+    """Label columns of an open store by name, sorted. Raises Unsound for a name that is none."""
+    columns = {}
+    for member, dataset in (members(file, LABELS) or {}).items():
+        name = text_attribute(dataset.attrs, "name")
+        if problem := name_problem(name):
+            raise Unsound(f"the label name {name[:40]!a} {problem}")
+        if label_path(name) != f"{LABELS}/{member}":
+            raise Unsound(f"'{LABELS}/{member}' says of itself that it is {name[:40]!a}")
+        columns[name] = dataset
+    return dict(sorted(columns.items()))
 
 
 def dataset_paths(file: h5py.File) -> list[str]:
@@ -166,13 +182,15 @@ def label_path(name: str) -> str:
 
 
 def _check_root(path: Path, file: h5py.File) -> None:
+    attributes = file.attrs
     try:
-        found, version, complete = (
-            file.attrs.get(name) for name in ("format", "schema_version", "complete")
-        )
-        known, newer = str(found) == FORMAT, int(version or 0) > SCHEMA_VERSION
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
+        known = "format" in attributes and text_attribute(attributes, "format") == FORMAT
+        version = _number(attributes, "schema_version") if known else 0
+        newer = version > SCHEMA_VERSION
+        # Of a later version nothing else is known.
+        complete = newer or not known or _is_complete(attributes)
+    except H5_ERRORS as error:
+        raise damaged(path, error) from error
     if not known:
         raise NoStore(
             f"{path} is an HDF5 file but not a phase2hpc graph store: make one with "
@@ -187,36 +205,102 @@ def _check_root(path: Path, file: h5py.File) -> None:
         raise InputError(f"{path} is incomplete: prepare the store again")
 
 
+def _number(attributes: h5py.AttributeManager, name: str) -> int:
+    value = attributes[name] if attributes.get_id(name).shape == () else None
+    if not isinstance(value, np.integer) or value < 1:
+        raise Unsound(f"the attribute '{name}' is no positive integer")
+    return int(value)
+
+
+def _is_complete(attributes: h5py.AttributeManager) -> bool:
+    if "complete" not in attributes:
+        return False
+    value = attributes["complete"] if attributes.get_id("complete").shape == () else None
+    if not isinstance(value, np.bool_):
+        raise Unsound("the attribute 'complete' is no truth value")
+    return bool(value)
+
+
 def info_of(path: Path, file: h5py.File) -> StoreInfo:
-    """What the root of an open store says. Raises InputError where it is damaged."""
+    """What the root of an open store says, its structure checked.
+
+    Raises InputError where it is damaged, or no store that phase2hpc wrote.
+    """
     try:
+        if file.userblock_size:
+            raise Unsound(f"it begins with {file.userblock_size} bytes that are not its own")
+        check_structure(file, LABELS)
         attributes = file.attrs
         labels = label_datasets(file)
         datasets = [file[name] for name in FIELDS] + list(labels.values())
+        digest = text_attribute(attributes, "content_hash")
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise Unsound("the attribute 'content_hash' is no SHA-256")
         return StoreInfo(
             path=path,
             crystals=len(file["lattice"]),
             nodes=len(file["atomic_number"]),
             edges=len(file["sender"]),
-            graph_settings=GraphSettings(**json.loads(attributes["graph_settings"])),
+            graph_settings=_graph_settings(_json_attribute(attributes, "graph_settings")),
             float64=file["frac_coords"].dtype == np.float64,
-            units={name: str(dataset.attrs["unit"]) for name, dataset in labels.items()},
-            source=json.loads(attributes["source"]),
-            preparation=json.loads(attributes["preparation"]),
-            summary=json.loads(attributes["summary"]),
-            versions=json.loads(attributes["versions"]),
-            created=str(attributes["created"]),
-            content_hash=str(attributes["content_hash"]),
+            units={
+                name: one_line(text_attribute(dataset.attrs, "unit"))
+                for name, dataset in labels.items()
+            },
+            source=_json_attribute(attributes, "source"),
+            preparation=_json_attribute(attributes, "preparation"),
+            summary=_summary(_json_attribute(attributes, "summary")),
+            versions=_json_attribute(attributes, "versions"),
+            created=one_line(text_attribute(attributes, "created")),
+            content_hash=digest,
             size=path.stat().st_size,
             memory=sum(dataset.size * dataset.dtype.itemsize for dataset in datasets)
             + len(file["atomic_number"]) * NODE_TABLE_BYTES
             + len(file["sender"]) * EDGE_TABLE_BYTES,
         )
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
+    except H5_ERRORS as error:
+        raise damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
+def _json_attribute(attributes: h5py.AttributeManager, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text_attribute(attributes, name))
+    except json.JSONDecodeError as error:
+        raise Unsound(f"the attribute '{name}' is no JSON") from error
+    except RecursionError as error:
+        raise Unsound(f"the attribute '{name}' is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise Unsound(f"the attribute '{name}' is no JSON object")
+    return value
+
+
+def _graph_settings(values: Mapping[str, Any]) -> GraphSettings:
+    keys = [field.name for field in fields(GraphSettings)]
+    if sorted(values) != sorted(keys):
+        raise Unsound(f"the attribute 'graph_settings' does not hold {', '.join(keys)}")
+    most = values["max_neighbors"]
+    if any(type(values[key]) not in (int, float) for key in keys if key != "max_neighbors") or type(
+        most
+    ) not in (int, type(None)):
+        raise Unsound("the attribute 'graph_settings' holds what is no number")
+    return GraphSettings(**values)
+
+
+def _summary(values: dict[str, Any]) -> dict[str, Any]:
+    """Counts, and counts by name, and those by name again: what a summary is shown from."""
+    if any(not _is_counts(value) for value in values.values()):
+        raise Unsound("the attribute 'summary' holds what is no count")
+    return values
+
+
+def _is_counts(value: Any, depth: int = 2) -> bool:
+    if isinstance(value, dict):
+        return depth > 0 and all(_is_counts(inner, depth - 1) for inner in value.values())
+    return type(value) in (int, float)
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """What to raise for a file that a reader stumbled over."""
     return InputError(
         f"{path} is damaged or truncated ({first_line(error)}): prepare the store again or copy "
         "it anew"
@@ -225,4 +309,4 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 def first_line(error: Exception) -> str:
     """What an exception says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return one_line((str(error).splitlines() or [type(error).__name__])[0])

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,12 +26,13 @@ from phase2hpc.data.store_layout import (
     SCHEMA_VERSION,
     content_hash,
     describe,
-    first_line,
     label_path,
 )
+from phase2hpc.data.unfailing import UnfailingFile
 from phase2hpc.errors import Phase2Error
 from phase2hpc.files import PartialFile
 from phase2hpc.properties import unit
+from phase2hpc.system_errors import refused, refused_place
 
 # Rows a chunk: below HDF5's default cache of 1 MiB a chunk in every array but the labels' ones.
 CHUNK_ROWS = 1 << 16
@@ -72,65 +74,71 @@ class StoreWriter:
         try:
             self._partial = PartialFile(self.path)
         except OSError as error:
-            raise self._failure(error) from error
+            raise refused_place(error, f"cannot write the store {self.path}") from error
         try:
-            self._file = h5py.File(self._partial.path, "w", locking=False)
-            self._columns = {name: self._column(name, float64) for name in FIELDS}
-            self._labels: dict[str, _Column] = {}
-            for name in self._ends:
-                self._columns[name].append(np.zeros(1, dtype=np.int64))
-        except (OSError, RuntimeError) as error:
+            self._disk = UnfailingFile(self._partial.path)
+        except OSError as error:
+            self._partial.discard()
             raise self._failed(error) from error
+        self._file = h5py.File(self._partial.path, "w", driver="fileobj", fileobj=self._disk)
+        self._columns = {name: self._column(name, float64) for name in FIELDS}
+        self._labels: dict[str, _Column] = {}
+        for name in self._ends:
+            self._columns[name].append(np.zeros(1, dtype=np.int64))
 
     def append(self, block: GraphArrays) -> None:
         """Add these graphs after those already there. Raises Phase2Error where the disk is full."""
-        try:
-            for name, column in self._columns.items():
-                values = getattr(block, name)
-                if name in self._ends:
-                    values = values[1:] + self._ends[name]
-                    self._ends[name] += int(getattr(block, name)[-1])
-                column.append(values)
-            for name in block.labels:
-                if name not in self._labels:
-                    self._labels[name] = self._label_column(name)
-                    for low in range(0, self.crystals, self._chunk_rows):
-                        missing = min(self._chunk_rows, self.crystals - low)
-                        self._labels[name].append(no_labels(missing))
-            for name, column in self._labels.items():
-                values = block.labels.get(name, no_labels(len(block)))
-                # One bit pattern for every NaN, or the hash would tell them apart.
-                column.append(np.where(np.isnan(values), np.float32(np.nan), values))
-        except (OSError, RuntimeError) as error:
-            raise self._failed(error) from error
+        for name, column in self._columns.items():
+            values = getattr(block, name)
+            if name in self._ends:
+                values = values[1:] + self._ends[name]
+                self._ends[name] += int(getattr(block, name)[-1])
+            column.append(values)
+        for name in block.labels:
+            if name not in self._labels:
+                self._labels[name] = self._label_column(name)
+                for low in range(0, self.crystals, self._chunk_rows):
+                    missing = min(self._chunk_rows, self.crystals - low)
+                    self._labels[name].append(no_labels(missing))
+        for name, column in self._labels.items():
+            values = block.labels.get(name, no_labels(len(block)))
+            # One bit pattern for every NaN, or the hash would tell them apart.
+            column.append(np.where(np.isnan(values), np.float32(np.nan), values))
         self.crystals += len(block)
+        try:
+            self._disk.check()
+        except OSError as error:
+            raise self._failed(error) from error
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> str:
-        """Write what is left and the root attributes; returns the content hash."""
+        """Write what is left and the root attributes, to the disk itself; returns the content
+        hash. Raises Phase2Error where the disk is full."""
+        everything = {**self._columns}
+        everything.update({label_path(name): column for name, column in self._labels.items()})
+        for column in everything.values():
+            column.close()
+        digest = content_hash(
+            self._settings,
+            {name: unit(name) for name in self._labels},
+            {path: column.description() for path, column in everything.items()},
+        )
+        attributes = self._file.attrs
+        attributes["format"] = FORMAT
+        attributes["schema_version"] = SCHEMA_VERSION
+        attributes["graph_settings"] = json.dumps(self._settings.to_dict())
+        for name, value in self._attributes.items():
+            attributes[name] = json.dumps(value)
+        attributes["summary"] = json.dumps(summary or {})
+        attributes["versions"] = json.dumps(_versions())
+        now = datetime.datetime.now(datetime.UTC)
+        attributes["created"] = now.isoformat(timespec="seconds")
+        attributes["content_hash"] = digest
+        attributes["complete"] = True
+        self._file.close()
         try:
-            everything = {**self._columns}
-            everything.update({label_path(name): column for name, column in self._labels.items()})
-            for column in everything.values():
-                column.close()
-            digest = content_hash(
-                self._settings,
-                {name: unit(name) for name in self._labels},
-                {path: column.description() for path, column in everything.items()},
-            )
-            attributes = self._file.attrs
-            attributes["format"] = FORMAT
-            attributes["schema_version"] = SCHEMA_VERSION
-            attributes["graph_settings"] = json.dumps(self._settings.to_dict())
-            for name, value in self._attributes.items():
-                attributes[name] = json.dumps(value)
-            attributes["summary"] = json.dumps(summary or {})
-            attributes["versions"] = json.dumps(_versions())
-            now = datetime.datetime.now(datetime.UTC)
-            attributes["created"] = now.isoformat(timespec="seconds")
-            attributes["content_hash"] = digest
-            attributes["complete"] = True
-            self._file.close()
-        except (OSError, RuntimeError) as error:
+            self._disk.check()
+            self._disk.close()
+        except OSError as error:
             raise self._failed(error) from error
         self._finished = True
         return digest
@@ -144,30 +152,24 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None and self._finished:
-            try:
-                self._partial.commit()
-            except OSError as failure:
-                raise self._failed(failure) from failure
-            return
-        # The file goes first: closing one that the disk has no room for fails again.
-        self._partial.discard()
         try:
+            if kind is None and self._finished:
+                self._partial.commit()
+        except OSError as failure:
+            raise self._failed(failure) from failure
+        finally:
+            # First, so that there is room for what closing writes.
+            self._partial.discard()
             self._file.close()
-        except (OSError, RuntimeError) as failure:
-            if kind is None:
-                raise self._failed(failure) from failure
+            with suppress(OSError):  # of a file that is given up
+                self._disk.close()
 
-    def _failed(self, error: Exception) -> Phase2Error:
-        self._partial.discard()
-        return self._failure(error)
-
-    def _failure(self, error: Exception) -> Phase2Error:
-        code = getattr(error, "errno", None)
-        reason = os.strerror(code) if code else first_line(error)
-        return Phase2Error(
-            f"cannot write the store {self.path} ({reason}): make room or give another --store; "
-            "nothing is left of this one"
+    def _failed(self, error: OSError) -> Phase2Error:
+        return refused(
+            error,
+            f"cannot write the store {self.path}",
+            note="nothing is left of the new one"
+            + (", the old one is as it was" if self.path.exists() else ""),
         )
 
     def _column(self, name: str, float64: bool) -> _Column:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
+import os
+import stat
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from phase2hpc.data.cif import structures_in_cif
-from phase2hpc.data.cif_syntax import MAX_BYTES
+from phase2hpc.data.cif_syntax import MAX_BYTES, too_large
 from phase2hpc.data.crystal import RawCrystal, Unreadable
+from phase2hpc.data.guarded import guarded_map
 from phase2hpc.data.labels import label_value, labels_in
 from phase2hpc.data.poscar import structure_in_poscar
+from phase2hpc.data.units import Units
 from phase2hpc.errors import InputError
 
 ID_PROP = "id_prop.csv"
 CIF_SUFFIXES = (".cif", ".mcif", ".cif.gz")
 POSCAR_SUFFIXES = (".vasp", ".poscar", ".contcar")
 _POSCAR_NAMES = ("POSCAR", "CONTCAR")
+Items = list[RawCrystal | Unreadable]
 _MISSING = ("", "na", "n/a", "nan", "none", "null", "-", "?")
 
 
@@ -50,32 +56,92 @@ def structure_files(folder: Path) -> list[Path]:
 
 
 def read_structure_file(path: Path, name: str | None = None) -> list[RawCrystal | Unreadable]:
-    """All of one CIF or POSCAR, at least one item. Never raises: what fails is Unreadable."""
-    name = structure_id(path) if name is None else name
-    try:
-        opener = gzip.open if path.name.lower().endswith(".gz") else open
-        with opener(path, "rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return [Unreadable(name, str(path), f"cannot be read: {reason}")]
-    if is_poscar(path) and not is_cif(path):
-        return [structure_in_poscar(data, name, str(path))]
-    return structures_in_cif(data, name, str(path))
+    """All of one CIF or POSCAR, at least one item. Never raises: what fails is Unreadable.
+
+    It is read in a process with limits, as all structure files are.
+    """
+    return next(_read_all([(path, structure_id(path) if name is None else name)]))
 
 
-def read_folder(folder: Path) -> Iterator[RawCrystal | Unreadable]:
+def read_folder(folder: Path, units: Units) -> Iterator[RawCrystal | Unreadable]:
     """Every structure file of a folder, by name, not recursive; ids are unique."""
     files = structure_files(folder)
     if not files:
         raise InputError(f"{folder}: no CIF or POSCAR file in this folder")
     taken = Counter(structure_id(path) for path in files)
-    for path in files:
-        name = structure_id(path)
-        yield from read_structure_file(path, name if taken[name] == 1 else path.name)
+    names = [structure_id(path) for path in files]
+    tasks = [
+        (path, name if taken[name] == 1 else path.name)
+        for path, name in zip(files, names, strict=True)
+    ]
+    # Files are read ahead, so their blocks are kept until their items are yielded.
+    mine = [(units.current, task) for task in tasks if units.take()]
+    for (block, _), items in zip(mine, _read_all(task for _, task in mine), strict=True):
+        units.current = block
+        yield from items
 
 
-def read_id_prop(folder: Path) -> Iterator[RawCrystal | Unreadable]:
+def _read_all(tasks: Iterable[tuple[Path, str]]) -> Iterator[Items]:
+    """The items of each (path, id), read in a process whose time and memory are limited."""
+    return guarded_map(_read, tasks, _unreadable)
+
+
+def _unreadable(task: tuple[Path, str], reason: str) -> Items:
+    path, name = task
+    return [Unreadable(name, str(path), reason)]
+
+
+def _read(task: tuple[Path, str]) -> Items:
+    path, name = task
+    try:
+        data = _content(path)
+    except (OSError, EOFError, zlib.error) as error:
+        return _unreadable(task, _why_not_read(path, error))
+    except _NotAFile as error:
+        return _unreadable(task, str(error))
+    if len(data) > MAX_BYTES:
+        return _unreadable(task, too_large(f"more than {MAX_BYTES >> 20}"))
+    if is_poscar(path) and not is_cif(path):
+        return [structure_in_poscar(data, name, str(path))]
+    return structures_in_cif(data, name, str(path))
+
+
+class _NotAFile(ValueError):
+    """What has the name of a structure file is none, or too large a one; the message says it."""
+
+
+def _content(path: Path) -> bytes:
+    """At most MAX_BYTES + 1 bytes of a file, decompressed; raises _NotAFile for what is no file."""
+    # Opening a named pipe would wait for its other end, and a device may have none.
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "device")
+        raise _NotAFile(f"not a file: it is a {kind}")
+    if status.st_size > MAX_BYTES:
+        raise _NotAFile(too_large(f"{status.st_size / 2**20:.1f}"))
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    with opener(path, "rb") as handle:
+        return bytes(handle.read(MAX_BYTES + 1))
+
+
+def _why_not_read(path: Path, error: Exception) -> str:
+    if isinstance(error, gzip.BadGzipFile):
+        return "not compressed: the name ends in .gz, the content is no gzip (rename the file)"
+    if isinstance(error, (EOFError, zlib.error)):
+        return "damaged: its compressed content is cut short or broken, copy it again"
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.ELOOP:
+        return "cannot be read: a symbolic link that leads to itself"
+    if code == errno.ENOENT and path.is_symlink():
+        return f"cannot be read: a symbolic link to {os.readlink(path)[:100]}, which is not there"
+    if code in (errno.EACCES, errno.EPERM):
+        return "cannot be read: no permission (chmod u+r?)"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"cannot be read: {reason}"
+
+
+def read_id_prop(folder: Path, units: Units) -> Iterator[RawCrystal | Unreadable]:
     """The structures that the folder's id_prop.csv lists, with its labels.
 
     The first column is the id (a file's name with or without extension), every other one a label.
@@ -102,31 +168,44 @@ def read_id_prop(folder: Path) -> Iterator[RawCrystal | Unreadable]:
     else:
         width = max(len(row) for _, row in rows) - 1
         names = ["target"] if width == 1 else [f"target_{i + 1}" for i in range(width)]
-    for line, row in rows:
-        yield _id_prop_row(by_name, names, row, f"{table}:{line}")
+    mine = [(units.current, (row, f"{table}:{line}")) for line, row in rows if units.take()]
+    items = _id_prop_rows(by_name, names, [row for _, row in mine])
+    for (block, _), item in zip(mine, items, strict=True):
+        units.current = block
+        yield item
 
 
 def _is_name(cell: str) -> bool:
     return label_value(cell) is None and cell.lower() not in _MISSING
 
 
-def _id_prop_row(
-    by_name: dict[str, Path], names: list[str], row: list[str], place: str
+def _id_prop_rows(
+    by_name: Mapping[str, Path], names: Sequence[str], rows: Sequence[tuple[list[str], str]]
+) -> Iterator[RawCrystal | Unreadable]:
+    read = _read_all((by_name[row[0]], row[0]) for row, _ in rows if _fits(by_name, names, row))
+    for row, place in rows:
+        identifier, cells = row[0], row[1:]
+        if _fits(by_name, names, row):
+            yield _labelled(identifier, names, cells, next(read))
+        elif identifier not in by_name:
+            reason = f"no file: no CIF or POSCAR is named '{identifier}'"
+            yield Unreadable(identifier, place, reason)
+        else:
+            reason = f"bad row: {len(cells)} values, {len(names)} columns"
+            yield Unreadable(identifier, place, reason)
+
+
+def _fits(by_name: Mapping[str, Path], names: Sequence[str], row: Sequence[str]) -> bool:
+    return row[0] in by_name and len(row) - 1 <= len(names)
+
+
+def _labelled(
+    identifier: str, names: Sequence[str], cells: Sequence[str], items: Items
 ) -> RawCrystal | Unreadable:
-    identifier, cells = row[0], row[1:]
-    path = by_name.get(identifier)
-    if path is None:
-        return Unreadable(identifier, place, f"no file: no CIF or POSCAR is named '{identifier}'")
-    if len(cells) > len(names):
-        return Unreadable(identifier, place, f"bad row: {len(cells)} values, {len(names)} columns")
-    items = read_structure_file(path, identifier)
-    if len(items) > 1:
-        return Unreadable(
-            identifier,
-            str(path),
-            f"several structures: {len(items)} in the file, one row of labels",
-        )
     item = items[0]
+    if len(items) > 1:
+        reason = f"several structures: {len(items)} in the file, one row of labels"
+        return Unreadable(identifier, item.input.partition("#")[0], reason)
     if isinstance(item, Unreadable):
         return item
     columns = dict(zip(names, cells, strict=False))

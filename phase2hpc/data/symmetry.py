@@ -14,9 +14,12 @@ Array = npt.NDArray[np.float64]
 # Images of a site closer than this (angstrom) are one atom: coordinates rounded to two or three
 # digits miss their special position by that much, and no two atoms of a crystal come so near.
 SAME_ATOM = 0.1
+# A space group has at most 192 in any setting of the tables; a larger cell may have more of them.
+MAX_OPERATIONS = 1000
 # How far, relatively, an operation may change the cell's metric: relaxed cells are symmetric to
 # the tolerance with which their symmetry was found.
 METRIC_TOLERANCE = 0.05
+_LARGE_INTEGER = re.compile(r"(?<![.\d])\d{4,}")
 # ICSD writes the setting behind the Hermann-Mauguin symbol.
 _SETTINGS = {"S": "1", "Z": "2", "H": "H", "HR": "H", "R": "R"}
 
@@ -100,12 +103,20 @@ def expand(
 
 def _group(triplets: Sequence[str]) -> gemmi.GroupOps:
     operations = {}
+    if len(triplets) > MAX_OPERATIONS:
+        raise SymmetryError(
+            f"too many symmetry operations: {len(triplets)} are listed, at most {MAX_OPERATIONS} "
+            "are taken (a space group has up to 192)"
+        )
     for text in triplets:
         try:
             # Unusual cells have operations like "x, -y, 2x-z", as pymatgen writes them.
             op = gemmi.Op(re.sub(r"(\d)([xyzXYZ])", r"\1*\2", text.strip("'\" "))).wrap()
         except (RuntimeError, ValueError):
             raise SymmetryError(f"bad symmetry operation: '{text[:40]}'") from None
+        # gemmi lets larger integers overflow to others.
+        if _LARGE_INTEGER.search(text):
+            raise SymmetryError(f"bad symmetry operation: '{text[:40]}' holds a huge number")
         if op.is_hkl() or abs(op.det_rot()) != gemmi.Op.DEN**3 or not re.search("[xX]", text):
             raise SymmetryError(f"bad symmetry operation: '{text[:40]}' is no operation on x, y, z")
         operations[op.triplet()] = op

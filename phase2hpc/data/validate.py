@@ -6,6 +6,7 @@ cell, oxidation states dropped, deuterium written as hydrogen).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,10 @@ FULL_OCCUPANCY_TOLERANCE = 1e-3
 MAX_FRACTION = 1e4
 # Flatter cells make neighbour lists explode; no reduced cell of a crystal comes near.
 MIN_HEIGHT = 0.1
+# Longer cells hold little but vacuum, and vesin divides by zero in those that are thin besides.
+MAX_HEIGHT = 500.0
+# Boxes of the cutoff's size in a cell; above 1e5 vesin makes them larger, not always rightly.
+MAX_BOXES = 9e4
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def validate(raw: RawCrystal, limits: Limits = DEFAULT_LIMITS) -> Crystal:
         raise Rejected("no atoms", "the cell is empty")
     if n > limits.max_atoms:
         raise Rejected("too many atoms", f"{n} in the cell, at most {limits.max_atoms} are taken")
-    _check_cell(lattice, n, limits)
+    heights = _check_cell(lattice, n, limits)
     numbers = _numbers(raw)
     _check_occupancies(raw)
     frac = _matrix(raw.frac_coords, "bad coordinates", "coordinates")
@@ -80,7 +85,7 @@ def validate(raw: RawCrystal, limits: Limits = DEFAULT_LIMITS) -> Crystal:
         )
     frac = frac - np.floor(frac)
     frac[frac >= 1.0] = 0.0  # -1e-17 wraps to exactly 1
-    _check_distances(lattice, numbers, frac, limits)
+    _check_distances(lattice, heights, numbers, frac, limits)
     return Crystal(
         id=raw.id,
         lattice=lattice,
@@ -101,7 +106,8 @@ def _matrix(values: object, kind: str, what: str) -> npt.NDArray[np.float64]:
     return array
 
 
-def _check_cell(lattice: npt.NDArray[np.float64], n: int, limits: Limits) -> None:
+def _check_cell(lattice: npt.NDArray[np.float64], n: int, limits: Limits) -> list[float]:
+    """The three distances between opposite faces, in angstrom."""
     a, b, c = lattice.tolist()
     normals = (_cross(b, c), _cross(c, a), _cross(a, b))
     volume = abs(sum(x * y for x, y in zip(a, normals[0], strict=True)))
@@ -119,12 +125,18 @@ def _check_cell(lattice: npt.NDArray[np.float64], n: int, limits: Limits) -> Non
         raise Rejected(
             "volume", f"{per_atom:.5g} A^3 per atom, more than {limits.max_volume:g}: no crystal"
         )
-    height = volume / max(areas)
-    if height < MIN_HEIGHT:
+    heights = [volume / area for area in areas]
+    if min(heights) < MIN_HEIGHT:
         raise Rejected(
             "bad cell",
-            f"extremely thin or skewed (height {height:.2g} A): give the reduced (Niggli) cell",
+            f"extremely thin or skewed (height {min(heights):.2g} A): give the reduced (Niggli) "
+            "cell",
         )
+    if max(heights) > MAX_HEIGHT:
+        raise Rejected(
+            "bad cell", f"{max(heights):.5g} A from face to face, at most {MAX_HEIGHT:g} are taken"
+        )
+    return heights
 
 
 def _cross(u: list[float], v: list[float]) -> tuple[float, float, float]:
@@ -157,12 +169,16 @@ def _check_occupancies(raw: RawCrystal) -> None:
 
 def _check_distances(
     lattice: npt.NDArray[np.float64],
+    heights: list[float],
     numbers: npt.NDArray[np.uint8],
     frac: npt.NDArray[np.float64],
     limits: Limits,
 ) -> None:
     reach = limits.overlap * COVALENT_RADII[numbers]
-    search = vesin.NeighborList(cutoff=2.0 * float(reach.max()), full_list=False)
+    cutoff = 2.0 * float(reach.max())
+    while math.prod(max(1.0, height / cutoff) for height in heights) > MAX_BOXES:
+        cutoff *= 1.2
+    search = vesin.NeighborList(cutoff=cutoff, full_list=False)
     first, second, distance = search.compute(
         points=frac @ lattice, box=lattice, periodic=True, quantities="ijd"
     )

@@ -13,16 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from phase2hpc.data.arrays import NO_SPLIT, GraphArrays
+from phase2hpc.data.bounds import die_quietly, limit_memory, limit_seconds
+from phase2hpc.data.memory import free_memory
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store import Store
+from phase2hpc.data.store_checks import H5_ERRORS
 from phase2hpc.data.store_layout import (
     NoStore,
     StoreInfo,
     content_hash,
+    damaged,
     dataset_paths,
     describe,
+    first_line,
     open_file,
     read_dataset,
     read_info,
@@ -31,8 +37,17 @@ from phase2hpc.data.store_layout import (
 from phase2hpc.data.trusted import remember, remembered, state_of
 from phase2hpc.data.workers import Worker, WorkerDied
 from phase2hpc.errors import InputError
+from phase2hpc.names import name_problem
 
 READ_BYTES = 1 << 26
+BLOCK_BYTES = 1 << 24
+# Of an edge's length in angstrom: coordinates are rounded to single precision.
+LENGTH_TOLERANCE = 1e-3
+# What the child may take beyond what it begins with: bytes, and seconds of computing, the latter
+# more for more data. A sound store is read hundreds of times faster.
+LEAST_MEMORY = 1 << 31
+LEAST_SECONDS = 60.0
+BYTES_A_SECOND = 1 << 20
 
 
 @dataclass
@@ -90,7 +105,7 @@ def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
         worker.send("graphs")
         report.problems += worker.receive()
     except WorkerDied as error:
-        report.problems.append(f"reading {doing} crashed: {error}")
+        report.problems.append(f"reading {doing} crashed or found no end ({error})")
     except NoStore:
         raise
     except InputError as error:
@@ -124,6 +139,20 @@ def trust(path: str | os.PathLike[str]) -> None:
         remember(state, report.info.content_hash)
 
 
+def inspect(path: str | os.PathLike[str]) -> StoreInfo:
+    """What a store says of itself, as ``read_info``, but read in a child process: a file that
+    nobody verified may crash its reader. Raises InputError then too."""
+    worker = Worker(_Check(Path(path)))
+    try:
+        worker.send("info")
+        info: StoreInfo = worker.receive()[0]
+        return info
+    except WorkerDied as error:
+        raise damaged(Path(path), error) from None
+    finally:
+        worker.close()
+
+
 @dataclass(frozen=True)
 class _Check:
     """The child's side: "info", "graphs", or the name of an array."""
@@ -131,13 +160,20 @@ class _Check:
     path: Path
 
     def __call__(self, task: str) -> Any:
-        if task == "info":
-            info = read_info(self.path)
-            with open_file(self.path) as file:
-                return info, dataset_paths(file)
-        if task == "graphs":
-            return _graph_problems(Store.open(self.path, budget=0))
-        return self._read(task)
+        try:
+            if task == "info":
+                die_quietly()
+                limit_memory(max(LEAST_MEMORY, free_memory() // 2))
+                limit_seconds(LEAST_SECONDS)
+                info = read_info(self.path)
+                limit_seconds(LEAST_SECONDS + info.memory / BYTES_A_SECOND)
+                with open_file(self.path) as file:
+                    return info, dataset_paths(file)
+            if task == "graphs":
+                return _graph_problems(Store.open(self.path, budget=0))
+            return self._read(task)
+        except H5_ERRORS as error:
+            raise damaged(self.path, error) from None
 
     def _read(self, name: str) -> tuple[str | None, dict[str, Any] | None]:
         digest = hashlib.sha256()
@@ -152,53 +188,51 @@ class _Check:
                 return None, describe(dataset, digest.hexdigest())
             except InputError as error:
                 return str(error), None
-            except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-                return f"'{name}' is damaged ({error})", None
+            except H5_ERRORS as error:
+                return f"'{name}' is damaged ({first_line(error)})", None
 
 
 def _graph_problems(store: Store) -> list[str]:
     found: Counter[str] = Counter()
-    sizes = {
-        "node_ptr": (store.node_ptr, store.info.nodes, 1),
-        "edge_ptr": (store.edge_ptr, store.info.edges, 0),
-    }
-    for name, (pointer, end, least) in sizes.items():
-        if len(pointer) != len(store) + 1 or pointer[0] != 0 or pointer[-1] != end:
-            found[f"{name} does not span its arrays"] += 1
-        elif len(store) and np.diff(pointer).min() < least:
-            found[f"{name} does not ascend"] += 1
-    if found:
-        return list(found)
     identifiers: Counter[str] = Counter()
-    for block in store.blocks(READ_BYTES):
-        try:
-            identifiers.update(block.ids())
-        except UnicodeDecodeError:
-            found["ids that are no UTF-8"] += 1
-        found.update(block_problems(block))
+    for block in store.blocks(BLOCK_BYTES):
+        names = block.ids()
+        identifiers.update(names)
+        for name in names:
+            if problem := name_problem(name):
+                found[f"ids: one {problem}"] += 1
+        found.update(block_problems(block, store.graph_settings.cutoff))
     if any(count > 1 for count in identifiers.values()):
         found["ids that occur twice"] += 1
     return list(found)
 
 
-def block_problems(arrays: GraphArrays) -> list[str]:
-    """What cannot be in these graphs, one line each; nothing for sound ones."""
-    edge_counts = np.diff(arrays.edge_ptr)
-    atoms = np.repeat(np.diff(arrays.node_ptr), edge_counts)
-    crystal = np.repeat(np.arange(len(arrays)), edge_counts)
-    place = crystal * (1 << 16) + arrays.receiver
-    with np.errstate(invalid="ignore"):
+def block_problems(arrays: GraphArrays, cutoff: float) -> list[str]:
+    """What cannot be in these graphs, whose indices are sound, one line each; nothing for sound
+    ones."""
+    with np.errstate(invalid="ignore", over="ignore"):
         volume = np.linalg.det(arrays.lattice)
-    numbers = arrays.atomic_number
+        length = _edge_lengths(arrays)
     checks = {
-        "sender: an index beyond the crystal's atoms": arrays.sender >= atoms,
-        "receiver: an index beyond the crystal's atoms": arrays.receiver >= atoms,
-        "receiver: edges are not sorted by receiver": np.diff(place) < 0,
-        "atomic_number: not an element": (numbers < 1) | (numbers > 118),
         "frac_coords: not finite": ~np.isfinite(arrays.frac_coords),
         "lattice: not finite or without volume": ~np.isfinite(volume) | (volume == 0),
         "split: not a split": (arrays.split < NO_SPLIT) | (arrays.split >= len(SPLITS)),
     }
+    checks[f"image: an edge longer than the cutoff of {cutoff:g} A"] = ~(
+        length <= cutoff + LENGTH_TOLERANCE
+    )
     for name, column in arrays.labels.items():
         checks[f"labels/{name}: infinite"] = np.isinf(column)
     return [message for message, wrong in checks.items() if wrong.any()]
+
+
+def _edge_lengths(arrays: GraphArrays) -> npt.NDArray[np.float64]:
+    """(E,) in angstrom."""
+    crystal = np.repeat(np.arange(len(arrays)), np.diff(arrays.edge_ptr))
+    first = arrays.node_ptr[crystal]
+    position = arrays.node_table[:, :3]
+    vector = position[first + arrays.sender] - position[first + arrays.receiver]
+    for axis in range(3):
+        vector += arrays.image[:, axis, None] * arrays.lattice[crystal, axis]
+    length: npt.NDArray[np.float64] = np.sqrt((vector**2).sum(axis=1))
+    return length

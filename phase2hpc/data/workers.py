@@ -131,7 +131,10 @@ def serve(descriptor: int) -> None:
             answer = (False, error)
         except Exception:  # The parent raises it again, with this traceback.
             answer = (False, traceback.format_exc())
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except OSError:  # The parent is gone, and nobody waits for the answer.
+            os._exit(0)
 
 
 def _receive_tasks(connection: Connection, tasks: queue.SimpleQueue[Any]) -> None:

@@ -203,12 +203,12 @@ def test_blocks_become_items():
 def test_unreadable_paths(tmp_path):
     (tmp_path / "folder.cif").mkdir()
     (item,) = read_structure_file(tmp_path / "folder.cif")
-    assert isinstance(item, Unreadable) and item.reason.startswith("cannot be read")
+    assert isinstance(item, Unreadable) and item.reason == "not a file: it is a folder"
     (item,) = read_structure_file(tmp_path / "absent.cif")
     assert "No such file" in item.reason
     (tmp_path / "cut.cif.gz").write_bytes(gzip.compress(GOOD.encode())[:-20])
     (item,) = read_structure_file(tmp_path / "cut.cif.gz")
-    assert isinstance(item, Unreadable) and item.reason.startswith("cannot be read")
+    assert isinstance(item, Unreadable) and item.reason.startswith("damaged: its compressed")
 
 
 def test_examples_are_the_sample_crystals():

@@ -344,7 +344,7 @@ def test_bad_extended_xyz(tmp_path):
     ("name", "content", "expected"),
     [
         ("a.jsonl", b"", "no structure in it"),
-        ("a.jsonl.gz", gzip.compress(b'{"id": 1}\n' * 999)[:-9], "damaged or cut short"),
+        ("a.jsonl.gz", gzip.compress(b'{"id": 1}\n' * 999, mtime=0)[:-9], "damaged or cut short"),
         ("a.jsonl.gz", b"no gzip", "damaged or cut short"),
         ("a.json", b'[{"jid": "a"}, {"jid', "not valid JSON"),
         ("a.json", b'{"a": 1}', "no data frame"),

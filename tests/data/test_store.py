@@ -25,6 +25,7 @@ from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.memory import store_budget
 from phase2hpc.data.merge import merge_stores
 from phase2hpc.data.store import Store
+from phase2hpc.data.store_checks import index_problems
 from phase2hpc.data.store_layout import NoStore, content_hash, info_lines, read_info
 from phase2hpc.data.store_writer import StoreWriter, write_store
 from phase2hpc.data.verify import block_problems, trust, verify_store
@@ -200,7 +201,8 @@ def test_changed_attributes_do_not_verify(arrays: GraphArrays, tmp_path: Path) -
 def test_impossible_graphs_do_not_verify(arrays: GraphArrays, tmp_path: Path) -> None:
     def broken(**changes: object) -> list[str]:
         fields = {name: getattr(arrays, name) for name in FIELDS}
-        return block_problems(GraphArrays(**{**fields, **changes}, labels=arrays.labels))
+        changed = GraphArrays(**{**fields, **changes}, labels=arrays.labels)
+        return index_problems(changed) or block_problems(changed, SETTINGS.cutoff)
 
     sender = arrays.sender.copy()
     sender[5] = 999
@@ -468,8 +470,9 @@ def test_stores_made_here_are_trusted(
     write_store(old, arrays.block(0, 25), SETTINGS)
     write_store(new, arrays.block(25, 41), SETTINGS)
     merge_stores([old, new], out)
+    assert verified == [old, new]
     trust(out)
-    assert verified == []
+    assert verified == [old, new]
     with pytest.raises(NoStore, match="no store at"):
         trust(tmp_path / "none.h5")
 
