@@ -31,7 +31,7 @@ from phase2hpc.levels import ALGORITHMS  # noqa: E402
 from phase2hpc.models.multitask import build_model  # noqa: E402
 from phase2hpc.properties import GROUPS  # noqa: E402
 from phase2hpc.resources import default_store, sample_source  # noqa: E402
-from phase2hpc.training.loop import Trainer  # noqa: E402
+from phase2hpc.training.trainer import Trainer  # noqa: E402
 
 NINE = GROUPS["all9"]
 
@@ -136,7 +136,7 @@ def loading(store: Store) -> str:
     trainer.model.train()
     begin = time.perf_counter()
     for batch in trainer.loader:
-        trainer._optimise(batch, len(batch.y))
+        trainer.optimise(iter([batch]), len(batch.y))
     epoch = time.perf_counter() - begin
     loader = make_loader(store, trainer.train, batch_size=16)
     begin = time.perf_counter()

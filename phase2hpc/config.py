@@ -38,6 +38,12 @@ class TrainingSettings(BaseModel):
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better validation score"
     )
+    max_edges: int | None = Field(
+        None,
+        ge=1,
+        description="edges computed at once; a batch of more is computed in parts whose gradients "
+        "are added, which bounds memory",
+    )
     huber_delta: float = Field(
         0.1, gt=0, description="scaled error at which the loss turns from square to absolute"
     )
@@ -56,7 +62,11 @@ class TrainingSettings(BaseModel):
         "float32",
         description="arithmetic; bf16 trains in autocast, invariance then holds to percents only",
     )
-    compile: bool = Field(False, description="torch.compile the model")
+    compile: bool = Field(
+        False,
+        description="torch.compile the model; resume was exact on a CPU in float32, not tried on a "
+        "GPU",
+    )
 
 
 class RuntimeSettings(BaseModel):
@@ -74,6 +84,7 @@ class RuntimeSettings(BaseModel):
     checkpoint_minutes: float = Field(10.0, gt=0, description="save at least so often")
     checkpoint_steps: int | None = Field(None, ge=1, description="save every so many steps")
     keep_checkpoints: int = Field(2, ge=1, description="full states kept")
+    keep_best: int = Field(1, ge=1, description="best weights kept, the best as best.pt")
 
 
 class RunConfig(BaseModel):
@@ -112,6 +123,8 @@ class RunConfig(BaseModel):
             raise InputError(f"{where}: {_first_problem(error)}") from None
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
+        except RecursionError:
+            raise InputError(f"{where}: not a run configuration (nested too deeply)") from None
         except ValueError as error:
             raise InputError(f"{where}: not a run configuration ({error})") from None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from phase2hpc.config import RuntimeSettings
-from phase2hpc.errors import InputError
+from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.files import write_atomically
-from phase2hpc.runs import RunDirectory
+from phase2hpc.runs import Manifest, RunDirectory
+from phase2hpc.system_errors import refused_place
 from phase2hpc.training.best import BestModel
 
 
@@ -24,16 +25,37 @@ def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; name a new or an empty folder")
-    best = BestModel.load(run.best)
     exported = RunDirectory(folder)
-    best.save(exported)
+    was_there = folder.exists()
+    try:
+        _write(run, manifest, exported)
+    except (OSError, Phase2Error) as error:
+        _clear(exported, was_there)
+        reason = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(reason, OSError):
+            raise refused_place(
+                reason, f"{folder}: cannot be written", note="nothing is left of it"
+            ) from error
+        raise
+    return exported
+
+
+def _write(run: RunDirectory, manifest: Manifest, exported: RunDirectory) -> None:
+    """The manifest comes last: without it a folder is no model."""
+    BestModel.load(run.best).save(exported)
     exported.write_config(run.read_config().model_copy(update={"runtime": RuntimeSettings()}))
-    store = Path(manifest.store).name if manifest.store else None
-    anonymous = {"host": "", "pid": 0, "process_start": None, "job_ids": [], "store": store}
-    exported.write_manifest(manifest.model_copy(update={"run_id": exported.id, **anonymous}))
     for source, target in (
         (run.metrics_json, exported.metrics_json),
         (run.metrics_csv, exported.metrics_csv),
     ):
         write_atomically(target, source.read_bytes())
-    return exported
+    store = Path(manifest.store).name if manifest.store else None
+    anonymous = {"host": "", "pid": 0, "process_start": None, "job_ids": [], "store": store}
+    exported.write_manifest(manifest.model_copy(update={"run_id": exported.id, **anonymous}))
+
+
+def _clear(exported: RunDirectory, folder_stays: bool) -> None:
+    for path in (exported.best, exported.config, exported.metrics_json, exported.metrics_csv):
+        path.unlink(missing_ok=True)
+    if not folder_stays and exported.path.exists():
+        exported.path.rmdir()

@@ -13,17 +13,20 @@ SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """Counts towards ``total`` (None: unknown) in ``unit``; use as a context manager.
 
-    Off a terminal it prints one line every ten seconds, so that a job's log stays readable.
+    Off a terminal it prints one line every ten seconds, so that a job's log stays readable;
+    with ``quiet`` it only counts.
     """
 
-    def __init__(self, label: str, total: int | None, unit: str, *, done: int = 0) -> None:
-        self.label, self.total, self.unit = label, total, unit
+    def __init__(
+        self, label: str, total: int | None, unit: str, *, done: int = 0, quiet: bool = False
+    ) -> None:
+        self.label, self.total, self.unit, self.quiet = label, total, unit, quiet
         self.done = self._first = done
         self._bar: Any = None
         self._begin = self._last_drawn = time.monotonic()
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.quiet:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -52,7 +55,9 @@ class Progress:
         """``count`` more are done; ``text`` gives the end of the line, only when it is drawn."""
         self.done += count
         now = time.monotonic()
-        if now - self._last_drawn < (0.2 if self._bar is not None else SECONDS_BETWEEN_LINES):
+        if self.quiet or now - self._last_drawn < (
+            0.2 if self._bar is not None else SECONDS_BETWEEN_LINES
+        ):
             return
         self._last_drawn = now
         end = text() if text is not None else ""

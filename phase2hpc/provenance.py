@@ -51,28 +51,35 @@ def host() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process of this machine started, as boot and clock tick; None: dead, or no /proc.
+    """When a process of this machine started, as boot, namespace and clock tick; None: dead, or
+    no /proc.
 
-    Numbers of processes are used again, in containers soon, so a number alone proves nothing.
+    Numbers of processes are used again, in containers soon, so a number alone proves nothing; and
+    in each container's namespace the same number is another process.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
         # The name before the last bracket may hold blanks and brackets of its own.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if state in "ZX" else f"{boot}:{fields[18]}"
+    return None if state in "ZX" else f"{boot}:{namespace}:{fields[18]}"
 
 
 def process_is_gone(on_host: str, pid: int, started: str | None) -> bool:
-    """True if that process ran on this host and lives no more; False if it lives or is elsewhere.
+    """True if that process ran on this host and lives no more; False if it lives or is elsewhere,
+    in another container of this host, say.
 
     ``started`` is what ``process_start`` said of it while it ran.
     """
     if on_host != host():
         return False
     if started is not None:
-        return process_start(pid) != started
+        here, there = (process_start(os.getpid()) or "").split(":"), started.split(":")
+        same_boot = len(there) == 3 and there[0] == here[0]
+        unseen = same_boot and there[1] != here[1]
+        return not unseen and process_start(pid) != started
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phase2hpc import provenance, tables
+from phase2hpc import tables
 from phase2hpc.errors import InputError
+from phase2hpc.names import one_line
 from phase2hpc.properties import GROUPS, unit
 from phase2hpc.resources import pretrained_models
-from phase2hpc.runs import PREFIX, Manifest, RunDirectory
+from phase2hpc.runs import PREFIX, Manifest, RunDirectory, read_json
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _named(runs: list[RunDirectory], wanted: str) -> list[RunDirectory]:
 def newest_to_resume(models_dir: Path, family: str) -> RunDirectory:
     """The run of a family that ``--resume`` goes on with: the newest unfinished, else the newest.
 
-    Raises InputError when the family has none, or when a process on this host trains it.
+    Raises InputError when the family has none. Whether somebody trains it, its lease knows.
     """
     found = _newest_first(models_dir / family)
     if not found:
@@ -112,19 +112,7 @@ def newest_to_resume(models_dir: Path, family: str) -> RunDirectory:
             f"--resume: no run in {models_dir / family}; leave --resume out to start one"
         )
     unfinished = [run for run, manifest in found if manifest.state != "finished"]
-    run = unfinished[0] if unfinished else found[0][0]
-    refuse_if_running(run)
-    return run
-
-
-def refuse_if_running(run: RunDirectory) -> None:
-    """Raise InputError if a living process on this host trains this run."""
-    manifest = run.read_manifest()
-    if manifest.effective_state == "running" and manifest.host == provenance.host():
-        raise InputError(
-            f"run '{run.id}' is being trained by process {manifest.pid} on this host: wait for it, "
-            "or name another run by --run-id"
-        )
+    return unfinished[0] if unfinished else found[0][0]
 
 
 def runs_to_predict_with(models_dir: Path, names: str | None) -> list[RunDirectory]:
@@ -164,13 +152,18 @@ def _newest_first(folder: Path) -> list[tuple[RunDirectory, Manifest]]:
 
 def read_metrics(run: RunDirectory) -> dict[str, dict[str, dict[str, Any]]] | None:
     """metrics.json, None where the run has none yet. Raises InputError if it is broken."""
-    try:
-        metrics = json.loads(run.metrics_json.read_text())
-        return {split: dict(metrics[split]) for split in ("val", "test")}
-    except FileNotFoundError:
+    if not run.metrics_json.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    metrics = read_json(run.metrics_json)
+    try:
+        found = {split: dict(metrics[split]) for split in ("val", "test")}
+        numbers = [value for table in found.values() for row in table.values()
+                   for value in dict(row).values()]  # fmt: skip
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{run.metrics_json}: not a run's metrics ({error!r})") from None
+    if any(type(value) not in (int, float, type(None)) for value in numbers):
+        raise InputError(f"{run.metrics_json}: not a run's metrics (what is no number in them)")
+    return found
 
 
 def list_rows(summaries: list[RunSummary]) -> list[tuple[str, ...]]:
@@ -195,7 +188,7 @@ def list_rows(summaries: list[RunSummary]) -> list[tuple[str, ...]]:
                 f"{m.created.astimezone():%Y-%m-%d %H:%M}",
             )
         )
-    return rows
+    return [tuple(map(one_line, row)) for row in rows]
 
 
 def list_text(summaries: list[RunSummary]) -> str:
@@ -289,8 +282,11 @@ def _facts(run: RunDirectory, m: Manifest) -> list[tuple[str, str]]:
         ("updated", f"{m.updated:%Y-%m-%d %H:%M:%S %Z}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
         ("git commit", m.git_commit or "none (not a checkout)"),
+        ("image", str(m.image or "none (not in a container of phase2hpc)")),
     ]
-    return facts if m.ensemble is None else [*facts, ("ensemble", m.ensemble)]
+    if m.ensemble is not None:
+        facts.append(("ensemble", m.ensemble))
+    return [(key, one_line(value)) for key, value in facts]
 
 
 def _properties(names: list[str], short: bool = False) -> str:

@@ -9,22 +9,33 @@ import json
 import os
 import re
 import secrets
+import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from phase2hpc import provenance
 from phase2hpc.config import RunConfig, algorithm_named
 from phase2hpc.errors import InputError
 from phase2hpc.files import write_atomically
+from phase2hpc.image import Image, this_image
+from phase2hpc.names import one_line
+from phase2hpc.system_errors import refused_place
 
 PREFIX = "run_"
 SCHEMA_VERSION = 1
 
-State = Literal["running", "stopped", "finished", "failed"]
+State = Literal["submitted", "running", "stopped", "finished", "failed"]
+# The longest text of a run is its history, a few hundred bytes an epoch.
+LARGEST_TEXT = 1 << 28
+# Any local time zone can show it.
+Moment = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(1970, 1, 2, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
+]
 
 
 def _now() -> datetime:
@@ -46,30 +57,43 @@ class Manifest(BaseModel):
     level: str
     properties: list[str]
     state: State = "running"
-    created: datetime = Field(default_factory=_now)
-    updated: datetime = Field(default_factory=_now)
+    created: Moment = Field(default_factory=_now)
+    updated: Moment = Field(default_factory=_now)
     step: int = 0
     epoch: int = 0
     epochs: int
     seed: int
     host: str = Field(default_factory=provenance.host)
-    pid: int = Field(default_factory=os.getpid)
+    pid: int = Field(default_factory=os.getpid, ge=0, lt=2**31)
     process_start: str | None = Field(default_factory=lambda: provenance.process_start(os.getpid()))
     versions: dict[str, str] = Field(default_factory=provenance.package_versions)
     git_commit: str | None = Field(default_factory=provenance.git_commit)
+    # None outside of a container of phase2hpc.
+    image: Image | None = Field(default_factory=this_image)
     store: str | None = None
     store_hash: str | None = None
+    device: str | None = None
+    processes: int = 1
     job_ids: list[str] = []
+    # Where the newest job's scripts and logs are, from the run directory.
+    job_folder: str | None = None
     ensemble: str | None = None
+    ensemble_member: str | None = None
+    ensemble_size: int | None = None
+    # By the scheduler; and those of them in a row that found no newer checkpoint than the last.
+    restarts: int = 0
+    restarts_without_progress: int = 0
+    step_at_start: int | None = None
     best_score: float | None = None
     best_epoch: int | None = None
+    skipped_steps: int = 0
     message: str = ""
 
     @classmethod
     def for_run(
-        cls, run: RunDirectory, config: RunConfig, store: Path, store_hash: str
+        cls, run: RunDirectory, config: RunConfig, store: Path, store_hash: str | None
     ) -> Manifest:
-        """The first manifest of a run that this process starts."""
+        """The first manifest of a run; ``store_hash`` None where the store is not opened yet."""
         return cls(
             run_id=run.id,
             algorithm=config.algorithm,
@@ -127,16 +151,24 @@ class RunDirectory:
 
     def older_checkpoints(self) -> list[tuple[int, Path]]:
         """(step, path) of the full states beside the newest, the latest step first."""
-        named = ((re.fullmatch(r"checkpoint_(\d+)\.pt", p.name), p) for p in self._files())
-        return sorted(((int(m[1]), p) for m, p in named if m), reverse=True)
+        return self._numbered("checkpoint")
 
     def damaged_checkpoints(self) -> list[Path]:
-        """Full states that were found damaged and set aside."""
-        return [p for p in self._files() if re.fullmatch(r"checkpoint.*\.pt\.damaged", p.name)]
+        """Full states that could not be used and were set aside."""
+        aside = r"checkpoint.*\.pt\.(damaged|unreadable|newer-version)(-\d+)?"
+        return [p for p in self._files() if re.fullmatch(aside, p.name)]
 
     @property
     def best(self) -> Path:
         return self.path / "best.pt"
+
+    def best_of(self, epoch: int) -> Path:
+        """The best weights before those of ``best``."""
+        return self.path / f"best_{epoch}.pt"
+
+    def older_bests(self) -> list[tuple[int, Path]]:
+        """(epoch, path) of the best weights before those of ``best``, the latest epoch first."""
+        return self._numbered("best")
 
     @property
     def history(self) -> Path:
@@ -162,6 +194,15 @@ class RunDirectory:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    @property
+    def lease(self) -> Path:
+        """A folder that holds one file while a process trains the run."""
+        return self.path / "lease"
+
+    def _numbered(self, name: str) -> list[tuple[int, Path]]:
+        matched = ((re.fullmatch(rf"{name}_(\d+)\.pt", p.name), p) for p in self._files())
+        return sorted(((int(m[1]), p) for m, p in matched if m), reverse=True)
+
     def _files(self) -> list[Path]:
         return sorted(self.path.iterdir()) if self.path.is_dir() else []
 
@@ -176,9 +217,8 @@ class RunDirectory:
 
     def read_manifest(self) -> Manifest:
         """Raises InputError, one line, for a manifest that is missing, broken or too new."""
-        text = _text(self.manifest)
+        data = read_json(self.manifest)
         try:
-            data = json.loads(text)
             if not isinstance(data, dict):
                 raise InputError(f"{self.manifest}: not a manifest (no JSON object)")
             version = data.get("schema_version")
@@ -191,9 +231,7 @@ class RunDirectory:
         except ValidationError as error:
             problem = error.errors()[0]
             key = ".".join(str(part) for part in problem["loc"])
-            raise InputError(f"{self.manifest}: '{key}': {problem['msg']}") from None
-        except ValueError as error:
-            raise InputError(f"{self.manifest}: not JSON ({error})") from None
+            raise InputError(f"{self.manifest}: '{one_line(key)}': {problem['msg']}") from None
 
     def update_manifest(self, **changes: Any) -> Manifest:
         """Set some keys, and the time; the run's one writer calls this."""
@@ -218,6 +256,7 @@ class RunDirectory:
             process_start=provenance.process_start(os.getpid()),
             versions=provenance.package_versions(),
             git_commit=provenance.git_commit(),
+            image=this_image(),
             job_ids=job_ids,
             message="",
         )
@@ -239,6 +278,11 @@ def checked_run_id(run_id: str) -> str:
     return bare
 
 
+def new_run_id() -> str:
+    """A made-up id; that it is nobody else's shows when its directory is made."""
+    return f"{_now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
 def create_run(models_dir: Path, family: str, run_id: str | None = None) -> RunDirectory:
     """Make the directory of a new run; its id is its own on every host that shares the folder.
 
@@ -247,8 +291,7 @@ def create_run(models_dir: Path, family: str, run_id: str | None = None) -> RunD
     folder = models_dir / family
     # Making a directory is exclusive on every file system, shared ones too.
     while True:
-        made_up = f"{_now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        run = RunDirectory(folder / (PREFIX + (checked_run_id(run_id) if run_id else made_up)))
+        run = RunDirectory(folder / (PREFIX + (checked_run_id(run_id) if run_id else new_run_id())))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             run.path.mkdir()
@@ -262,13 +305,27 @@ def create_run(models_dir: Path, family: str, run_id: str | None = None) -> RunD
                 ) from None
             continue
         except OSError as error:
-            raise InputError(f"{folder}: cannot make a run here ({error.strerror})") from None
+            raise refused_place(error, f"{folder}: cannot make a run here") from None
         return run
+
+
+def read_json(path: Path) -> Any:
+    """A run's JSON file. Raises InputError, one line, for one that is missing or broken."""
+    try:
+        return json.loads(_text(path))
+    except RecursionError:
+        raise InputError(f"{path}: not JSON (nested too deeply)") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        found = path.stat()
+        # A pipe would be waited for.
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_TEXT:
+            raise InputError(f"{path}: not a file of a run (a folder or pipe, or too large)")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path.parent}: no {path.name} here: not a run directory?") from None
     except (OSError, UnicodeDecodeError) as error:

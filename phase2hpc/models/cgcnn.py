@@ -9,23 +9,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, softplus
+from torch.nn.functional import softplus
 from torch_geometric.data import Data
 
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
+from phase2hpc.models.batch_norm import BatchNorm
 from phase2hpc.models.geometry import GaussianBasis, edge_geometry, mean_over_atoms
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm1d that also trains on fewer than two rows, which have no variance: a batch of one
-    single-atom crystal, or of atoms without neighbours, is normalised as in evaluation."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) >= 2:
-            return super().forward(x)
-        return batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
 
 
 class GatedConvolution(nn.Module):
@@ -44,16 +33,21 @@ class GatedConvolution(nn.Module):
         self.edge_norm = BatchNorm(2 * hidden)
         self.norm = BatchNorm(hidden)
 
-    def forward(self, atoms: Tensor, edges: Tensor, weight: Tensor, edge_index: Tensor) -> Tensor:
-        """atoms (N, F), edges (E, K), weight (E, 1), edge_index (2, E) -> (N, F)."""
+    def forward(
+        self, atoms: Tensor, edges: Tensor, weight: Tensor, edge_index: Tensor, counted: Tensor
+    ) -> Tensor:
+        """atoms (N, F), edges (E, K), weight (E, 1), edge_index (2, E) -> (N, F).
+
+        counted: (N,) one, or zero for atoms of padding.
+        """
         sender, receiver = edge_index
         z = self.edge(edges)
         z = z + self.sender(atoms).index_select(0, sender)
         z = z + self.receiver(atoms).index_select(0, receiver)
-        gate, core = self.edge_norm(z).chunk(2, dim=1)
+        gate, core = self.edge_norm(z, counted.index_select(0, receiver)).chunk(2, dim=1)
         message = weight * torch.sigmoid(gate) * softplus(core)
         total = torch.zeros_like(atoms).index_add(0, receiver, message)
-        return softplus(atoms + self.norm(total))
+        return softplus(atoms + self.norm(total, counted))
 
 
 class CGCNNEncoder(nn.Module):
@@ -93,7 +87,8 @@ class CGCNNEncoder(nn.Module):
             )
             edges = self.basis(length)
         atoms = self.embedding(batch.z)
+        counted = batch.weight.index_select(0, batch.batch)
         for convolution in self.convolutions:
-            atoms = convolution(atoms, edges, weight.unsqueeze(1), batch.edge_index)
+            atoms = convolution(atoms, edges, weight.unsqueeze(1), batch.edge_index, counted)
         crystals: Tensor = self.readout(mean_over_atoms(atoms, batch.batch, batch.ptr))
         return crystals

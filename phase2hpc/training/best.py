@@ -39,7 +39,8 @@ class BestModel:
         """Of the weights, and so of what the model computes in."""
         return torch.float64 if self.config.training.precision == "float64" else torch.float32
 
-    def save(self, run: RunDirectory) -> None:
+    def save(self, run: RunDirectory, keep: int = 1) -> None:
+        """Make this best.pt, and keep ``keep`` bests in all."""
         # Paths and threads of the run have no place in a model that is handed on.
         config = self.config.model_copy(update={"runtime": RuntimeSettings()})
         save_best(
@@ -53,28 +54,36 @@ class BestModel:
                 "epoch": self.epoch,
                 "score": self.score,
             },
+            keep,
         )
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> BestModel:
-        """Read best.pt. Raises InputError where there is none, or it is damaged."""
+        """Read best.pt. Raises InputError where there is none, or it is damaged or does not fit
+        together."""
         state: dict[str, Any] = load_best(path)
         config = RunConfig.from_json(state["config"], str(path))
-        graph_settings = GraphSettings(**state["graph_settings"])
-        scaler = Scaler.from_state_dict(state["scaler"])
-        model = build_model(
-            ALGORITHMS[config.algorithm], config.model, graph_settings, scaler.properties
-        )
-        best = cls(
-            config,
-            graph_settings,
-            scaler,
-            model,
-            state["elements"],
-            state["epoch"],
-            state["score"],
-        )
-        model.to(device, best.dtype).load_state_dict(state["weights"])
+        try:
+            graph_settings = GraphSettings(**state["graph_settings"])
+            scaler = Scaler.from_state_dict(state["scaler"])
+            model = build_model(
+                ALGORITHMS[config.algorithm], config.model, graph_settings, scaler.properties
+            )
+            best = cls(
+                config,
+                graph_settings,
+                scaler,
+                model,
+                state["elements"],
+                state["epoch"],
+                state["score"],
+            )
+            model.to(device, best.dtype).load_state_dict(state["weights"])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"{path}: its parts do not fit together ({str(error).partition(chr(10))[0]}): copy "
+                "it again or train again"
+            ) from error
         model.requires_grad_(False).eval()
         return best
 

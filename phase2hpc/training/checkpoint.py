@@ -1,7 +1,7 @@
 """Checkpoints of a run: the newest full state, older ones beside it, and the best weights.
 
-Nothing old is touched before the new file is whole on disk, and the order is by the step in the
-files: whenever the writer is killed, the newest valid state is found.
+Nothing old is touched before the new file is whole on disk and read back, and the order is by the
+step in the files: whenever the writer is killed, the newest valid state is found.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,15 @@ import torch
 
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.runs import RunDirectory
-from phase2hpc.training.statefile import Damaged, prepare_state, read_state, read_step
+from phase2hpc.system_errors import refused
+from phase2hpc.training.payload import current, versioned
+from phase2hpc.training.statefile import (
+    NewerVersion,
+    Unusable,
+    prepare_state,
+    read_state,
+    read_step,
+)
 
 log = logging.getLogger(__name__)
 
@@ -36,90 +44,109 @@ def save_checkpoint(run: RunDirectory, state: Mapping[str, Any], step: int, keep
             f"{run.checkpoint}: holds step {previous}, later than this process's {step}: another "
             "process writes this run; stop one of them"
         )
-    try:
-        partial = prepare_state(run.checkpoint, state, step)
-        try:
-            if previous is not None and previous < step:
-                _set_beside(run.checkpoint, run.checkpoint_of(previous))
-            partial.commit()
-        finally:
-            partial.discard()
-    except OSError as error:
-        raise _cannot_write(run.checkpoint, error) from error
-    for _, old in run.older_checkpoints()[keep - 1 :]:
-        try:
-            old.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("old checkpoint %s cannot be removed (%s)", old, error.strerror)
+    beside = None if previous in (None, step) else run.checkpoint_of(previous)
+    _replace(run.checkpoint, versioned("checkpoint", dict(state)), step, beside)
+    _remove(lambda: [path for _, path in run.older_checkpoints()[keep - 1 :]])
 
 
 def load_newest(run: RunDirectory) -> tuple[dict[str, Any], int, Path] | None:
     """(state, step, file) of the newest valid checkpoint; None where the run never had one.
 
-    A damaged file is renamed ``*.damaged`` with a warning. Raises Phase2Error if there were
-    checkpoints and all are damaged, InputError if a newer version wrote one.
+    Files that are damaged, unreadable or of a newer version are set aside with a warning. Where no
+    valid one is left, InputError if a newer version wrote one, which then stays where it is, and
+    Phase2Error if all are damaged.
     """
-    candidates = []
+    candidates: list[tuple[int, Path]] = []
+    unusable: list[tuple[Path, Unusable]] = []
     for path in (run.checkpoint, *(path for _, path in run.older_checkpoints())):
         try:
             candidates.append((read_step(path), path))
         except FileNotFoundError:
             continue
-        except Damaged as reason:
-            _set_aside(path, reason)
+        except Unusable as reason:
+            unusable.append((path, reason))
         except OSError as error:
             raise _cannot_read(path, error) from error
+    found = None
     # Sorting keeps checkpoint.pt first among files of the same step.
-    for step, path in sorted(candidates, key=lambda found: -found[0]):
+    for step, path in sorted(candidates, key=lambda candidate: -candidate[0]):
         try:
-            state, _ = read_state(path)
-            return state, step, path
-        except Damaged as reason:
-            _set_aside(path, reason)
+            found = current("checkpoint", read_state(path)[0]), step, path
+            break
+        except FileNotFoundError:
+            continue  # Another process set it aside.
+        except Unusable as reason:
+            unusable.append((path, reason))
         except OSError as error:
             raise _cannot_read(path, error) from error
-    damaged = run.damaged_checkpoints()
-    if damaged:
+    newer = [f"{path}: {why}" for path, why in unusable if isinstance(why, NewerVersion)]
+    for path, why in unusable:
+        if found or not isinstance(why, NewerVersion):
+            _set_aside(path, why)
+    if found:
+        return found
+    if newer:
+        raise InputError(f"{newer[0]}: update phase2hpc")
+    aside = run.damaged_checkpoints()
+    if aside:
         raise Phase2Error(
-            f"{run.path}: no valid checkpoint, only damaged ones "
-            f"({', '.join(path.name for path in damaged)}): train again as a new run, or remove "
+            f"{run.path}: no valid checkpoint, only such as were set aside "
+            f"({', '.join(path.name for path in aside)}): train again as a new run, or remove "
             "them to begin this one from its first step"
         )
     return None
 
 
-def save_best(run: RunDirectory, payload: Mapping[str, Any]) -> None:
-    """Replace best.pt by ``payload``. Raises Phase2Error where it cannot be written, TypeError
-    for a payload that could not be read back."""
-    try:
-        # Only one best.pt is kept, so no step is needed to tell it from another.
-        partial = prepare_state(run.best, payload, step=0)
-        try:
-            partial.commit()
-        finally:
-            partial.discard()
-    except OSError as error:
-        raise _cannot_write(run.best, error) from error
+def save_best(run: RunDirectory, payload: Mapping[str, Any], keep: int = 1) -> None:
+    """Make ``payload`` best.pt, and keep ``keep`` bests in all, those before it by their epochs.
+
+    Raises Phase2Error where it cannot be written, TypeError for a payload that could not be read
+    back.
+    """
+    epoch = payload["epoch"]
+    beside = None
+    if keep > 1:
+        previous = best_epoch(run)
+        beside = None if previous in (None, epoch) else run.best_of(previous)
+    _replace(run.best, versioned("best", dict(payload)), epoch, beside)
+    _remove(lambda: _superseded_bests(run, epoch, keep))
 
 
 def load_best(path: Path) -> dict[str, Any]:
-    """The payload of a best.pt, tensors on the CPU.
+    """The payload of a best.pt of any version so far, in the present one's words; tensors on the
+    CPU.
 
-    Raises InputError if there is no such file, a newer version wrote it, or it is damaged.
+    Raises InputError if there is no such file, a newer version wrote it, it is damaged, or is no
+    best.pt.
     """
     try:
-        return read_state(path)[0]
+        return current("best", read_state(path)[0])
     except FileNotFoundError:
         raise InputError(
             f"{path}: not there; the run has no trained weights yet (they come with the first "
             "validation)"
         ) from None
-    except Damaged as reason:
+    except NewerVersion as reason:
+        raise InputError(f"{path}: {reason}: update phase2hpc") from None
+    except Unusable as reason:
         raise InputError(
             f"{path}: damaged, or not written by phase2hpc ({reason}): copy it again or train again"
         ) from None
     except OSError as error:
         raise _cannot_read(path, error) from error
+
+
+def best_epoch(run: RunDirectory) -> int | None:
+    """Epoch of best.pt; None where there is none, or it is of no use: then it is set aside."""
+    try:
+        return int(current("best", read_state(run.best)[0])["epoch"])
+    except FileNotFoundError:
+        return None
+    except Unusable as reason:
+        _set_aside(run.best, reason)
+        return None
+    except OSError as error:
+        raise _cannot_read(run.best, error) from error
 
 
 def rng_state() -> dict[str, Any]:
@@ -157,12 +184,31 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def _replace(path: Path, payload: Mapping[str, Any], step: int, beside: Path | None) -> None:
+    """Put ``payload`` in the place of ``path``, whose content stays as ``beside`` where given."""
+    try:
+        partial = prepare_state(path, payload, step)
+        try:
+            if beside is not None:
+                _set_beside(path, beside)
+            partial.commit()
+        finally:
+            partial.discard()
+    except OSError as error:
+        raise refused(
+            error,
+            f"{path}: cannot be saved",
+            then="go on with --resume",
+            note="what was saved before is intact",
+        ) from error
+
+
 def _newest_step(run: RunDirectory) -> int | None:
     try:
         return read_step(run.checkpoint)
     except FileNotFoundError:
         return None
-    except Damaged as reason:
+    except Unusable as reason:
         _set_aside(run.checkpoint, reason)
         return None
     except OSError as error:
@@ -170,27 +216,45 @@ def _newest_step(run: RunDirectory) -> int | None:
 
 
 def _set_beside(newest: Path, older: Path) -> None:
-    """Keep the newest so far under its own step's name as well; a rename where links fail."""
+    """Keep the newest so far under its own number's name as well; a rename where links fail."""
     try:
         os.link(newest, older)
     except OSError:
         os.replace(newest, older)
 
 
-def _set_aside(path: Path, reason: Damaged) -> None:
-    aside = path.with_name(f"{path.name}.damaged")
+def _set_aside(path: Path, reason: Unusable) -> None:
+    name = f"{path.name}.{reason.suffix}"
+    aside, number = path.with_name(name), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{name}-{number}")
     try:
-        os.replace(path, aside)
+        os.rename(path, aside)
     except FileNotFoundError:
-        return  # another rank was faster
-    log.warning("checkpoint %s is damaged (%s): set aside as %s", path, reason, aside.name)
+        return  # Another process was faster.
+    except OSError as error:
+        raise Phase2Error(
+            f"{path}: of no use ({reason}), and cannot be set aside ({error.strerror}): move it "
+            "away, then go on with --resume"
+        ) from error
+    log.warning("%s is of no use (%s): set aside as %s", path, reason, aside.name)
 
 
-def _cannot_write(path: Path, error: OSError) -> Phase2Error:
-    return Phase2Error(
-        f"{path}: cannot be saved ({error.strerror or error}); what was saved before is intact: "
-        "make room, then go on with --resume"
-    )
+def _superseded_bests(run: RunDirectory, epoch: int, keep: int) -> list[Path]:
+    older = [path for number, path in run.older_bests() if number < epoch]
+    # Those of later epochs were saved before the run went back to an earlier state.
+    later = [path for number, path in run.older_bests() if number >= epoch]
+    return [*later, *older[keep - 1 :]]
+
+
+def _remove(find: Callable[[], list[Path]]) -> None:
+    """What is not needed any more; where that fails, it is no reason to stop."""
+    try:
+        for path in find():
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("old states cannot be removed (%s)", error)
 
 
 def _cannot_read(path: Path, error: OSError) -> Phase2Error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from phase2hpc.data.store import Store
 from phase2hpc.errors import InputError
 from phase2hpc.models.multitask import MultiTaskModel
 from phase2hpc.properties import PROPERTIES
+from phase2hpc.training.memory import naming_the_batch
 from phase2hpc.training.scaling import Scaler
 
 # Bounds of an evaluation batch: its operators take memory by atom, so atoms are what is limited.
@@ -33,20 +35,26 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def batches_by_size(
-    arrays: GraphArrays, indices: npt.NDArray[np.int64]
+    arrays: GraphArrays, indices: npt.NDArray[np.int64], max_edges: int | None = None
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Positions in ``indices`` as batches of bounded size, crystals of like size together."""
+    """Positions in ``indices`` as batches of bounded size, crystals of like size together.
+
+    max_edges: of a batch; a crystal that has more by itself is a batch by itself.
+    """
     sizes = arrays.node_ptr[indices + 1] - arrays.node_ptr[indices]
+    edges = arrays.edge_ptr[indices + 1] - arrays.edge_ptr[indices]
     order = np.argsort(sizes, kind="stable")
+    most_edges = math.inf if max_edges is None else max_edges
     batch: list[int] = []
-    atoms = 0
-    for position in order:
-        size = int(sizes[position])
-        if batch and (atoms + size > ATOMS_A_BATCH or len(batch) == CRYSTALS_A_BATCH):
+    atoms_here = edges_here = 0
+    for position in order.tolist():
+        atoms_here += int(sizes[position])
+        edges_here += int(edges[position])
+        full = atoms_here > ATOMS_A_BATCH or edges_here > most_edges
+        if batch and (full or len(batch) == CRYSTALS_A_BATCH):
             yield np.array(batch)
-            batch, atoms = [], 0
-        batch.append(int(position))
-        atoms += size
+            batch, atoms_here, edges_here = [], int(sizes[position]), int(edges[position])
+        batch.append(position)
     if batch:
         yield np.array(batch)
 
@@ -60,15 +68,23 @@ def predict(
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    max_edges: int | None = None,
+    before_each: Callable[[], None] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Predictions (n, P) in physical units, rows as in ``indices``; the model is in eval mode."""
+    """Predictions (n, P) in physical units, rows as in ``indices``; the model is in eval mode.
+
+    max_edges: as of ``batches_by_size``. before_each: called before each batch; it may raise.
+    """
     out = np.full((len(indices), len(scaler.properties)), np.nan)
     for arrays, first in _in_memory(source):
         here = np.flatnonzero((indices >= first) & (indices < first + len(arrays)))
         local = indices[here] - first
-        for rows in batches_by_size(arrays, local):
+        for rows in batches_by_size(arrays, local, max_edges):
+            if before_each is not None:
+                before_each()
             batch = assemble(arrays, local[rows], dtype=dtype).to(device)
-            scaled = model(batch).to("cpu", torch.float64).numpy()
+            with naming_the_batch(batch):
+                scaled = model(batch).to("cpu", torch.float64).numpy()
             out[here[rows]] = bounded(scaler.inverse(scaled), scaler.properties)
     return out
 

@@ -17,7 +17,8 @@ def learning_rate(settings: TrainingSettings, step: int, total_steps: int) -> fl
     warmup = max(1, round(settings.warmup * total_steps))
     if step < warmup:
         return float(settings.lr * (step + 1) / warmup)
-    phase = (step - warmup) / max(1, total_steps - warmup)
+    # After a change of the batch size in mid-run there may be more steps than were planned.
+    phase = min(1.0, (step - warmup) / max(1, total_steps - warmup))
     return float(settings.lr * max(LOWEST_LR_SHARE, 0.5 * (1 + math.cos(math.pi * phase))))
 
 

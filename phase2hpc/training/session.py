@@ -2,66 +2,37 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from phase2hpc import properties as property_table
-from phase2hpc.config import RunConfig, algorithm_named, build_config, level_named
+from phase2hpc.config import RunConfig
 from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store import Store
 from phase2hpc.data.verify import trust
-from phase2hpc.errors import InputError, StoppedEarly
-from phase2hpc.files import write_atomically
-from phase2hpc.levels import ALGORITHMS
+from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
+from phase2hpc.files import clear_partials
+from phase2hpc.lease import Lease, LeaseLost, current_job_id
 from phase2hpc.progress import Progress
-from phase2hpc.registry import find_run, newest_to_resume, refuse_if_running
 from phase2hpc.resources import default_store, sample_source
-from phase2hpc.runs import Manifest, RunDirectory, State, create_run, family_folder
+from phase2hpc.runs import RunDirectory, State
+from phase2hpc.system_errors import refused
+from phase2hpc.training.beginning import never_began, new_directory, write_first_files
 from phase2hpc.training.best import BestModel
-from phase2hpc.training.checkpoint import load_newest
-from phase2hpc.training.loop import Trainer
-from phase2hpc.training.metrics import (
-    PropertyMetrics,
-    constant_by_property,
-    metrics_by_property,
-    metrics_table,
-    write_metrics,
-)
+from phase2hpc.training.distributed import World, joined_world
+from phase2hpc.training.evaluation import evaluate
+from phase2hpc.training.loop import TrainingLoop
+from phase2hpc.training.request import TrainRequest, new_config
+from phase2hpc.training.restoring import is_another_store, restore
+from phase2hpc.training.resuming import resumed_config, run_to_resume
+from phase2hpc.training.sharing import open_together
 from phase2hpc.training.stopping import StopRequest
+from phase2hpc.training.trainer import Trainer
 
-# A resumed run may be trained for more epochs; all else that changes the result must be as it was.
-MAY_CHANGE_ON_RESUME = frozenset({"epochs"})
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What ``phase2hpc train`` was asked for; None and absent keys: the level's default, or, with
-    ``resume``, what the run has.
-
-    store: None for the shipped sample's, which is prepared where it is not there yet. overrides:
-    flat settings by name, ``preset`` among them. init_from: the run whose weights to start from.
-    """
-
-    algorithm: str
-    level: str
-    models_dir: Path
-    store: Path | None = None
-    properties: str | None = None
-    resume: bool = False
-    run_id: str | None = None
-    init_from: RunDirectory | None = None
-    seed: int | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+log = logging.getLogger(__name__)
 
 
 def train(request: TrainRequest) -> RunDirectory:
@@ -70,50 +41,181 @@ def train(request: TrainRequest) -> RunDirectory:
     Raises StoppedEarly after a signal or the time limit, with the state saved, and InputError
     for what the user can put right.
     """
-    run = run_to_resume(request) if request.resume else None
-    if run is None:
-        store = _open_store(request.store)
-        config = new_config(request, store)
-    else:
-        config = resumed_config(request, run)
-        manifest = run.read_manifest()
-        if manifest.state == "finished" and manifest.epochs >= config.training.epochs:
-            print(f"run {run.id} is finished already, nothing to resume: {run.path}")
-            return run
-        store = _open_store(config.runtime.store)
-        _refuse_another_store(run, manifest, store)
-    torch.set_num_threads(config.runtime.threads)
-    # Before the run directory exists: a store or setting that does not fit leaves no empty run.
-    trainer = Trainer(config, store)
-    restored = run is not None and _restore(trainer, run)
-    if config.init_from is not None and not restored:
-        trainer.initialise_from(BestModel.load(RunDirectory(Path(config.init_from)).best))
-    if run is None:
-        run = create_run(
-            request.models_dir, family_folder(config.algorithm, config.level), request.run_id
+    device = str(request.overrides.get("device") or "auto")
+    with StopRequest() as stop, joined_world(device) as world:
+        if request.resume:
+            run, config = world.on_main(lambda: _to_resume(request))
+            return _go_on(run, config, world, stop, accept_changes=request.accept_changes)
+        return _begin(request, world, stop)
+
+
+def go_on(
+    run: RunDirectory,
+    max_hours: float | None = None,
+    at_start: Callable[[RunDirectory], None] | None = None,
+    config: RunConfig | None = None,
+    accept_changes: bool = False,
+) -> RunDirectory:
+    """Begin a run that was submitted, or go on with it, under its own configuration.
+
+    max_hours: instead of the configuration's, where it is the shorter. at_start: called on the
+    main rank as soon as the run is its own; what it raises ends the run. config: instead of the
+    run's, as ``resumed_config`` made it. Raises as ``train``.
+    """
+    config = config or run.read_config()
+    hours = [h for h in (max_hours, config.runtime.max_hours) if h is not None]
+    with StopRequest() as stop, joined_world(config.runtime.device) as world:
+        return _go_on(
+            run,
+            config,
+            world,
+            stop,
+            accept_changes=accept_changes,
+            max_hours=min(hours, default=None),
+            at_start=at_start,
         )
-        run.write_manifest(Manifest.for_run(run, config, store.path, store.content_hash))
-    run.write_config(config)
-    run.take_over(os.environ.get("SLURM_JOB_ID"))
-    run.update_manifest(epochs=config.training.epochs)
-    print(f"run {run.id} in {run.path}", flush=True)
+
+
+def _to_resume(request: TrainRequest) -> tuple[RunDirectory, RunConfig]:
+    run = run_to_resume(request)
+    if never_began(run):
+        raise InputError(
+            f"--resume: run {run.id} was ended before it began, there is nothing to go on from: "
+            "leave --resume out to start it"
+        )
+    return run, resumed_config(request, run)
+
+
+def _begin(request: TrainRequest, world: World, stop: StopRequest) -> RunDirectory:
+    """A new run. Its directory is made last: a request that does not fit leaves none."""
+    path = world.on_main(lambda: _ready_store(request.store))
+    store = open_together(path, world)
+    config = new_config(request, store.path, list(store.labels))
+    trainer = _trainer(config, store, world)
+    if config.init_from is not None:
+        trainer.initialise_from(BestModel.load(RunDirectory(Path(config.init_from)).best))
+    run = world.on_main(lambda: new_directory(request, config))
+    with _held(run, world, stop) as lease:
+        world.on_main(lambda: write_first_files(run, config, store))
+        return _carry_out(trainer, run, stop, lease)
+
+
+def _go_on(
+    run: RunDirectory,
+    config: RunConfig,
+    world: World,
+    stop: StopRequest,
+    *,
+    accept_changes: bool = False,
+    max_hours: float | None = None,
+    at_start: Callable[[RunDirectory], None] | None = None,
+) -> RunDirectory:
+    """A run that is there, from its newest state on. The lease comes before anything is read."""
+    with _held(run, world, stop) as lease:
+        if at_start is not None:
+            world.on_main(lambda: at_start(run))
+        manifest = world.on_main(run.read_manifest)
+        if manifest.state == "finished" and manifest.epochs >= config.training.epochs:
+            if world.is_main:
+                print(f"run {run.id} is finished already, nothing to resume: {run.path}")
+            return run
+        store = open_together(world.on_main(lambda: _ready_store(config.runtime.store)), world)
+        new_store = is_another_store(run, manifest, store, accept_changes)
+        trainer = _trainer(config, store, world)
+        restored = restore(trainer, run, accept_changes=accept_changes, new_store=new_store)
+        if config.init_from is not None and not restored:
+            trainer.initialise_from(BestModel.load(RunDirectory(Path(config.init_from)).best))
+        return _carry_out(trainer, run, stop, lease, max_hours)
+
+
+def _held(
+    run: RunDirectory, world: World, stop: StopRequest
+) -> AbstractContextManager[Lease | None]:
+    """The lease of the run directory, which the main rank holds for all."""
+    held: list[Lease] = []
+
+    def take() -> None:
+        held.append(Lease.acquire(run, current_job_id(), stop=lambda: bool(stop)))
+        # What killed holders were writing.
+        clear_partials(run.path)
+
+    world.on_main(take)
+    return held[0] if held else nullcontext()
+
+
+def _trainer(config: RunConfig, store: Store, world: World) -> Trainer:
+    torch.set_num_threads(config.runtime.threads)
+    return Trainer(config, store, world)
+
+
+def _carry_out(
+    trainer: Trainer,
+    run: RunDirectory,
+    stop: StopRequest,
+    lease: Lease | None,
+    max_hours: float | None = None,
+) -> RunDirectory:
+    """Train to the end and evaluate, the manifest saying how it went."""
+    config, world = trainer.config, trainer.world
+    loop = TrainingLoop(trainer, run, stop, lease)
+    stop.limit(max_hours if max_hours is not None else config.runtime.max_hours)
     try:
-        with StopRequest(config.runtime.max_hours) as stop:
-            trainer.fit(run, stop)
-            # A signal from here on waits: the evaluation is short, and ends the run.
-            evaluate(trainer, run)
-    except StoppedEarly as stopped:
-        _record(trainer, run, "stopped", str(stopped))
-        raise
+        with world.failing_together():
+            loop.check_lease()
+            if world.is_main:
+                _take_over(trainer, run)
+            loop.fit()
+            evaluate(trainer, run, loop.predict, loop.check_lease)
+            world.on_main(lambda: _record(loop, "finished"))
+    except OSError as error:
+        _record_failure(loop, error)
+        then, note = f"go on by --resume --run-id {run.id}", "what was saved is intact"
+        raise refused(error, then=then, note=note) from error
     except BaseException as error:
-        _record(trainer, run, "failed", f"{type(error).__name__}: {error}")
+        _record_failure(loop, error)
         raise
-    _record(trainer, run, "finished")
-    print(f"\nresults: {run.path}", flush=True)
+    if world.is_main:
+        print(f"\nresults: {run.path}", flush=True)
     return run
 
 
-def _open_store(path: Path | None) -> Store:
+def _take_over(trainer: Trainer, run: RunDirectory) -> None:
+    """Say in the run directory that this process trains the run now, and how."""
+    run.write_config(trainer.config)
+    run.take_over(current_job_id())
+    run.update_manifest(
+        epochs=trainer.settings.epochs,
+        properties=list(trainer.properties),
+        store=str(trainer.store.path.resolve()),
+        store_hash=trainer.store.content_hash,
+        device=str(trainer.device),
+        processes=trainer.world.size,
+    )
+    print(f"run {run.id} in {run.path}", flush=True)
+
+
+def _record(loop: TrainingLoop, state: State, message: str = "") -> None:
+    """Say in the manifest how it ended, unless the run belongs to another process by now."""
+    loop.check_lease()
+    if loop.trainer.world.is_main:
+        loop.run.update_manifest(state=state, message=message, **loop.progress())
+
+
+def _record_failure(loop: TrainingLoop, error: BaseException) -> None:
+    """As ``_record``; where that fails too (a full disk), ``error`` is the one to be told."""
+    if isinstance(error, LeaseLost):
+        return
+    state: State = "stopped" if isinstance(error, (StoppedEarly, KeyboardInterrupt)) else "failed"
+    message = str(error) if isinstance(error, StoppedEarly) else f"{type(error).__name__}: {error}"
+    try:
+        _record(loop, state, message)
+    except OSError as second:
+        log.warning("%s: not written (%s)", loop.run.manifest, second.strerror)
+    except Phase2Error as second:
+        log.warning("%s: not written (%s)", loop.run.manifest, second)
+
+
+def _ready_store(path: Path | None) -> Path:
     """The store asked for, verified unless it was before; else the shipped sample's, prepared if
     it is not there yet."""
     target = path or default_store()
@@ -122,145 +224,4 @@ def _open_store(path: Path | None) -> Store:
         with Progress("preparing", None, "crystals") as progress:
             print(prepare([sample_source()], target, progress=progress.advance), flush=True)
     trust(target)
-    return Store.open(target)
-
-
-def new_config(request: TrainRequest, store: Store) -> RunConfig:
-    """The level's settings with the request's on top."""
-    row = level_named(algorithm_named(request.algorithm), request.level)
-    names = property_table.resolve(request.properties or row.properties, list(store.labels))
-    return build_config(
-        request.algorithm,
-        request.level,
-        names,
-        {
-            **request.overrides,
-            # A resume may come from another working directory.
-            "store": store.path.resolve(),
-            "models_dir": request.models_dir.resolve(),
-        },
-        seed=request.seed or 0,
-        init_from=None if request.init_from is None else str(request.init_from.path.resolve()),
-    )
-
-
-def run_to_resume(request: TrainRequest) -> RunDirectory:
-    """The run that ``--resume`` goes on with: ``--run-id``, else the family's newest unfinished,
-    else its newest. Raises InputError where there is none, or where it is being trained."""
-    family = family_folder(request.algorithm, request.level)
-    if not request.run_id:
-        return newest_to_resume(request.models_dir, family)
-    run = find_run(request.models_dir / family, request.run_id)
-    refuse_if_running(run)
-    return run
-
-
-def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
-    """The run's own settings with the request's on top.
-
-    Raises InputError with the difference where a setting that changes the result is another one.
-    """
-    saved = run.read_config()
-    if (saved.algorithm, saved.level) != (request.algorithm, request.level):
-        raise InputError(
-            f"--resume: run {run.id} is {saved.algorithm} {saved.level}, not {request.algorithm} "
-            f"{request.level}: give its --algorithm and --level"
-        )
-    groups = (saved.training, saved.model, saved.runtime)
-    flat = {key: value for group in groups for key, value in group.model_dump().items()}
-    # A preset asked for anew counts as its settings do.
-    flat |= ALGORITHMS[request.algorithm].presets.get(request.overrides.get("preset", ""), {})
-    names = saved.properties
-    if request.properties:
-        names = tuple(property_table.resolve(request.properties, list(saved.properties)))
-    config = build_config(
-        request.algorithm,
-        request.level,
-        names,
-        {
-            **flat,
-            **request.overrides,
-            "store": request.store.resolve() if request.store else saved.runtime.store,
-            "models_dir": request.models_dir.resolve(),
-        },
-        seed=saved.seed if request.seed is None else request.seed,
-        init_from=saved.init_from,
-    )
-    before, now = saved.identity(), config.identity()
-    changed = [key for key in before if before[key] != now[key] and key not in MAY_CHANGE_ON_RESUME]
-    if changed:
-        difference = "; ".join(f"{key}: {before[key]} there, {now[key]} here" for key in changed)
-        raise InputError(f"--resume: run {run.id} was started with other settings ({difference})")
-    return config
-
-
-def _refuse_another_store(run: RunDirectory, manifest: Manifest, store: Store) -> None:
-    if manifest.store_hash != store.content_hash:
-        raise InputError(
-            f"--resume: run {run.id} is trained on another store ({manifest.store}, content hash "
-            f"{str(manifest.store_hash)[:12]}; {store.path} has {store.content_hash[:12]}): give "
-            "its store by --store"
-        )
-
-
-def _restore(trainer: Trainer, run: RunDirectory) -> bool:
-    """Bring the trainer to the run's newest checkpoint; False where there is none."""
-    before = run.read_config().training.epochs
-    found = load_newest(run)
-    if found is None and run.read_manifest().state == "finished":
-        raise InputError(
-            f"--resume: run {run.id} is finished and has no checkpoint to go on from: start a new "
-            f"run from its weights by --init-from {run.path}"
-        )
-    if found is None:
-        print(f"run {run.id} has no checkpoint yet: it begins again")
-        return False
-    state, step, path = found
-    trainer.load_state(state)
-    epochs = trainer.settings.epochs
-    if epochs != before:
-        if epochs < trainer.epoch:
-            raise InputError(f"--epochs {epochs}: run {run.id} has done {trainer.epoch} already")
-        print(f"epochs {before} -> {epochs}: the learning rate schedule is stretched to fit")
-    print(f"resuming from step {step} of {trainer.total_steps} ({path.name})")
-    return True
-
-
-def evaluate(trainer: Trainer, run: RunDirectory) -> None:
-    """Errors of the best weights on val and test, the test predictions, and the table of it all."""
-    best = BestModel.load(run.best, trainer.device)
-    reference = trainer.labels(trainer.train)
-    metrics: dict[str, dict[str, PropertyMetrics]] = {}
-    for split in ("val", "test"):
-        indices = trainer.store.split_indices(split)
-        labels = trainer.labels(indices)
-        prediction = trainer.predict(best.model, indices)
-        metrics[split] = metrics_by_property(trainer.properties, prediction, labels, reference)
-        constant = constant_by_property(trainer.properties, labels, reference)
-        print(f"\n{split}: {len(indices)} crystals, weights of epoch {best.epoch}")
-        print(metrics_table(metrics[split], constant), flush=True)
-        if split == "test":
-            _write_predictions(trainer, run, prediction, indices)
-    write_metrics(run, metrics)
-
-
-def _write_predictions(
-    trainer: Trainer,
-    run: RunDirectory,
-    prediction: npt.NDArray[np.float64],
-    indices: npt.NDArray[np.int64],
-) -> None:
-    labels = trainer.labels(indices)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [f"{name}{kind}" for name in trainer.properties for kind in ("", "_target")]
-    writer.writerow(["id", *columns])
-    for row, name in enumerate(trainer.store.ids(indices)):
-        pairs = zip(prediction[row].tolist(), labels[row].tolist(), strict=True)
-        values = ["" if math.isnan(value) else f"{value:.7g}" for pair in pairs for value in pair]
-        writer.writerow([name, *values])
-    write_atomically(run.predictions_test, text.getvalue())
-
-
-def _record(trainer: Trainer, run: RunDirectory, state: State, message: str = "") -> None:
-    run.update_manifest(state=state, message=message, **trainer.progress())
+    return target

@@ -8,44 +8,80 @@ Magic, version and the header's own checksum stay where they are in every later 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import pickle
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
 
-from phase2hpc.errors import InputError
 from phase2hpc.files import PartialFile
+from phase2hpc.training.screen import Unexpected, screen
 
 MAGIC = b"PHASE2ST"
 VERSION = 1
 _FIELDS = struct.Struct("<8sIQQ32s")
 _CHECK = 8
+_HEADER = _FIELDS.size + _CHECK
+DTYPES = frozenset(
+    {
+        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
+        torch.int16, torch.int8, torch.uint8, torch.bool,
+    }
+)  # fmt: skip
+# Of this one file, now and later; others (too many open files, say) are of the moment.
+_UNREADABLE = frozenset({errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP})
 
 
-class Damaged(Exception):
-    """The file's bytes are not those that were written; the message says what differs."""
+class Unusable(Exception):
+    """No state can be had from the file; the message says why. suffix: of its name set aside."""
+
+    suffix: ClassVar[str]
+
+
+class Damaged(Unusable):
+    """The file's bytes are not those that were written, or it is no file."""
+
+    suffix = "damaged"
+
+
+class NewerVersion(Unusable):
+    """A later phase2hpc wrote it."""
+
+    suffix = "newer-version"
+
+
+class Unreadable(Unusable):
+    """It must not be read, or the disk fails to."""
+
+    suffix = "unreadable"
 
 
 def to_plain(value: Any, where: str = "state") -> Any:
-    """A copy made of what ``torch.load(weights_only=True)`` accepts: CPU clones of tensors, dicts,
-    lists, tuples and plain scalars; numpy's arrays become tensors, its scalars Python's.
+    """The same in what ``torch.load(weights_only=True)`` accepts: tensors on the CPU that hold no
+    more than they show, dicts, lists, tuples and plain scalars; numpy's arrays become tensors, its
+    scalars Python's. Tensors that are so already are not copied.
 
     Raises TypeError that names the place of anything else: better now than when it is read.
     """
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True).contiguous()
+        if value.dtype not in DTYPES or value.layout is not torch.strided:
+            raise TypeError(f"{where}: a tensor of {value.dtype}, {value.layout} cannot be saved")
+        tensor = value.detach().cpu().contiguous()
+        # A view would be saved with all that lies behind it.
+        return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
+        return to_plain(torch.from_numpy(value.copy()), where)
     if isinstance(value, np.generic):
         return value.item()
-    if value is None or type(value) in (bool, int, float, str, bytes):
+    if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Mapping):
         for key in value:
@@ -59,8 +95,8 @@ def to_plain(value: Any, where: str = "state") -> Any:
 
 
 def prepare_state(path: Path, state: Mapping[str, Any], step: int) -> PartialFile:
-    """Write ``state`` whole and flushed under a temporary name beside ``path``; ``commit`` puts
-    it in place. Raises OSError and leaves nothing where it cannot be written."""
+    """Write ``state`` whole, flushed and read back under a temporary name beside ``path``;
+    ``commit`` puts it in place. Raises OSError and leaves nothing where it cannot be written."""
     buffer = io.BytesIO()
     torch.save(to_plain(state), buffer)
     payload = buffer.getbuffer()
@@ -68,11 +104,7 @@ def prepare_state(path: Path, state: Mapping[str, Any], step: int) -> PartialFil
     fields = _FIELDS.pack(MAGIC, VERSION, step, len(payload), digest)
     partial = PartialFile(path)
     try:
-        with open(partial.path, "wb") as file:
-            file.write(fields + hashlib.sha256(fields).digest()[:_CHECK])
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
+        partial.write(fields + hashlib.sha256(fields).digest()[:_CHECK], payload)
     except BaseException:
         partial.discard()
         raise
@@ -81,33 +113,66 @@ def prepare_state(path: Path, state: Mapping[str, Any], step: int) -> PartialFil
 
 def read_step(path: Path) -> int:
     """The step in the header, which alone is read. Raises as ``read_state``."""
-    with open(path, "rb") as file:
-        return _header(file, path)[0]
+    with _open(path) as file:
+        return _header(file)[0]
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], int]:
     """(state, step), tensors on the CPU.
 
-    Raises Damaged, InputError if a newer version wrote the file, OSError if it cannot be read.
+    Raises Damaged, NewerVersion or Unreadable, FileNotFoundError where there is no file, and
+    OSError where the system cannot say.
     """
-    with open(path, "rb") as file:
-        step, length, digest = _header(file, path)
-        payload = file.read()
-    if len(payload) != length:
-        raise Damaged(f"{len(payload)} bytes of state where {length} were written")
+    with _open(path) as file:
+        step, length, digest = _header(file)
+        # Before memory is asked for.
+        found = os.fstat(file.fileno()).st_size - _HEADER
+        if found != length:
+            raise Damaged(f"{found} bytes of state where {length} were written")
+        try:
+            payload = file.read()
+        except OSError as error:
+            raise _not_readable(error) from error
     if hashlib.sha256(payload).digest() != digest:
         raise Damaged("the state's checksum differs")
     try:
-        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise Damaged("it holds other things than tensors and plain values") from None
+        screen(payload)
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True, mmap=False)
+    except Unexpected as what:
+        raise Damaged(f"it holds other things than tensors and plain values: {what}") from None
+    except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
+        raise Damaged(f"torch cannot read it: {str(error).partition(chr(10))[0]}") from None
     return state, step
 
 
-def _header(file: BinaryIO, path: Path) -> tuple[int, int, bytes]:
-    head = file.read(_FIELDS.size + _CHECK)
+def _open(path: Path) -> BinaryIO:
+    """Open a file for reading, never waiting for the other end of what is none."""
+    try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):
+            raise Damaged("a folder is in its place" if stat.S_ISDIR(kind) else "it is no file")
+        return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise Damaged("it is a link to nothing") from None
+        raise
+    except OSError as error:
+        raise _not_readable(error) from error
+
+
+def _not_readable(error: OSError) -> Exception:
+    if error.errno in _UNREADABLE:
+        return Unreadable(f"cannot be read: {error.strerror}")
+    return error
+
+
+def _header(file: BinaryIO) -> tuple[int, int, bytes]:
+    try:
+        head = file.read(_HEADER)
+    except OSError as error:
+        raise _not_readable(error) from error
     fields, check = head[: _FIELDS.size], head[_FIELDS.size :]
-    if len(head) < _FIELDS.size + _CHECK:
+    if len(head) < _HEADER:
         raise Damaged("the header is cut off")
     if hashlib.sha256(fields).digest()[:_CHECK] != check:
         raise Damaged("the header's checksum differs")
@@ -115,8 +180,5 @@ def _header(file: BinaryIO, path: Path) -> tuple[int, int, bytes]:
     if magic != MAGIC:
         raise Damaged("it does not begin as a state does")
     if version > VERSION:
-        raise InputError(
-            f"{path}: written in format version {version}, this phase2hpc reads up to {VERSION}: "
-            "update phase2hpc"
-        )
+        raise NewerVersion(f"written in format version {version}, this one reads up to {VERSION}")
     return step, length, digest

@@ -24,11 +24,13 @@ def original(
     whole.weight = nn.Parameter(torch.cat([part.weight for part in parts], dim=1))
     whole.bias = convolution.receiver.bias
     pairs = index.T.tolist()
-    z = [torch.cat([atoms[i], atoms[j], edges[e]]) for e, (j, i) in enumerate(pairs)]
-    gate, core = convolution.edge_norm(whole(torch.stack(z))).chunk(2, dim=1)
+    z = whole(
+        torch.stack([torch.cat([atoms[i], atoms[j], edges[e]]) for e, (j, i) in enumerate(pairs)])
+    )
+    gate, core = convolution.edge_norm(z, z.new_ones(len(z))).chunk(2, dim=1)
     message = weight.unsqueeze(1) * torch.sigmoid(gate) * softplus(core)
     totals = [message[index[1] == i].sum(dim=0) for i in range(len(atoms))]
-    return softplus(atoms + convolution.norm(torch.stack(totals)))
+    return softplus(atoms + convolution.norm(torch.stack(totals), atoms.new_ones(len(atoms))))
 
 
 def trained_convolution() -> GatedConvolution:
@@ -54,7 +56,8 @@ def test_split_linear_layer_is_the_concatenated_one(training: bool) -> None:
     _, length, weight = edge_geometry(batch, **settings.to_dict())
     assert (weight < 1).any()
     edges = torch.randn(len(length), BASIS, dtype=torch.float64)
-    ours = convolution(atoms, edges, weight.unsqueeze(1), batch.edge_index)
+    counted = torch.ones(len(atoms), dtype=torch.float64)
+    ours = convolution(atoms, edges, weight.unsqueeze(1), batch.edge_index, counted)
     theirs = original(convolution, atoms, edges, weight, batch.edge_index)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     probe = torch.randn_like(ours)
@@ -71,9 +74,10 @@ def test_edge_of_zero_weight_is_no_edge() -> None:
     edges = torch.randn(3, BASIS, dtype=torch.float64)
     weight = torch.tensor([[1.0], [0.0], [0.5]], dtype=torch.float64)
     kept = torch.tensor([0, 2])
+    counted = torch.ones(3, dtype=torch.float64)
     torch.testing.assert_close(
-        convolution(atoms, edges, weight, index),
-        convolution(atoms, edges[kept], weight[kept], index[:, kept]),
+        convolution(atoms, edges, weight, index, counted),
+        convolution(atoms, edges[kept], weight[kept], index[:, kept], counted),
     )
 
 

@@ -9,8 +9,9 @@ import torch
 from phase2hpc.data.store import Store
 from phase2hpc.errors import InputError
 from phase2hpc.training.best import BestModel
-from phase2hpc.training.checkpoint import load_newest
+from phase2hpc.training.checkpoint import load_best, load_newest
 from phase2hpc.training.inference import predict
+from phase2hpc.training.statefile import prepare_state
 
 
 @pytest.mark.parametrize("algorithm", ["e3nn", "cgcnn"])
@@ -75,3 +76,27 @@ def test_no_best_or_a_damaged_one(trained, tmp_path) -> None:
     (tmp_path / "best.pt").write_bytes(data)
     with pytest.raises(InputError, match="damaged"):
         BestModel.load(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": "{}"}, "best.pt: setting"),
+        ({"config": "no JSON"}, "best.pt: not a run configuration"),
+        ({"graph_settings": {"cutoff": 5.0, "shell": 1}}, "best.pt: its parts do not fit"),
+        ({"graph_settings": {"cutoff": 1e9}}, "best.pt: its parts do not fit"),
+        ({"weights": {}}, "best.pt: its parts do not fit"),
+        ({"weights": {"element.weight": torch.zeros(1)}}, "best.pt: its parts do not fit"),
+        ({"weights": [torch.zeros(1)]}, "no state of a best: 'weights'"),
+        ({"scaler": {}}, "no state of a best: 'scaler.properties'"),
+        ({"elements": ["H"]}, "no state of a best: 'elements.0'"),
+        ({"epoch": -1}, "no state of a best: 'epoch'"),
+    ],
+)
+def test_a_whole_file_of_wrong_content_is_one_line(trained, tmp_path, change, words) -> None:
+    state = load_best(trained["cgcnn"].best)
+    partial = prepare_state(tmp_path / "best.pt", state | change, 1)
+    partial.commit()
+    with pytest.raises(InputError, match=words) as caught:
+        BestModel.load(tmp_path / "best.pt")
+    assert "\n" not in str(caught.value)

@@ -13,53 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from same_run import assert_same_run, disturb
 
 from phase2hpc.cli import app
 from phase2hpc.config import build_config
 from phase2hpc.data.prepare import prepare
 from phase2hpc.errors import InputError, StoppedEarly
+from phase2hpc.lease import LeaseLost
 from phase2hpc.runs import RunDirectory
 from phase2hpc.training import loop
-from phase2hpc.training.checkpoint import load_best, load_newest
 from phase2hpc.training.statefile import read_step
+from phase2hpc.training.trainer import Trainer
 
 STEPS_AN_EPOCH = 5
 STEPS = 3 * STEPS_AN_EPOCH
-
-
-def assert_same(a: Any, b: Any, where: str = "state") -> None:
-    """Bitwise equal, but for wall-clock fields."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a.keys() - {"seconds", "crystals_per_second"}:
-            assert_same(a[key], b[key], f"{where}[{key!r}]")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{i}]")
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), where
-    else:
-        assert a == b, where
-
-
-def assert_same_run(run: RunDirectory, reference: RunDirectory) -> None:
-    mine, theirs = load_newest(run), load_newest(reference)
-    assert mine is not None and theirs is not None
-    assert mine[1] == theirs[1]
-    assert_same(mine[0], theirs[0])
-    best, other = load_best(run.best), load_best(reference.best)
-    for key in ("weights", "scaler", "elements", "epoch", "score", "graph_settings"):
-        assert_same(best[key], other[key], f"best[{key!r}]")
-    for name in ("metrics.json", "metrics.csv", "predictions_test.csv"):
-        assert (run.path / name).read_bytes() == (reference.path / name).read_bytes(), name
-    histories = [json.loads(r.history.read_text()) for r in (run, reference)]
-    assert_same(*histories, "history")
-    manifests = [r.read_manifest() for r in (run, reference)]
-    for key in ("state", "step", "epoch", "epochs", "best_score", "best_epoch", "store_hash"):
-        assert_same(*(getattr(m, key) for m in manifests), key)
 
 
 @pytest.fixture(scope="module")
@@ -68,23 +35,18 @@ def uninterrupted(train_tiny, tmp_path_factory) -> dict[str, RunDirectory]:
     return {a: train_tiny(models, a, properties="all9") for a in ("e3nn", "cgcnn")}
 
 
-def interrupt(monkeypatch, when: Callable[[loop.Trainer], bool], method: str, act) -> None:
+def interrupt(monkeypatch, when: Callable[[Trainer], bool], method: str, act) -> None:
     """Do ``act`` after the trainer's ``method`` where ``when`` is true of it."""
-    original = getattr(loop.Trainer, method)
+    owner = Trainer if hasattr(Trainer, method) else loop.TrainingLoop
+    original = getattr(owner, method)
 
     def wrapped(self, *args):
         result = original(self, *args)
-        if when(self):
+        if when(self if owner is Trainer else self.trainer):
             act()
         return result
 
-    monkeypatch.setattr(loop.Trainer, method, wrapped)
-
-
-def disturb() -> None:
-    """Another process would have other random numbers and another history."""
-    torch.manual_seed(987654321)
-    torch.rand(100)
+    monkeypatch.setattr(owner, method, wrapped)
 
 
 # ---- stopped at every kind of boundary -------------------------------------------------------
@@ -94,11 +56,11 @@ def disturb() -> None:
 @pytest.mark.parametrize(
     ("method", "step"),
     [
-        ("_optimise", 1),
-        ("_optimise", STEPS_AN_EPOCH),  # last of an epoch: validation first, then the stop
-        ("_optimise", STEPS_AN_EPOCH + 2),
+        ("optimise", 1),
+        ("optimise", STEPS_AN_EPOCH),  # last of an epoch: it stops in the validation
+        ("optimise", STEPS_AN_EPOCH + 2),
         ("_end_epoch", 2 * STEPS_AN_EPOCH),
-        ("_optimise", STEPS),
+        ("optimise", STEPS),
     ],
 )
 def test_stopping_at_a_step_changes_nothing(
@@ -113,7 +75,8 @@ def test_stopping_at_a_step_changes_nothing(
     reference = uninterrupted[algorithm]
     run = RunDirectory(tmp_path / reference.family / reference.path.name)
     manifest = run.read_manifest()
-    assert (manifest.state, manifest.step, manifest.epoch) == ("stopped", step, step // 5)
+    epochs = step // STEPS_AN_EPOCH - (method == "optimise" and step % STEPS_AN_EPOCH == 0)
+    assert (manifest.state, manifest.step, manifest.epoch) == ("stopped", step, epochs)
     assert read_step(run.checkpoint) == step and not run.metrics_json.exists()
     disturb()
     assert train_tiny(tmp_path, algorithm, resume=True, properties=None, run_id=None) == run
@@ -125,7 +88,7 @@ def test_stopping_again_and_again_changes_nothing(
     algorithm, train_tiny, uninterrupted, tmp_path, monkeypatch
 ) -> None:
     interrupt(
-        monkeypatch, lambda t: t.step % 4 == 1, "_optimise",
+        monkeypatch, lambda t: t.step % 4 == 1, "optimise",
         lambda: signal.raise_signal(signal.SIGTERM),
     )  # fmt: skip
     stops, resume = 0, False
@@ -148,7 +111,7 @@ def crash() -> None:
     raise Crash
 
 
-@pytest.mark.parametrize("method", ["_optimise", "_end_epoch"])
+@pytest.mark.parametrize("method", ["optimise", "_end_epoch"])
 def test_a_crash_falls_back_to_the_last_checkpoint(
     method, train_tiny, uninterrupted, tmp_path, monkeypatch
 ) -> None:
@@ -165,10 +128,11 @@ def test_a_crash_falls_back_to_the_last_checkpoint(
     assert_same_run(run, uninterrupted["cgcnn"])
 
 
-def test_a_crash_before_the_first_checkpoint_begins_again(
-    train_tiny, trained, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_crash_in_the_first_epoch_begins_again(
+    saved, train_tiny, trained, tmp_path, monkeypatch, capsys
 ) -> None:
-    """With the weights it was to start from."""
+    """With the weights it was to start from, before its first save too."""
     source = trained["cgcnn"]
     reference = train_tiny(tmp_path / "a", init_from=source)
     with monkeypatch.context() as patch:
@@ -176,8 +140,11 @@ def test_a_crash_before_the_first_checkpoint_begins_again(
         with pytest.raises(Crash):
             train_tiny(tmp_path / "b", init_from=source)
     disturb()
+    if not saved:
+        (tmp_path / "b" / reference.family / reference.path.name / "checkpoint.pt").unlink()
     run = train_tiny(tmp_path / "b", resume=True)
-    assert "begins again" in capsys.readouterr().out
+    said = "resuming from step 0 of 15" if saved else "begins again"
+    assert said in capsys.readouterr().out
     assert_same_run(run, reference)
     assert len(scalar(run, "val_score")) == 3
 
@@ -206,7 +173,7 @@ def test_a_damaged_newest_checkpoint_leaves_the_older_one(
     train_tiny, uninterrupted, tmp_path, monkeypatch, capsys
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt(patch, lambda t: t.step == 10, "_optimise", crash)
+        interrupt(patch, lambda t: t.step == 10, "optimise", crash)
         with pytest.raises(Crash):
             train_tiny(tmp_path, properties="all9", checkpoint_steps=3, keep_checkpoints=3)
     run = RunDirectory(tmp_path / "multitask_cgcnn_lite" / "run_one")
@@ -317,12 +284,12 @@ def test_max_hours_stops_and_resume_goes_on(train_tiny, uninterrupted, tmp_path)
 @pytest.mark.parametrize(
     ("settings", "steps"),
     [
-        ({}, [5, 10, 15]),
-        ({"checkpoint_steps": 2}, [2, 4, 5, 6, 8, 10, 12, 14, 15]),
-        ({"checkpoint_minutes": 1e-9}, list(range(1, 16))),
+        ({}, [0, 5, 10, 15]),
+        ({"checkpoint_steps": 2}, [0, 2, 4, 5, 6, 8, 10, 12, 14, 15]),
+        ({"checkpoint_minutes": 1e-9}, list(range(16))),
     ],
 )
-def test_saves_at_the_end_of_an_epoch_and_as_often_as_asked(
+def test_saves_first_at_the_end_of_an_epoch_and_as_often_as_asked(
     settings, steps, train_tiny, tmp_path, monkeypatch
 ) -> None:
     saved: list[int] = []
@@ -470,23 +437,51 @@ def test_fewer_epochs_than_are_done_are_refused(train_tiny, tmp_path, monkeypatc
     assert run.read_manifest().state == "finished" and run.read_manifest().epoch == 2
 
 
-def test_a_run_in_training_is_refused(stopped, train_tiny) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        from phase2hpc import provenance
+HOLD = """
+import sys
+from pathlib import Path
+from phase2hpc.lease import Lease
+from phase2hpc.runs import RunDirectory
+with Lease.acquire(RunDirectory(Path(sys.argv[1])), "77"):
+    print("held", flush=True)
+    input()
+"""
 
-        started = provenance.process_start(process.pid)
-        stopped.update_manifest(state="running", pid=process.pid, process_start=started)
-        models = stopped.path.parents[1]
+
+def test_a_run_in_training_is_refused(stopped, train_tiny) -> None:
+    """Its holder is named, and nothing of it is touched."""
+    models = stopped.path.parents[1]
+    before = stopped.manifest.read_bytes()
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, stopped.path], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
         for run_id in ("one", None):
             refused(
                 lambda run_id=run_id: train_tiny(models, resume=True, run_id=run_id),
-                f"process {process.pid}",
-            )
+                f"process {process.pid}", "job 77",
+            )  # fmt: skip
+        assert stopped.manifest.read_bytes() == before
     finally:
-        process.communicate(b"\n")
+        process.communicate("\n")
     train_tiny(models, resume=True, max_hours=None)
     assert stopped.read_manifest().pid == os.getpid()
+
+
+def test_a_run_taken_over_is_not_written_any_more(train_tiny, tmp_path, monkeypatch) -> None:
+    """The process that lost its lease stops before it writes."""
+    interrupt(
+        monkeypatch, lambda t: t.step == 7, "optimise",
+        lambda: [path.unlink() for path in run.lease.iterdir()],
+    )  # fmt: skip
+    run = RunDirectory(tmp_path / "multitask_cgcnn_lite" / "run_one")
+    with pytest.raises(LeaseLost, match="'one'"):
+        train_tiny(tmp_path)
+    assert read_step(run.checkpoint) == 5
+    manifest = run.read_manifest()
+    assert (manifest.state, manifest.step) == ("running", 5)
 
 
 def test_the_newest_unfinished_run_is_taken(train_tiny, tmp_path) -> None:
@@ -498,9 +493,9 @@ def test_the_newest_unfinished_run_is_taken(train_tiny, tmp_path) -> None:
     assert resumed == ["b", "a"]
 
 
-def test_one_setting_alone_may_change() -> None:
-    """What counts as the same run: all model and training settings but the epochs."""
-    from phase2hpc.training.session import MAY_CHANGE_ON_RESUME
+def test_two_settings_alone_may_change() -> None:
+    """What counts as the same run: all model and training settings but these."""
+    from phase2hpc.training.resuming import MAY_CHANGE_ON_RESUME
 
     identity = build_config("e3nn", "std", ["band_gap"]).identity()
-    assert identity.keys() >= MAY_CHANGE_ON_RESUME == {"epochs"}
+    assert identity.keys() >= MAY_CHANGE_ON_RESUME == {"epochs", "max_edges"}

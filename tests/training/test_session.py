@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from phase2hpc.data.store import Store
-from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.training import session
+from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
+from phase2hpc.training import evaluation, session
 from phase2hpc.training.best import BestModel
-from phase2hpc.training.loop import Trainer
+from phase2hpc.training.trainer import Trainer
 
 
 def test_the_files_of_a_run_agree(trained, tiny) -> None:
@@ -57,22 +57,37 @@ def test_a_failure_is_in_the_manifest(train_tiny, tmp_path, monkeypatch) -> None
     assert (manifest.state, manifest.message) == ("failed", "Phase2Error: the model has diverged")
 
 
-def test_a_signal_in_the_evaluation_waits(train_tiny, tmp_path, monkeypatch) -> None:
-    """It takes seconds, and the run is done after it."""
-    original = session.evaluate
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_signal_in_the_evaluation_stops_it(batch, train_tiny, tmp_path, monkeypatch) -> None:
+    """The state is saved before; resume evaluates again."""
+    reference = train_tiny(tmp_path / "whole", epochs=1)
+    original, batches = evaluation.Trainer.predict, []
 
-    def evaluate(trainer, run):
-        signal.raise_signal(signal.SIGTERM)
-        original(trainer, run)
+    def predict(self, model, indices, before_each):
+        def counted():
+            batches.append(1)
+            if self.epoch == 1 and len(batches) == batch:
+                signal.raise_signal(signal.SIGTERM)
+            before_each()
 
-    monkeypatch.setattr(session, "evaluate", evaluate)
-    run = train_tiny(tmp_path, epochs=1)
-    assert run.read_manifest().state == "finished" and run.metrics_json.exists()
+        batches.clear()
+        return original(self, model, indices, counted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.Trainer, "predict", predict)
+        patch.setattr("phase2hpc.training.inference.CRYSTALS_A_BATCH", 8)
+        with pytest.raises(StoppedEarly, match="SIGTERM: state saved at step 5 of 5"):
+            train_tiny(tmp_path / "cut", epochs=1)
+    run = session.RunDirectory(tmp_path / "cut" / "multitask_cgcnn_lite" / "run_one")
+    assert run.read_manifest().state == "stopped" and not run.metrics_json.exists()
+    train_tiny(tmp_path / "cut", resume=True)
+    assert run.read_manifest().state == "finished"
+    assert run.metrics_json.read_bytes() == reference.metrics_json.read_bytes()
 
 
 def test_a_failed_evaluation_is_done_by_resume(train_tiny, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(session, "write_metrics", lambda run, metrics: 1 / 0)
+        patch.setattr(evaluation, "write_metrics", lambda run, metrics: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train_tiny(tmp_path, epochs=1)
     run = train_tiny(tmp_path, resume=True)

@@ -1,0 +1,76 @@
+"""The end of a run: errors of its best weights on val and test, and the test predictions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from phase2hpc.files import write_atomically
+from phase2hpc.models.multitask import MultiTaskModel
+from phase2hpc.runs import RunDirectory
+from phase2hpc.training.best import BestModel
+from phase2hpc.training.metrics import (
+    SPLITS,
+    PropertyMetrics,
+    constant_by_property,
+    metrics_by_property,
+    metrics_table,
+    write_metrics,
+)
+from phase2hpc.training.trainer import Trainer
+
+
+def evaluate(
+    trainer: Trainer,
+    run: RunDirectory,
+    predict: Callable[[MultiTaskModel, npt.NDArray[np.int64]], npt.NDArray[np.float64]],
+    before_write: Callable[[], None],
+) -> None:
+    """Write metrics and test predictions of the best weights, and print the tables.
+
+    Every rank computes its share, the main one writes. predict: as the trainer's. before_write:
+    called before each file. Both may raise, and nothing is lost: this can be done again.
+    """
+    # On another node the file may not have arrived yet.
+    best = trainer.world.on_main(lambda: BestModel.load(run.best))
+    model = best.model.to(trainer.device)
+    reference = trainer.labels(trainer.train)
+    metrics: dict[str, dict[str, PropertyMetrics]] = {}
+    for split in SPLITS:
+        indices = trainer.store.split_indices(split)
+        labels = trainer.labels(indices)
+        prediction = predict(model, indices)
+        metrics[split] = metrics_by_property(trainer.properties, prediction, labels, reference)
+        if trainer.world.is_main:
+            constant = constant_by_property(trainer.properties, labels, reference)
+            print(f"\n{split}: {len(indices)} crystals, weights of epoch {best.epoch}")
+            print(metrics_table(metrics[split], constant), flush=True)
+            if split == "test":
+                before_write()
+                _write_predictions(trainer, run, prediction, indices)
+    if trainer.world.is_main:
+        before_write()
+        write_metrics(run, metrics)
+
+
+def _write_predictions(
+    trainer: Trainer,
+    run: RunDirectory,
+    prediction: npt.NDArray[np.float64],
+    indices: npt.NDArray[np.int64],
+) -> None:
+    labels = trainer.labels(indices)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{name}{kind}" for name in trainer.properties for kind in ("", "_target")]
+    writer.writerow(["id", *columns])
+    for row, name in enumerate(trainer.store.ids(indices)):
+        pairs = zip(prediction[row].tolist(), labels[row].tolist(), strict=True)
+        values = ["" if math.isnan(value) else f"{value:.7g}" for pair in pairs for value in pair]
+        writer.writerow([name, *values])
+    write_atomically(run.predictions_test, text.getvalue())

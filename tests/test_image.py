@@ -1,0 +1,58 @@
+"""What a process says of the image it runs in, by what the image's build wrote."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from phase2hpc.errors import Phase2Error
+from phase2hpc.image import DIGEST_VARIABLE, this_image
+from phase2hpc.runs import Manifest
+
+LABEL = '{"version": "1.2", "variant": "cpu", "revision": "abc-dirty", "created": ""}\n'
+ABOUT = {"run_id": "a", "algorithm": "e3nn", "level": "lite", "properties": ["ehull"]}
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an image's Python environment."""
+    (tmp_path / "image.json").write_text(LABEL)
+    (tmp_path / "packages.txt").write_text("numpy==2.0\ntorch==2.13.0+cpu\n")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.delenv(DIGEST_VARIABLE, raising=False)
+    return tmp_path
+
+
+def manifest() -> Manifest:
+    """Written, and read back."""
+    made = Manifest(**ABOUT, epochs=1, seed=0)
+    return Manifest.model_validate_json(made.model_dump_json())
+
+
+def test_manifest_in_an_image(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = manifest().image
+    assert found is not None and found.digest is None
+    assert found.packages == ["numpy==2.0", "torch==2.13.0+cpu"]
+    assert str(found) == "phase2hpc 1.2 for cpu, commit abc-dirty"
+    monkeypatch.setenv(DIGEST_VARIABLE, "sha256:12")
+    found = manifest().image
+    assert found is not None and found.digest == "sha256:12" and "sha256:12" in str(found)
+
+
+def test_outside_of_an_image() -> None:
+    assert this_image() is None and manifest().image is None
+
+
+@pytest.mark.parametrize("label", ["{", "[]", '{"version": "1.2"}'])
+def test_a_broken_label(image: Path, label: str) -> None:
+    (image / "image.json").write_text(label)
+    with pytest.raises(Phase2Error, match="image.json: no label of an image .*; build it again"):
+        this_image()
+
+
+def test_no_package_list(image: Path) -> None:
+    (image / "packages.txt").unlink()
+    with pytest.raises(Phase2Error, match="packages.txt"):
+        this_image()
