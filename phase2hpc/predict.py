@@ -6,11 +6,14 @@ import csv
 import io
 import json
 import math
+import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +26,20 @@ from phase2hpc.data.crystal import Crystal, Unreadable
 from phase2hpc.data.elements import SYMBOLS, atomic_number
 from phase2hpc.data.graph import Graph
 from phase2hpc.data.sources import describe, read
+from phase2hpc.data.units import Units
 from phase2hpc.errors import InputError
-from phase2hpc.files import PartialFile, write_atomically
+from phase2hpc.files import write_atomically
 from phase2hpc.progress import Progress
 from phase2hpc.properties import unit
 from phase2hpc.runs import RunDirectory
+from phase2hpc.system_errors import refused
 from phase2hpc.training.best import BestModel
 from phase2hpc.training.inference import choose_device
 from phase2hpc.training.inference import predict as predict_batches
+from phase2hpc.training.memory import OutOfMemory
 
-# Structures read, turned to graphs and predicted together; bounds memory, not batches.
+# Structures read, turned to graphs and predicted together. Bounds memory; and the last bits of a
+# prediction depend on what is predicted beside it, so where a chunk begins is fixed by the inputs.
 CHUNK = 1024
 
 
@@ -103,7 +110,7 @@ class Predictor:
             return
         try:
             members = self._members([pair for _, pair in accepted])
-        except RuntimeError as error:
+        except (RuntimeError, OutOfMemory) as error:
             if len(accepted) > 1:
                 for one in accepted:
                     self._fill([one])
@@ -175,38 +182,35 @@ def as_records(rows: Iterable[Prediction], properties: Sequence[str]) -> Iterato
         yield record
 
 
-def check_output(path: Path) -> None:
-    """Raises InputError where ``path`` cannot be written: better now than after the work."""
-    if path.is_dir():
-        raise InputError(f"--output {path}: this is a folder, name a file in it")
-    if path.suffix.lower() not in (".csv", ".json"):
-        raise InputError(f"--output {path}: name a .csv or a .json file")
-    try:
-        PartialFile(path).discard()
-    except OSError as error:
-        raise _cannot_write(path, error) from None
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(f"--output {path}: cannot be written ({error.strerror})")
-
-
-def write_predictions(path: Path, rows: Sequence[Prediction], properties: Sequence[str]) -> None:
+def write_predictions(path: Path, rows: Iterable[Prediction], properties: Sequence[str]) -> None:
     """Write rows as CSV, or as JSON where the name ends in .json; whole or not at all."""
-    records = list(as_records(rows, properties))
+    write_records(path, as_records(rows, properties), properties)
+
+
+def write_records(path: Path, records: Iterable[dict[str, Any]], properties: Sequence[str]) -> None:
+    """The same of rows as ``as_records`` gives them; only their text is kept in memory."""
+    stream = io.StringIO()
     if path.suffix.lower() == ".json":
-        text = json.dumps(records, indent=1, allow_nan=False) + "\n"
+        _write_json(stream, records)
     else:
-        stream = io.StringIO()
         columns = list(next(as_records([Prediction("", "", "", "")], properties)))
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: _cell(v) for k, v in record.items()} for record in records)
-        text = stream.getvalue()
     try:
-        write_atomically(path, text)
+        write_atomically(path, stream.getvalue())
     except OSError as error:
-        raise _cannot_write(path, error) from None
+        note = "what was there is as it was" if path.exists() else ""
+        raise refused(error, f"--output {path}: cannot be written", note=note) from None
+
+
+def _write_json(file: TextIO, records: Iterable[dict[str, Any]]) -> None:
+    separator = "[\n"
+    for record in records:
+        text = json.dumps(record, indent=1, allow_nan=False)
+        file.write(separator + textwrap.indent(text, " "))
+        separator = ",\n"
+    file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def _cell(value: Any) -> str:
@@ -258,29 +262,49 @@ def predict_all(
 
     plain_folder: a folder is all its structure files, whatever an id_prop.csv in it says.
     """
+    chunks = predict_chunks(predictor, inputs, plain_folder=plain_folder)
+    return [row for _, rows in chunks for row in rows]
+
+
+def predict_chunks(
+    predictor: Predictor,
+    inputs: Sequence[str],
+    *,
+    plain_folder: bool,
+    shard: int = 0,
+    shards: int = 1,
+) -> Iterator[tuple[int, list[Prediction]]]:
+    """As ``predict_all``, chunk by chunk with its number; of several shards, one's chunks only."""
+    units = Units(shard, shards, CHUNK)
     # All are opened first: a name that is wrong is said before the work, not after half of it.
-    sources = [_to_the_end(source, read(source, id_prop=not plain_folder)) for source in inputs]
-    rows: list[Prediction] = []
+    sources = [
+        _to_the_end(source, read(source, id_prop=not plain_folder, units=units), units)
+        for source in inputs
+    ]
+    raws = chain.from_iterable(sources)
+    numbered = groupby(((units.current, raw) for raw in raws), key=itemgetter(0))
     with Progress("predicting", None, "structures") as progress:
-        for row in predictor.predict(chain.from_iterable(sources)):
-            rows.append(row)
-            progress.advance(1)
-    return rows
+        for number, group in numbered:
+            rows = []
+            for row in predictor.predict(raw for _, raw in group):
+                rows.append(row)
+                progress.advance(1)
+            yield number, rows
 
 
-def _to_the_end(source: str, raws: Iterator[Raw]) -> Iterator[Raw]:
+def _to_the_end(source: str, raws: Iterator[Raw], units: Units) -> Iterator[Raw]:
     """What a source yields; where it breaks off (a cut file), its last row says so."""
     try:
         yield from raws
     except InputError as error:
-        yield Unreadable(describe(source), source, str(error))
+        if units.take():
+            yield Unreadable(describe(source), source, str(error))
 
 
-def summary_line(
-    rows: Sequence[Prediction], runs: Sequence[RunDirectory], output: Path | None
-) -> str:
-    """How many were predicted, how many not, and by which runs."""
-    counts = {s: sum(row.status == s for row in rows) for s in ("ok", "rejected", "failed")}
-    done = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+def summary_line(counts: Counter[str], runs: Sequence[RunDirectory], output: Path | None) -> str:
+    """How many were predicted, how many not, by status, and by which runs."""
+    known = ("ok", "rejected", "failed")
+    done = ", ".join(f"{counts[status]} {status}" for status in known if counts[status])
     models = ", ".join(f"{run.family}/{run.id}" for run in runs)
-    return f"{len(rows)} structures: {done}, by {models}" + (f" -> {output}" if output else "")
+    what = f"{counts.total()} structures: {done}, by {models}"
+    return what + (f" -> {output}" if output else "")

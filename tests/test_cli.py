@@ -163,7 +163,13 @@ def test_help_is_light(command) -> None:
         "except SystemExit as ended:\n    assert not ended.code, ended.code\n"
         "print(sorted({heavy!r} & set(sys.modules)), file=sys.stderr)\n"
     )
-    for arguments in (["--help"], ["train", "--help"], ["levels"], ["runs", "list"]):
+    for arguments in (
+        ["--help"],
+        ["train", "--help"],
+        ["submit", "--help"],
+        ["levels"],
+        ["runs", "list"],
+    ):
         ended = in_a_process("-c", program.format(arguments=arguments, heavy=heavy))
         assert ended.returncode == 0 and ended.stderr.splitlines()[-1] == "[]", ended.stderr
     assert command("--help")[0] == 0

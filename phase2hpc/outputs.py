@@ -1,0 +1,21 @@
+"""Where a user's result goes: what can be wrong with the place, found before the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from phase2hpc.errors import InputError
+from phase2hpc.files import PartialFile
+from phase2hpc.system_errors import refused_place
+
+
+def check_output(path: Path) -> None:
+    """Raises InputError where ``path`` cannot be written: better now than after the work."""
+    if path.is_dir():
+        raise InputError(f"--output {path}: this is a folder, name a file in it")
+    if path.suffix.lower() not in (".csv", ".json"):
+        raise InputError(f"--output {path}: name a .csv or a .json file")
+    try:
+        PartialFile(path).discard()
+    except OSError as error:
+        raise refused_place(error, f"--output {path}: cannot be written") from None

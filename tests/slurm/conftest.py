@@ -1,0 +1,68 @@
+"""A virtual Slurm cluster for the tests of this folder, started once a session when first used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from virtual_cluster import ACCOUNTING_COMMANDS, COMMANDS, VirtualCluster, missing
+
+HERE = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slurm: on a real Slurm of virtual nodes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = missing()
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("slurm")
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """What Slurm says goes with a failure."""
+    report = yield
+    if report.failed:
+        for cluster in CLUSTERS:
+            report.sections.append((f"Slurm in {cluster.folder}", cluster.report()))
+    return report
+
+
+CLUSTERS: list[VirtualCluster] = []
+
+
+def _started(**settings: bool) -> Iterator[VirtualCluster]:
+    cluster = VirtualCluster(**settings)
+    CLUSTERS.append(cluster)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        CLUSTERS.remove(cluster)
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[VirtualCluster]:
+    """Without accounting, so without sacct, as on many small clusters."""
+    yield from _started()
+
+
+@pytest.fixture(scope="session")
+def slurm_that_warns() -> Iterator[VirtualCluster]:
+    """One that sends a job's own warning signal before it preempts the job."""
+    yield from _started(warns=True)
+
+
+@pytest.fixture(scope="session")
+def slurm_with_sacct() -> Iterator[VirtualCluster]:
+    """One with slurmdbd."""
+    if reason := missing(COMMANDS + ACCOUNTING_COMMANDS):
+        pytest.skip(reason)
+    yield from _started(accounting=True)
