@@ -755,7 +755,6 @@ import torch
 from phase2hpc.files import clear_partials
 from phase2hpc.runs import RunDirectory
 from phase2hpc.training.checkpoint import load_best, load_newest, save_best, save_checkpoint
-sys.path.insert(0, sys.argv[2])
 from test_checkpoint import STEPS, best_of, clear, state_of
 
 torch.set_num_threads(1)
@@ -814,7 +813,8 @@ print(kills, newest[2], newest[3])
 
 def test_killed_at_every_call_a_state_is_found(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_AT_EVERY_CALL, str(tmp_path), str(Path(__file__).parent)],
+        [sys.executable, "-c", KILLED_AT_EVERY_CALL, str(tmp_path)],
+        cwd=Path(__file__).parent,  # of `python -c`: where it imports from
         capture_output=True,
         text=True,
         timeout=300,
@@ -831,7 +831,6 @@ import torch
 from phase2hpc.runs import RunDirectory
 from phase2hpc.training.checkpoint import load_newest, save_checkpoint
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
 from test_checkpoint import state_of
 
 torch.set_num_threads(1)
@@ -871,7 +870,8 @@ print(last, mid_write)
 
 def test_killed_writers_never_cost_a_state(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_WRITERS, str(tmp_path), str(Path(__file__).parent)],
+        [sys.executable, "-c", KILLED_WRITERS, str(tmp_path)],
+        cwd=Path(__file__).parent,  # of `python -c`: where it imports from
         capture_output=True,
         text=True,
         timeout=120,
