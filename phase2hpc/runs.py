@@ -23,6 +23,7 @@ from phase2hpc.errors import InputError
 from phase2hpc.files import write_atomically
 from phase2hpc.image import Image, this_image
 from phase2hpc.names import one_line
+from phase2hpc.submission import Submission
 from phase2hpc.system_errors import refused_place
 
 PREFIX = "run_"
@@ -77,6 +78,7 @@ class Manifest(BaseModel):
     job_ids: list[str] = []
     # Where the newest job's scripts and logs are, from the run directory.
     job_folder: str | None = None
+    submission: Submission | None = None
     ensemble: str | None = None
     ensemble_member: str | None = None
     ensemble_size: int | None = None

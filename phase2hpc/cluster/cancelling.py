@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from phase2hpc import tables
 from phase2hpc.cluster import slurm
 from phase2hpc.cluster.jobs import Named, standings
+from phase2hpc.cluster.resume_command import resume_command
 from phase2hpc.cluster.slurm_view import SlurmView
-from phase2hpc.cluster.standing import Standing, resume_command
+from phase2hpc.cluster.standing import Standing
 from phase2hpc.cluster.status import epochs_cell
 from phase2hpc.errors import InputError, Phase2Error
 
@@ -54,8 +55,10 @@ class Cancellation:
         """How to go on, once they are cancelled."""
         lines = []
         for s in self.runs:
+            run, manifest = s.summary.run, s.summary.manifest
+            assert manifest is not None
             how = "its job saves its state as it ends" if s.lease else "nothing of it is lost"
-            lines.append(f"run {s.summary.run.id}: {how}; to go on: {resume_command(s.summary)}")
+            lines.append(f"run {run.id}: {how}; to go on: {resume_command(run, manifest)}")
         return lines
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from phase2hpc.cluster.checks import Check, fail, ok, warn
+from phase2hpc.file_systems import file_system, nearest_folder
 
 # Of two clocks: files seem to come from the future, and a run may be taken for dead.
 MOST_SKEW_SECONDS, _SKEW_FAIL = 2.0, 30.0
@@ -39,7 +40,7 @@ def folder_checks(folder: Path) -> list[Check]:
     Tried in a temporary folder, which is removed: in ``folder``, or where that is not there yet
     in the nearest folder above it.
     """
-    place = existing(folder)
+    place = nearest_folder(folder)
     try:
         trial = tempfile.TemporaryDirectory(prefix=".phase2hpc-doctor-", dir=place)
     except OSError as error:
@@ -59,35 +60,12 @@ def folder_checks(folder: Path) -> list[Check]:
     return checks
 
 
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    place = folder.expanduser().resolve()
-    while not place.is_dir() and place != place.parent:
-        place = place.parent
-    return place
-
-
 def _kind(place: Path, where: str) -> Check:
-    kind = _file_system(place)
+    kind = file_system(place) or "unknown"
     if kind.startswith(_SHARED):
         return ok("folder", f"{where}: {kind}, a shared file system")
     advice = "batch jobs need a folder that every node sees: ask where your site has one"
     return warn("folder", f"{where}: {kind}, perhaps of this machine only", advice)
-
-
-def _file_system(place: Path) -> str:
-    """The type of the mount that a folder lies on, as /proc names it."""
-    best, kind = "", "unknown"
-    try:
-        mounts = Path("/proc/self/mounts").read_text()
-    except OSError:
-        return kind
-    for line in mounts.splitlines():
-        _, point, found, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
-        if place.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, found
-    return kind
 
 
 def _rename(folder: Path) -> Check:

@@ -9,12 +9,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from phase2hpc.cluster import slurm
+from phase2hpc.cluster import slurm_cluster
 from phase2hpc.cluster.checks import Check, fail, ok, warn
-from phase2hpc.cluster.doctor_folder import MOST_SKEW_SECONDS, existing
+from phase2hpc.cluster.doctor_folder import MOST_SKEW_SECONDS
 from phase2hpc.cluster.doctor_slurm import command_line, smallest_job
 from phase2hpc.cluster.profiles import Profile
 from phase2hpc.errors import Phase2Error
+from phase2hpc.file_systems import nearest_folder
 
 _MARK = "phase2hpc-doctor:"
 # sbatch's alone, or another number here.
@@ -23,18 +24,16 @@ _NOT_SRUNS = ("requeue", "nodes", "ntasks_per_node", "time")
 
 def node_checks(profile: Profile, folder: Path) -> list[Check]:
     """Run a job of the profile for a moment: it reads a file of the folder and the clock."""
-    token = secrets.token_hex(8)
+    token, place = secrets.token_hex(8), nearest_folder(folder)
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix=".phase2hpc-doctor-", dir=existing(folder)
-        ) as file:
+        with tempfile.NamedTemporaryFile("w", prefix=".phase2hpc-doctor-", dir=place) as file:
             file.write(token)
             file.flush()
             read = f"$(cat {shlex.quote(file.name)} 2>/dev/null || echo nothing)"
             before = time.time()
             # Marked: a site's prologs may print what they like.
             shell = f'echo "{_MARK} $SLURMD_NODENAME $(date +%s.%N) {read}"'
-            answer = slurm.run_on_node(_options(profile), shell)
+            answer = slurm_cluster.run_on_node(_options(profile), shell)
             after = time.time()
     except OSError as error:
         return [fail("on a node", f"no file for it: {error.strerror}", "see 'folder' above")]
@@ -50,7 +49,7 @@ def node_checks(profile: Profile, folder: Path) -> list[Check]:
         checks.append(ok("node sees folder", f"{node} reads what this machine writes"))
     else:
         advice = "put runs and stores where every node sees them, by --models-dir and --store"
-        checks.append(fail("node sees folder", f"{node} does not see {existing(folder)}", advice))
+        checks.append(fail("node sees folder", f"{node} does not see {place}", advice))
     skew = max(before - float(clock), float(clock) - after, 0.0)
     apart = f"{node}'s and this machine's are {skew:.1f} s apart"
     if skew > MOST_SKEW_SECONDS:

@@ -7,7 +7,7 @@ import re
 import shutil
 from typing import Any
 
-from phase2hpc.cluster import slurm
+from phase2hpc.cluster import slurm, slurm_cluster
 from phase2hpc.cluster.allocation import Wanted, allocate
 from phase2hpc.cluster.checks import Check, fail, ok, warn
 from phase2hpc.cluster.profiles import Profile
@@ -31,8 +31,8 @@ def slurm_checks(profile: Profile | None) -> list[Check]:
         advice = "submit from a login node of the cluster, or run here with --profile local"
         return [(fail if profile else warn)("Slurm", found, advice)]
     try:
-        version = slurm.version()
-        known = slurm.partitions()
+        version = slurm_cluster.version()
+        known = slurm_cluster.partitions()
     except Phase2Error as error:
         advice = "the site's status page, or its administrators, know more; try again later"
         return [fail("Slurm", str(error), advice)]
@@ -55,7 +55,7 @@ def _accounting() -> Check:
     return ok("sacct", "answers") if enabled else warn("sacct", "no accounting here", advice)
 
 
-def _profile_checks(profile: Profile, known: dict[str, slurm.Partition]) -> list[Check]:
+def _profile_checks(profile: Profile, known: dict[str, slurm_cluster.Partition]) -> list[Check]:
     checks = []
     if profile.partition is None:
         names = [partition.name for partition in known.values() if partition.default]
@@ -73,7 +73,7 @@ def _profile_checks(profile: Profile, known: dict[str, slurm.Partition]) -> list
     return [*checks, _trial(profile)]
 
 
-def _partition_checks(profile: Profile, partition: slurm.Partition) -> list[Check]:
+def _partition_checks(profile: Profile, partition: slurm_cluster.Partition) -> list[Check]:
     name = f"partition {partition.name}"
     checks = []
     largest = _largest(partition)
@@ -97,14 +97,14 @@ def _partition_checks(profile: Profile, partition: slurm.Partition) -> list[Chec
     return [*checks, *problems]
 
 
-def _largest(partition: slurm.Partition) -> str:
+def _largest(partition: slurm_cluster.Partition) -> str:
     cpus = max((node.cpus for node in partition.nodes), default=0)
     memory = max((node.memory_gb for node in partition.nodes), default=0.0)
     gpus = max((node.gpus() for node in partition.nodes), default=0)
     return f"up to {cpus} cores, {memory:.1f} GiB and {gpus} GPUs a node"
 
 
-def _time_problems(profile: Profile, partition: slurm.Partition) -> list[Check]:
+def _time_problems(profile: Profile, partition: slurm_cluster.Partition) -> list[Check]:
     limit = partition.max_hours
     if limit is None:
         return []
@@ -116,7 +116,7 @@ def _time_problems(profile: Profile, partition: slurm.Partition) -> list[Check]:
     return []
 
 
-def _size_problems(profile: Profile, partition: slurm.Partition) -> list[Check]:
+def _size_problems(profile: Profile, partition: slurm_cluster.Partition) -> list[Check]:
     if not partition.nodes:
         return []
     nodes = min(len(partition.nodes), partition.max_nodes or len(partition.nodes))
@@ -139,7 +139,7 @@ def _size_problems(profile: Profile, partition: slurm.Partition) -> list[Check]:
     return problems
 
 
-def _gpu_problems(profile: Profile, partition: slurm.Partition) -> list[Check]:
+def _gpu_problems(profile: Profile, partition: slurm_cluster.Partition) -> list[Check]:
     problems = []
     if profile.gpu_type and not any(node.gpus(profile.gpu_type) for node in partition.nodes):
         types = sorted({kind for node in partition.nodes for kind in node.gpu_types()})
@@ -159,7 +159,7 @@ def _gpu_problems(profile: Profile, partition: slurm.Partition) -> list[Check]:
 def _trial(profile: Profile) -> Check:
     """Slurm's own answer to the smallest job of this profile."""
     try:
-        answer = slurm.would_start(command_line(smallest_job(profile)))
+        answer = slurm_cluster.would_start(command_line(smallest_job(profile)))
     except InputError as error:
         return fail("a job of it", str(error), "its fields contradict each other: change one")
     except Phase2Error as error:

@@ -8,15 +8,10 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from phase2hpc.cluster.planned_store import StoreSize
 from phase2hpc.config import RunConfig
 from phase2hpc.levels import ALGORITHMS
 from phase2hpc.registry import registry
-
-# The shipped sample's store: crystals, those of its training split, bytes in memory.
-SAMPLE_CRYSTALS, SAMPLE_TRAINING, SAMPLE_MEMORY = 15_669, 12_576, 55e6
-# The same a crystal, for a store whose attributes cannot be read here.
-DISK_A_CRYSTAL, MEMORY_A_CRYSTAL = 375.0, 3_500.0
-TRAINING_SHARE = 0.8
 
 REFERENCE_MACHINE = "one thread of an AMD EPYC with AVX-512"
 # Training crystals a second, at the batch size of the first level with the preset. Those of medium
@@ -36,16 +31,6 @@ MARGIN = 1.5
 START_MINUTES = 10
 # A process with torch loaded, the tensors of a step beside it; with CUDA the context's share.
 PROCESS_GB, CUDA_GB = 2.0, 4.0
-
-
-@dataclass(frozen=True)
-class StoreSize:
-    """Crystals in all and in the training split, bytes in memory, and how that is known."""
-
-    crystals: int
-    training: int
-    memory: float
-    known_from: str
 
 
 @dataclass(frozen=True)
@@ -92,33 +77,6 @@ def estimate(
     )
     left = max(1, config.training.epochs - done)
     return Estimate(left, training, rate, known_from, size, cuda)
-
-
-def store_size(store: Path, *, is_sample: bool) -> StoreSize | None:
-    """Of a store, or of the sample's before it is prepared; None where nothing tells.
-
-    The attributes of the file where h5py is installed, as the file's own length tells no splits.
-    Raises InputError for what is no store.
-    """
-    if not store.exists():
-        if not is_sample:
-            return None
-        return StoreSize(SAMPLE_CRYSTALS, SAMPLE_TRAINING, SAMPLE_MEMORY, "the shipped sample")
-    try:
-        from phase2hpc.data.store_layout import read_info
-    except ModuleNotFoundError:
-        crystals = max(1, round(store.stat().st_size / DISK_A_CRYSTAL))
-        return StoreSize(
-            crystals,
-            math.ceil(TRAINING_SHARE * crystals),
-            crystals * MEMORY_A_CRYSTAL,
-            f"about, from the {store.stat().st_size / 1e6:,.1f} MB of the store",
-        )
-    info = read_info(store)
-    training = int(info.summary.get("splits", {}).get("train", 0))
-    return StoreSize(
-        info.crystals, training or info.crystals, float(info.memory), "as the store says"
-    )
 
 
 def measured_rate(config: RunConfig, models_dir: Path, *, cuda: bool) -> tuple[float, str] | None:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-import shlex
-import sys
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from phase2hpc.cluster import preparation
-from phase2hpc.cluster.allocation import AUTO, Allocation, Wanted, allocate
-from phase2hpc.cluster.container import PYTHON, checked_image, python_command
-from phase2hpc.cluster.estimate import estimate, preset_of, store_size
+from phase2hpc.cluster.allocation import AUTO, Allocation, Wanted, allocate, clock
+from phase2hpc.cluster.batch_scripts import chosen_container, job_script, prepare_script
+from phase2hpc.cluster.estimate import estimate, preset_of
 from phase2hpc.cluster.executor import JobScript
 from phase2hpc.cluster.members import Member, members
-from phase2hpc.cluster.profiles import ContainerSettings, Profile, find_profile
-from phase2hpc.cluster.sbatch_options import parameters_of, start_after, waited_for, with_options
-from phase2hpc.cluster.slurm import partitions, slurm_available
+from phase2hpc.cluster.planned_store import PlannedStore
+from phase2hpc.cluster.profiles import (
+    ContainerSettings,
+    Profile,
+    find_profile,
+    named_from_anywhere,
+)
+from phase2hpc.cluster.sbatch_options import start_after, waited_for, with_options
+from phase2hpc.cluster.slurm import slurm_available
+from phase2hpc.cluster.slurm_cluster import partitions
 from phase2hpc.config import RunConfig, algorithm_named, level_named
 from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.properties import GROUPS, PROPERTIES, canonical_name
 from phase2hpc.resources import default_store
 from phase2hpc.runs import PREFIX, RunDirectory, checked_run_id, family_folder, new_run_id
+from phase2hpc.submission import Submission
 from phase2hpc.training.request import TrainRequest, new_config
 from phase2hpc.training.resuming import resumed_config, run_to_resume
 
@@ -31,7 +36,6 @@ log = logging.getLogger(__name__)
 
 # Stands in a --dry-run for the id that the first job would get.
 ID_OF_PREPARE = "ID_OF_THE_FIRST_JOB"
-PREPARE_MINUTES = 60
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Plan:
     allocation: Allocation
     script: JobScript
     prepare: JobScript | None
+    container: ContainerSettings | None
     ensemble: str | None
     dependencies: tuple[str, ...]
 
@@ -87,6 +92,23 @@ class Plan:
     @property
     def signal_seconds(self) -> int:
         return self.allocation.signal_seconds(self.profile.signal_seconds)
+
+    @property
+    def submission(self) -> Submission:
+        """The request, for a later one of the same kind, from any folder."""
+        request, wanted = self.request, self.request.wanted
+        return Submission(
+            profile=named_from_anywhere(request.profile),
+            container=self.container.image if request.container and self.container else None,
+            nodes=wanted.nodes,
+            gpus_per_node=wanted.gpus_per_node,
+            tasks_per_node=wanted.tasks_per_node,
+            cpus=wanted.cpus,
+            memory=wanted.memory_gb,
+            time=None if isinstance(wanted.time, str) else clock(math.ceil(60 * wanted.time)),
+            sbatch=list(request.sbatch),
+            prepare=absolute_sources(request.sources),
+        )
 
     def script_after(self, prepare_id: str | None) -> JobScript:
         """The script with its dependencies, the first job's id among them."""
@@ -107,27 +129,29 @@ def make_plan(request: SubmitRequest) -> Plan:
     if request.seeds is not None and train.seed is not None:
         raise InputError("--seed and --seeds: give one of them")
     base = checked_run_id(train.run_id) if train.run_id and not train.resume else new_run_id()
-    store = train.store or default_store()
+    path = train.store or default_store()
     resumed = run_to_resume(train) if train.resume else None
     if resumed is not None:
         config = resumed_config(train, resumed)
-        store = config.runtime.store or store
+        store = PlannedStore.seen(config.runtime.store or path)
         runs = [PlannedRun(resumed, config, Member())]
     else:
-        labels = _labels(store, train.properties)
+        store = PlannedStore.seen(path)
+        labels = store.labels(train.properties)
         runs = [
             PlannedRun(
-                _run_of(train, base + member.suffix), _config(train, store, labels, member), member
+                _run_of(train, base + member.suffix), _config(train, path, labels, member), member
             )
             for member in found
         ]
-    prepare_first = resumed is None and not store.exists()
-    if request.sources and not prepare_first:
-        raise InputError(f"--prepare: the store {store} is there already; leave it out")
+    if request.sources and store.exists:
+        raise InputError(f"--prepare: the store {store.path} is there already; leave it out")
+    # A run that is resumed had its own: only what it was made of makes it again.
+    prepare_first = not store.exists and (resumed is None or bool(request.sources))
     if prepare_first and train.store is not None and not request.sources:
-        _refuse_likely_slip(store)
+        store.refuse_likely_slip()
     is_sample = not request.sources and (train.store is None or prepare_first)
-    size = store_size(store, is_sample=is_sample)
+    size = store.size(is_sample=is_sample)
     config = runs[0].config
     done = resumed.read_manifest().epoch if resumed is not None else 0
     cuda = _uses_cuda(config, profile, request.wanted, level.resources.gpus)
@@ -138,8 +162,8 @@ def make_plan(request: SubmitRequest) -> Plan:
     allocation = allocate(level.resources, profile, request.wanted, guess)
     folder = runs[0].run.path if not several else runs[0].run.path.with_name(f"array_{base}")
     name = f"phase2hpc-{train.algorithm}-{train.level}"
-    container = _container(request, profile)
-    seen = [train.models_dir, store.parent]
+    container = chosen_container(profile, request.container)
+    seen = [train.models_dir, store.path.parent]
     if config.init_from is not None:
         seen.append(Path(config.init_from))
     job = job_script(profile, allocation, container, name, options, seen)
@@ -150,16 +174,18 @@ def make_plan(request: SubmitRequest) -> Plan:
     )
     first = None
     if prepare_first:
-        first = _prepare_job(job, train.models_dir, [*seen, *_source_folders(request.sources)],
-                             profile, container, allocation, base)  # fmt: skip
+        logs = train.models_dir.resolve() / f"{preparation.PREFIX}{base}"
+        seen += _source_folders(request.sources)
+        first = prepare_script(job, logs, profile, allocation, container, seen)
     return Plan(
         request=request,
         profile=profile,
         runs=tuple(runs),
-        store=store.resolve(),
+        store=store.path.resolve(),
         allocation=allocation,
         script=script,
         prepare=first and start_after(first, []),
+        container=container,
         ensemble=base if several else None,
         dependencies=tuple(waited_for(request.after, train.models_dir)),
     )
@@ -186,19 +212,6 @@ def _run_of(train: TrainRequest, run_id: str) -> RunDirectory:
     return run
 
 
-def _labels(store: Path, properties: str | None) -> list[str]:
-    """The label columns of the store; where it cannot be read here, those asked for: the node
-    will know."""
-    asked = [canonical_name(name.strip()) for name in (properties or "").split(",") if name.strip()]
-    try:
-        from phase2hpc.data.store_layout import read_info
-    except ModuleNotFoundError:
-        for name in set(asked) - PROPERTIES.keys() - GROUPS.keys():
-            log.warning("whether the store has a column '%s' cannot be seen here (no h5py)", name)
-        return [*PROPERTIES, *asked]
-    return list(read_info(store).units) if store.exists() else [*PROPERTIES, *asked]
-
-
 def with_partition_limit(profile: Profile) -> Profile:
     """The time limit of the partition where the profile has none: a job above it would wait for
     ever on most sites."""
@@ -215,17 +228,6 @@ def with_partition_limit(profile: Profile) -> Profile:
     return profile.model_copy(update={"max_hours": min(limits)}) if limits else profile
 
 
-def _refuse_likely_slip(store: Path) -> None:
-    """A name that is nearly another store's is more likely misspelt than to be prepared."""
-    others = [path.name for path in store.parent.glob("*.h5")]
-    near = difflib.get_close_matches(store.name, others, n=1, cutoff=0.75)
-    if near:
-        raise InputError(
-            f"no store {store}: did you mean {store.with_name(near[0])}? To prepare it first, say "
-            "from what by --prepare SOURCE"
-        )
-
-
 def _uses_cuda(config: RunConfig, profile: Profile, wanted: Wanted, of_level: int) -> bool:
     if config.runtime.device == "cpu":
         return False
@@ -233,82 +235,9 @@ def _uses_cuda(config: RunConfig, profile: Profile, wanted: Wanted, of_level: in
     return config.runtime.device == "cuda" or (profile.executor == "slurm" and gpus > 0)
 
 
-def _container(request: SubmitRequest, profile: Profile) -> ContainerSettings | None:
-    container = profile.container
-    if request.container is not None:
-        container = (
-            container.model_copy(update={"image": request.container})
-            if container
-            else ContainerSettings(image=request.container)
-        )
-    return None if container is None else checked_image(container)
-
-
-def _python(
-    profile: Profile, container: ContainerSettings | None, gpus: bool, seen: list[Path]
-) -> str:
-    if container is None:
-        return shlex.quote(profile.python or sys.executable)
-    return python_command(
-        container, profile.python or PYTHON, seen, gpus=gpus, environment=profile.environment
-    )
-
-
-def _python_name(profile: Profile, container: ContainerSettings | None) -> str:
-    if container is None:
-        return profile.python or sys.executable
-    return f"{profile.python or PYTHON} in {container.image}"
-
-
-def job_script(
-    profile: Profile,
-    allocation: Allocation,
-    container: ContainerSettings | None,
-    name: str,
-    options: dict[str, Any],
-    seen: list[Path],
-) -> JobScript:
-    """The script without its folder."""
-    exports = [f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()]
-    return JobScript(
-        folder=Path(),
-        python=_python(profile, container, allocation.gpus_per_node > 0, seen),
-        python_name=_python_name(profile, container),
-        parameters=parameters_of(profile, allocation, name, options),
-        setup=(*profile.setup, *exports),
-    )
-
-
-def _prepare_job(
-    job: JobScript,
-    models_dir: Path,
-    seen: list[Path],
-    profile: Profile,
-    container: ContainerSettings | None,
-    allocation: Allocation,
-    base: str,
-) -> JobScript:
-    """The first job: one process with the cores of one, no GPU."""
-    minutes = PREPARE_MINUTES
-    if profile.max_hours is not None:
-        minutes = min(minutes, max(1, int(60 * profile.max_hours)))
-    alone = replace(allocation, nodes=1, tasks_per_node=1, gpus_per_node=0, minutes=minutes)
-    parameters = {
-        **job.parameters,
-        "job_name": "phase2hpc-prepare",
-        "nodes": 1,
-        "ntasks_per_node": 1,
-        "time": minutes,
-        "signal_delay_s": alone.signal_seconds(profile.signal_seconds),
-    }
-    for key in ("gres", "gpus_per_node", "gpus_per_task"):
-        parameters.pop(key, None)
-    return replace(
-        job,
-        folder=models_dir.resolve() / f"{preparation.PREFIX}{base}",
-        python=_python(profile, container, False, seen),
-        parameters=parameters,
-    )
+def absolute_sources(sources: Iterable[str]) -> list[str]:
+    """As another process names them that works in another folder."""
+    return [str(Path(s).resolve()) if Path(s).exists() else s for s in sources]
 
 
 def _source_folders(sources: tuple[str, ...]) -> list[Path]:

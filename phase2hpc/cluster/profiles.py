@@ -165,8 +165,8 @@ def find_profile(name_or_path: str) -> Profile:
 
 def profile_path(name_or_path: str) -> Path:
     """The file of a profile. Raises InputError as ``find_profile``."""
-    path = Path(name_or_path).expanduser()
-    if path.suffix in SUFFIXES or len(path.parts) > 1:
+    if _is_path(name_or_path):
+        path = Path(name_or_path).expanduser()
         if not path.is_file():
             raise InputError(f"profile {name_or_path}: no such file")
         return path
@@ -175,6 +175,19 @@ def profile_path(name_or_path: str) -> Path:
         folders = ", ".join(str(folder) for folder in profile_folders())
         raise InputError(f"{_unknown('profile', name_or_path, found)} (looked in {folders})")
     return found[name_or_path][0]
+
+
+def named_from_anywhere(name_or_path: str) -> str:
+    """A profile's name, or its absolute path where that name means it in this folder alone."""
+    path = profile_path(name_or_path)
+    if _is_path(name_or_path) or not path.is_absolute():
+        return str(path.resolve())
+    return name_or_path
+
+
+def _is_path(name_or_path: str) -> bool:
+    path = Path(name_or_path)
+    return path.suffix in SUFFIXES or len(path.parts) > 1
 
 
 def profile_folders() -> list[Path]:

@@ -18,10 +18,10 @@ from typing import Any
 
 from phase2hpc.cluster import shard_task, slurm
 from phase2hpc.cluster.allocation import Wanted, allocate
-from phase2hpc.cluster.container import checked_image
+from phase2hpc.cluster.batch_scripts import chosen_container, job_script
 from phase2hpc.cluster.executor import BatchExecutor, Call, JobScript
 from phase2hpc.cluster.local import run_calls
-from phase2hpc.cluster.plan import job_script, with_partition_limit
+from phase2hpc.cluster.plan import with_partition_limit
 from phase2hpc.cluster.profiles import Profile, find_profile
 from phase2hpc.cluster.sbatch_options import start_after
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
@@ -187,7 +187,7 @@ def scripts(work: ShardedWork, profile: Profile, count: int) -> tuple[JobScript,
     """Of the array with ``count`` shards, and of the last job. Raises InputError."""
     if "%" in str(work.logs):
         raise InputError(f"{work.logs}: Slurm cannot write logs below a name with '%'")
-    container = None if profile.container is None else checked_image(profile.container)
+    container = chosen_container(profile, None)
     # A process a GPU is what a profile's number means; a shard is one process.
     profile = profile.model_copy(update={"gpus": profile.gpus and 1})
     allocation = allocate(work.resources, profile, work.wanted, None)

@@ -7,7 +7,6 @@ forgets a job minutes after its end, and on many clusters there is no accounting
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -93,19 +92,6 @@ def reread(summary: RunSummary) -> RunSummary:
         return RunSummary(summary.run, summary.run.read_manifest())
     except InputError as error:
         return RunSummary(summary.run, None, str(error))
-
-
-def resume_command(summary: RunSummary) -> str:
-    """What the user types to go on with a run."""
-    manifest, run = summary.manifest, summary.run
-    assert manifest is not None
-    submitted = bool(manifest.job_ids)
-    words = ["phase2hpc", "submit" if submitted else "train", "--resume", "--run-id", run.id]
-    words += ["--algorithm", manifest.algorithm, "--level", manifest.level]
-    models = run.path.parent.parent
-    if models != Path("models"):
-        words += ["--models-dir", str(models)]
-    return shlex.join(words) + (" --profile PROFILE" if submitted else "")
 
 
 def duration(seconds: float) -> str:

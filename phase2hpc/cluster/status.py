@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from phase2hpc import tables
 from phase2hpc.cluster.joblogs import job_folder, last_lines, log_file
 from phase2hpc.cluster.jobs import Named
+from phase2hpc.cluster.resume_command import resume_command
 from phase2hpc.cluster.slurm_view import SlurmView
-from phase2hpc.cluster.standing import Standing, State, duration, resume_command
+from phase2hpc.cluster.standing import Standing, State, duration
 from phase2hpc.errors import InputError
 from phase2hpc.names import one_line
 from phase2hpc.runs import Manifest
@@ -176,7 +177,7 @@ def _facts(s: Standing, manifest: Manifest) -> list[tuple[str, str]]:
         facts.append(("ensemble", f"{manifest.ensemble} ({manifest.ensemble_member})"))
     facts.append(("changed", f"{manifest.updated.astimezone():%Y-%m-%d %H:%M:%S}"))
     if s.state in ("stopped", "dead", "failed"):
-        facts.append(("go on", resume_command(s.summary)))
+        facts.append(("go on", resume_command(s.summary.run, manifest)))
     return [(name, one_line(words)) for name, words in facts]
 
 

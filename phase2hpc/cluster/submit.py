@@ -14,14 +14,15 @@ from pathlib import Path
 from phase2hpc.cluster import slurm, task
 from phase2hpc.cluster.executor import BatchExecutor, Call
 from phase2hpc.cluster.local import local_text, run_calls
-from phase2hpc.cluster.plan import ID_OF_PREPARE, Plan, PlannedRun
+from phase2hpc.cluster.plan import ID_OF_PREPARE, Plan, PlannedRun, absolute_sources
 from phase2hpc.errors import InputError
+from phase2hpc.file_systems import IN_MEMORY, file_system
 from phase2hpc.runs import Manifest, RunDirectory, create_run
 
 log = logging.getLogger(__name__)
 
 # File systems that only this machine sees.
-_OWN_TYPES = ("tmpfs", "ramfs", "devtmpfs", "overlay")
+_OWN_TYPES = (*IN_MEMORY, "overlay")
 
 
 def dry_run(plan: Plan) -> str:
@@ -104,11 +105,7 @@ def _calls(plan: Plan) -> list[Call]:
 
 
 def _preparation(plan: Plan) -> Call:
-    sources = [
-        str(Path(source).resolve()) if Path(source).exists() else source
-        for source in plan.request.sources
-    ]
-    return task.prepare, (str(plan.store), sources)
+    return task.prepare, (str(plan.store), absolute_sources(plan.request.sources))
 
 
 @contextmanager
@@ -158,7 +155,11 @@ def _record(plan: Plan, ids: list[str]) -> None:
         folder = os.path.relpath(plan.script.folder, run.path.resolve())
         known = run.read_manifest().job_ids
         run.update_manifest(
-            state="submitted", job_ids=[*known, job_id], job_folder=folder, message=""
+            state="submitted",
+            job_ids=[*known, job_id],
+            job_folder=folder,
+            submission=plan.submission,
+            message="",
         )
 
 
@@ -181,7 +182,7 @@ def not_shared(folder: Path) -> str | None:
     own = {
         Path(place).resolve() for place in ("/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())
     }
-    kind = _file_system(path)
+    kind = file_system(path)
     if kind in _OWN_TYPES:
         why = f"is a {kind} of this machine"
     elif any(path.is_relative_to(place) for place in own):
@@ -192,21 +193,6 @@ def not_shared(folder: Path) -> str | None:
         f"{path} {why}: a node that does not see it cannot write there, and the job ends without a "
         "log; choose a folder on shared storage by --models-dir"
     )
-
-
-def _file_system(path: Path) -> str | None:
-    try:
-        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    except OSError:
-        return None
-    # A blank in a mount point is written as \040.
-    below = [
-        (len(point), kind)
-        for _, point, kind, *_ in mounts
-        if path.is_relative_to(point.replace("\\040", " "))
-    ]
-    # The last of those mounted at the same place is the one that is seen.
-    return max(reversed(below), key=lambda found: found[0])[1] if below else None
 
 
 def _named(planned: PlannedRun) -> str:

@@ -13,14 +13,12 @@ from phase2hpc.cluster.estimate import (
     EVALUATION,
     MARGIN,
     REFERENCE_SPEED,
-    SAMPLE_TRAINING,
     Estimate,
-    StoreSize,
     estimate,
     measured_rate,
     preset_of,
-    store_size,
 )
+from phase2hpc.cluster.planned_store import SAMPLE_TRAINING, PlannedStore, StoreSize
 from phase2hpc.cluster.profiles import Profile
 from phase2hpc.config import build_config
 from phase2hpc.errors import InputError
@@ -119,15 +117,17 @@ def test_every_preset_has_a_reference_speed() -> None:
 
 
 def test_size_of_a_store(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = store_size(tiny.store, is_sample=False)
+    found = PlannedStore.seen(tiny.store).size(is_sample=False)
     assert found is not None and (found.crystals, found.training) == (150, 110)
-    assert store_size(tmp_path / "gone.h5", is_sample=False) is None
-    sample = store_size(tmp_path / "gone.h5", is_sample=True)
+    gone = PlannedStore.seen(tmp_path / "gone.h5")
+    assert gone.size(is_sample=False) is None
+    sample = gone.size(is_sample=True)
     assert sample is not None and sample.training == SAMPLE_TRAINING
     # As on a login node: only the length of the file is known there.
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    monkeypatch.delitem(__import__("sys").modules, "phase2hpc.data.store_layout", raising=False)
-    about = store_size(tiny.store, is_sample=False)
+    for name in ("verify", "store", "store_layout", "store_checks"):
+        monkeypatch.delitem(__import__("sys").modules, f"phase2hpc.data.{name}", raising=False)
+    about = PlannedStore.seen(tiny.store).size(is_sample=False)
     assert about is not None and about.known_from.startswith("about, from the")
     assert 0 < about.training <= about.crystals
 

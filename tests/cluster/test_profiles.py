@@ -12,6 +12,7 @@ from phase2hpc.cluster.profiles import (
     FOLDERS_VARIABLE,
     Profile,
     find_profile,
+    named_from_anywhere,
     profiles_table,
     read_profile,
 )
@@ -206,6 +207,21 @@ def test_a_path_is_a_path(folders):
         assert find_profile(name).cpus == 3
     with pytest.raises(InputError, match=r"profile mine\.yml: no such file"):
         find_profile("mine.yml")
+
+
+def test_what_a_profile_is_called_from_another_folder(folders, monkeypatch):
+    """By its name only where that means it everywhere."""
+    monkeypatch.setenv("HOME", str(folders[1]))
+    for folder in (folders[0], folders[1]):
+        (folder / f"in-{folder.name}.yaml").touch()
+    for name, expected in (
+        ("slurm-gpu", "slurm-gpu"),
+        ("in-one", "in-one"),
+        ("in-jobs", folders[0] / "in-jobs.yaml"),
+        ("./jobs/in-jobs.yaml", folders[0] / "in-jobs.yaml"),
+        ("~/in-one.yaml", folders[1] / "in-one.yaml"),
+    ):
+        assert named_from_anywhere(name) == str(expected)
 
 
 def test_an_unknown_name_brings_the_nearest(folders):

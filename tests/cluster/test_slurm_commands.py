@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 from recorded import PARTITIONS, SINFO
 
-from phase2hpc.cluster import slurm
+from phase2hpc.cluster import slurm, slurm_cluster, slurm_command
 from phase2hpc.cluster.slurm_text import elements, exit_code, seconds
 from phase2hpc.errors import InputError, Phase2Error
 
@@ -96,7 +96,7 @@ def test_an_error_is_one_line_with_slurms_words(slurm_commands):
 def test_an_answer_that_never_comes(slurm_commands, monkeypatch, tmp_path):
     slurm_commands(squeue=("", "", 0))
     (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
-    monkeypatch.setattr(slurm, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(slurm_command, "TIMEOUT_SECONDS", 0.2)
     with pytest.raises(Phase2Error, match="no answer within 0.2 s"):
         slurm.queue_states(["1"])
 
@@ -107,7 +107,7 @@ def test_no_slurm_at_all(slurm_commands):
     with pytest.raises(Phase2Error, match="no Slurm on this machine"):
         slurm.queue_states(["1"])
     slurm_commands(sbatch=("slurm-wlm 22.05.8\n", "", 0), squeue=("", "", 0))
-    assert slurm.slurm_available() and slurm.version() == "22.05.8"
+    assert slurm.slurm_available() and slurm_cluster.version() == "22.05.8"
 
 
 def test_the_users_own_formats_and_filters_do_not_count(slurm_commands, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_database_that_is_down_is_an_error(slurm_commands):
 
 def test_partitions_and_their_nodes(slurm_commands):
     slurm_commands(scontrol=(PARTITIONS, "", 0), sinfo=(SINFO, "", 0))
-    found = slurm.partitions()
+    found = slurm_cluster.partitions()
     assert list(found) == ["batch", "long", "shut"]
     batch, long, shut = found.values()
     assert (batch.default, batch.up, batch.max_hours, batch.max_nodes) == (True, True, 1, None)
@@ -198,11 +198,11 @@ def test_cancelling_what_is_anothers_is_not(slurm_commands):
 def test_the_trial_of_a_job(slurm_commands):
     words = "sbatch: Job 9 to start at 2026-11-24T01:50:33 using 1 processors on nodes p1\n"
     slurm_commands(sbatch=("", words, 0))
-    assert slurm.would_start(["--partition=batch"]) == words.strip()
+    assert slurm_cluster.would_start(["--partition=batch"]) == words.strip()
     assert slurm_commands() == ["sbatch --test-only --partition=batch --wrap=true"]
     slurm_commands(sbatch=("", "allocation failure: Invalid feature specification\n", 1))
     with pytest.raises(Phase2Error, match="^sbatch: allocation failure: Invalid feature"):
-        slurm.would_start([])
+        slurm_cluster.would_start([])
 
 
 @pytest.mark.parametrize(

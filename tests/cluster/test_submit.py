@@ -3,6 +3,7 @@ behind when Slurm refuses."""
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from phase2hpc.cluster.resume_command import resume_command
 from phase2hpc.cluster.submit import not_shared
 from phase2hpc.runs import Manifest, RunDirectory, create_run
 
@@ -169,6 +171,38 @@ def test_resume_is_refused(submit: Submit, unfinished: RunDirectory, slurm_comma
     before = unfinished.manifest.read_bytes()
     assert submit("--resume")[0] == 2
     assert unfinished.manifest.read_bytes() == before and unfinished.config.is_file()
+
+
+def test_the_command_that_goes_on_asks_for_the_same_job(
+    submit: Submit, slurm_commands: Any, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any folder, and its store is prepared where it is still not there."""
+    Path("an image.sif").touch()
+    asked = ("--container", "an image.sif", "--time", "1:30:00", "--memory", "1.5", "--nodes", 2,
+             "--sbatch", "nice=5", "--store", "new.h5", "--prepare", "tiny.h5",
+             "--models-dir", Path("models").resolve())  # fmt: skip
+    assert submit("--run-id", "mine", *asked)[0] == 0
+    run = RunDirectory(the_run("mine").path.resolve())
+    words = shlex.split(resume_command(run, run.read_manifest()))
+    for flag, value in (
+        ("--profile", Path("site.yaml").resolve()), ("--container", Path("an image.sif").resolve()),
+        ("--time", "01:30:00"), ("--memory", "1.5"), ("--nodes", 2), ("--sbatch", "nice=5"),
+        ("--prepare", Path("tiny.h5").resolve()),
+    ):  # fmt: skip
+        assert words[words.index(flag) + 1] == str(value)
+    scripts = [path.read_text() for path in run.path.glob("job/*.sh")]
+    store = Path("new.h5").resolve()
+    slurm_commands(sbatch=("901\n", "", 0))
+    monkeypatch.chdir("/")
+    code, out, err = command(*words[1:])
+    assert code == 0 and f"job 901 prepares {store} first" in out, err
+    again = (run.path / "job" / "901_submission.sh").read_text()
+    assert "an image.sif" in again and "an image.sif" in scripts[0]
+    assert "an image.sif" in again and "an image.sif" in scripts[0]
+    for line in ("--time=90\n", "--nodes=2\n", "--nice=5\n", "--mem=1536M\n"):
+        assert f"#SBATCH {line}" in again and f"#SBATCH {line}" in scripts[0], again
+    store.touch()
+    assert "--prepare" not in resume_command(run, run.read_manifest())
 
 
 # ---- shared storage ----------------------------------------------------------------------------
