@@ -21,6 +21,7 @@ from phase2hpc.levels import ALGORITHMS
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.training.best import BestModel
 from phase2hpc.training.checkpoint import rng_state, set_rng_state
+from phase2hpc.training.compiling import compiled, naming_the_compiler
 from phase2hpc.training.distributed import World
 from phase2hpc.training.ema import AveragedModel
 from phase2hpc.training.inference import choose_device, compositions, predict
@@ -126,7 +127,7 @@ class Trainer:
         )
         self.forward: Callable[[CrystalData], Tensor] = self.model
         if self.settings.compile:
-            self.forward = torch.compile(self.model, dynamic=True)
+            self.forward = compiled(self.model, self.device)
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best_score = math.inf
@@ -182,7 +183,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(1 + len(self.properties), device=self.device, dtype=self.dtype)
         for part in parts:
-            with naming_the_batch(part):
+            with naming_the_batch(part), naming_the_compiler():
                 batch = part.to(self.device)
                 with self._autocast():
                     prediction = self.forward(batch)

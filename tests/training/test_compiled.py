@@ -1,9 +1,13 @@
-"""With torch.compile too a resumed run ends the same, whatever batch is compiled first."""
+"""With torch.compile too a resumed run ends the same, whatever batch is compiled first; and a
+machine that cannot compile is told so in one line."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from same_run import assert_same_run, disturb
 
 from phase2hpc.runs import RunDirectory
 
+PHASE2HPC = Path(sys.executable).with_name("phase2hpc")
 STEPS_AN_EPOCH = 6
 
 
@@ -40,3 +45,39 @@ def test_compiled_and_resumed(algorithm, train_tiny, tmp_path, monkeypatch) -> N
     disturb()
     train_tiny(tmp_path / "b", algorithm, properties=None, resume=True)
     assert_same_run(run, reference)
+
+
+# A compiler that is one by its name and version alone.
+FAILING = """#!/bin/sh
+for word in "$@"; do
+  if [ "$word" = --version ]; then echo "g++ (test) 12.2.0"; exit; fi
+done
+echo "model.cpp:1:10: fatal error: omp.h: no such file" >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "compile=true needs a C++ compiler, and none works here (torch looks for"),
+        (FAILING, "compile=true: torch cannot compile the model on this machine (CppCompileError"),
+    ],
+)
+def test_a_machine_that_cannot_compile(text, said, tiny, tmp_path) -> None:
+    compiler = tmp_path / "c++"
+    if text is not None:
+        compiler.write_text(text)
+        compiler.chmod(0o755)
+    environment = {"CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    done = subprocess.run(
+        [PHASE2HPC, "train", "--algorithm", "cgcnn", "--level", "lite", "--store", tiny.store,
+         "--max-samples", "16", "--epochs", "1", "--set", "hidden=8", "--set", "compile=true",
+         "--threads", "1", "--models-dir", tmp_path / "models"],
+        env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"phase2hpc: {said}")
+    assert ("omp.h: no such file" if text else str(compiler)) in line
