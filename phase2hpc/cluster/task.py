@@ -51,16 +51,11 @@ def train(
         if new_config is not None:
             config = RunConfig.from_json(new_config, f"submitted settings of run {run.id}")
         own = config.runtime.max_hours
-        from phase2hpc.training.session import go_on
+        from phase2hpc.training.session import JobLife, go_on
 
+        job = JobLife(_left(hours, warning_seconds), count_restart)
         try:
-            go_on(
-                run,
-                max_hours=_left(hours, warning_seconds),
-                at_start=count_restart,
-                config=config,
-                accept_changes=accept_changes,
-            )
+            go_on(run, job, config, accept_changes)
         except StoppedEarly as stopped:
             # By its words, which all ranks have in common, and not by the clock of each.
             if own is None or not str(stopped).startswith(hours_over(own)):
@@ -68,12 +63,6 @@ def train(
             if not stopped.told:
                 print(f"phase2hpc: {stopped} (by --max-hours: not requeued)", file=sys.stderr)
             sys.exit(STOPPED_FOR_GOOD)
-        except Exception as error:
-            # Else a run that never began, its store being gone, say, would stay as submitted.
-            told = isinstance(error, Phase2Error) and error.told
-            if not told and run.read_manifest().state == "submitted":
-                run.update_manifest(state="failed", message=str(error))
-            raise
 
 
 def prepare(store: str, sources: list[str]) -> None:
@@ -108,9 +97,9 @@ def for_a_shell() -> Iterator[None]:
 def count_restart(run: RunDirectory) -> None:
     """Note that this job starts the run; a restart by the scheduler counts.
 
-    Raises Phase2Error, the run then being marked as failed, where several restarts in a row found
-    no newer checkpoint: what fails every time would be requeued for ever. A job of another number
-    (a resume by hand) begins to count anew.
+    Raises Phase2Error where several restarts in a row found no newer checkpoint: what fails every
+    time would be requeued for ever. A job of another number (a resume by hand) begins to count
+    anew.
     """
     manifest = run.read_manifest()
     step = _newest_step(run)
@@ -123,12 +112,10 @@ def count_restart(run: RunDirectory) -> None:
         restarts=manifest.restarts + 1, restarts_without_progress=in_a_row, step_at_start=step
     )
     if in_a_row >= MOST_RESTARTS_WITHOUT_PROGRESS:
-        message = (
-            f"restarted {in_a_row} times without a checkpoint later than step {step}: look at the "
-            "log for what ends it, then go on with --resume"
+        raise Phase2Error(
+            f"run {run.id}: restarted {in_a_row} times without a checkpoint later than step {step}:"
+            " look at the log for what ends it, then go on with --resume"
         )
-        run.update_manifest(state="failed", message=message)
-        raise Phase2Error(f"run {run.id}: {message}")
 
 
 def _newest_step(run: RunDirectory) -> int:

@@ -1,36 +1,31 @@
 """The directory of a new run, up to the manifest with which the run begins to be one.
 
-No torch here. A maker that is killed leaves a directory without a manifest: under its own
-``--run-id`` the same request uses it again, so that nobody has to tidy up by hand.
+No torch here: a login node makes directories too. A maker that is killed leaves one without a
+manifest: under its own ``--run-id`` the same request uses it again, so that nobody has to tidy up
+by hand.
 """
 
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from phase2hpc.config import RunConfig
 from phase2hpc.errors import InputError
-from phase2hpc.runs import PREFIX, Manifest, RunDirectory, checked_run_id, create_run, family_folder
+from phase2hpc.runs import PREFIX, Manifest, RunDirectory, checked_run_id, create_run
 from phase2hpc.system_errors import refused_place
-from phase2hpc.training.request import TrainRequest
-
-if TYPE_CHECKING:
-    from phase2hpc.data.store import Store
 
 
-def new_directory(request: TrainRequest, config: RunConfig) -> RunDirectory:
+def new_directory(models_dir: Path, family: str, run_id: str | None) -> RunDirectory:
     """The directory of a new run: a new one, or one in which none ever began.
 
     Raises InputError as ``create_run``.
     """
-    family = family_folder(config.algorithm, config.level)
-    if request.run_id:
-        name = PREFIX + checked_run_id(request.run_id)
-        run = RunDirectory(request.models_dir / family / name)
+    if run_id:
+        run = RunDirectory(models_dir / family / (PREFIX + checked_run_id(run_id)))
         if run.path.is_dir() and never_began(run):
             return run
-    return create_run(request.models_dir, family, request.run_id)
+    return create_run(models_dir, family, run_id)
 
 
 def never_began(run: RunDirectory) -> bool:
@@ -40,7 +35,7 @@ def never_began(run: RunDirectory) -> bool:
     return all(name in before or name.startswith(".") for name in names)
 
 
-def write_first_files(run: RunDirectory, config: RunConfig, store: Store) -> None:
+def write_first_files(run: RunDirectory, config: RunConfig, manifest: Manifest) -> None:
     """Write the configuration and then the manifest; to be called under the lease.
 
     Raises InputError where another process that found the directory empty was here first, and as
@@ -50,7 +45,7 @@ def write_first_files(run: RunDirectory, config: RunConfig, store: Store) -> Non
         raise InputError(f"{run.path}: another process has begun this run: go on by --resume")
     try:
         run.write_config(config)
-        run.write_manifest(Manifest.for_run(run, config, store.path, store.content_hash))
+        run.write_manifest(manifest)
     except OSError as error:
         shutil.rmtree(run.path, ignore_errors=True)
         raise refused_place(error, f"{run.path}: no run can be made here") from error

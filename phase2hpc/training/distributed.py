@@ -117,7 +117,7 @@ def _together(error: BaseException, lifeline: Lifeline) -> BaseException:
         failure = lifeline.failure_elsewhere()
     mine = failure is None
     if failure is None:
-        failure = lifeline.fail(_exit_code(error), _message(error))
+        failure = lifeline.fail(_exit_code(error), in_words(error))
     if failure.rank == lifeline.rank:
         return error if mine else Phase2Error(failure.message)
     if isinstance(error, Phase2Error) and error.exit_code == failure.code:
@@ -150,7 +150,8 @@ def _exit_code(error: BaseException) -> int:
     return error.exit_code if isinstance(error, Phase2Error) else Phase2Error.exit_code
 
 
-def _message(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
+    """What other ranks and the manifest are told of an error, one line."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, Phase2Error):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,13 +18,14 @@ from phase2hpc.data.verify import trust
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.files import clear_partials
 from phase2hpc.lease import Lease, LeaseLost, current_job_id
+from phase2hpc.outputs import warn_if_lost
 from phase2hpc.progress import Progress
 from phase2hpc.resources import default_store, sample_source
-from phase2hpc.runs import RunDirectory, State
+from phase2hpc.runs import Manifest, RunDirectory, State, family_folder
 from phase2hpc.system_errors import refused
 from phase2hpc.training.beginning import never_began, new_directory, write_first_files
 from phase2hpc.training.best import BestModel
-from phase2hpc.training.distributed import World, joined_world
+from phase2hpc.training.distributed import World, in_words, joined_world
 from phase2hpc.training.evaluation import evaluate
 from phase2hpc.training.loop import TrainingLoop
 from phase2hpc.training.request import TrainRequest, new_config
@@ -43,37 +46,36 @@ def train(request: TrainRequest) -> RunDirectory:
     """
     device = str(request.overrides.get("device") or "auto")
     with StopRequest() as stop, joined_world(device) as world:
+        if world.is_main:
+            warn_if_lost(request.models_dir)
         if request.resume:
             run, config = world.on_main(lambda: _to_resume(request))
-            return _go_on(run, config, world, stop, accept_changes=request.accept_changes)
+            return _go_on(run, config, world, stop, request.accept_changes)
         return _begin(request, world, stop)
 
 
+@dataclass(frozen=True)
+class JobLife:
+    """One life of a batch job that trains a run.
+
+    hours: from now until it should have stopped by itself, None for no limit. at_start: called on
+    the main rank as soon as the run is this job's; what it raises ends the run.
+    """
+
+    hours: float | None
+    at_start: Callable[[RunDirectory], None]
+
+
 def go_on(
-    run: RunDirectory,
-    max_hours: float | None = None,
-    at_start: Callable[[RunDirectory], None] | None = None,
-    config: RunConfig | None = None,
-    accept_changes: bool = False,
+    run: RunDirectory, job: JobLife, config: RunConfig | None = None, accept_changes: bool = False
 ) -> RunDirectory:
     """Begin a run that was submitted, or go on with it, under its own configuration.
 
-    max_hours: instead of the configuration's, where it is the shorter. at_start: called on the
-    main rank as soon as the run is its own; what it raises ends the run. config: instead of the
-    run's, as ``resumed_config`` made it. Raises as ``train``.
+    config: instead of the run's, as ``resumed_config`` made it. Raises as ``train``.
     """
     config = config or run.read_config()
-    hours = [h for h in (max_hours, config.runtime.max_hours) if h is not None]
     with StopRequest() as stop, joined_world(config.runtime.device) as world:
-        return _go_on(
-            run,
-            config,
-            world,
-            stop,
-            accept_changes=accept_changes,
-            max_hours=min(hours, default=None),
-            at_start=at_start,
-        )
+        return _go_on(run, config, world, stop, accept_changes, job)
 
 
 def _to_resume(request: TrainRequest) -> tuple[RunDirectory, RunConfig]:
@@ -94,9 +96,15 @@ def _begin(request: TrainRequest, world: World, stop: StopRequest) -> RunDirecto
     trainer = _trainer(config, store, world)
     if config.init_from is not None:
         trainer.initialise_from(BestModel.load(RunDirectory(Path(config.init_from)).best))
-    run = world.on_main(lambda: new_directory(request, config))
+    family = family_folder(config.algorithm, config.level)
+    run = world.on_main(lambda: new_directory(request.models_dir, family, request.run_id))
+
+    def begin() -> None:
+        manifest = Manifest.for_run(run, config, store.path, store.content_hash)
+        write_first_files(run, config, manifest)
+
     with _held(run, world, stop) as lease:
-        world.on_main(lambda: write_first_files(run, config, store))
+        world.on_main(begin)
         return _carry_out(trainer, run, stop, lease)
 
 
@@ -105,27 +113,42 @@ def _go_on(
     config: RunConfig,
     world: World,
     stop: StopRequest,
-    *,
-    accept_changes: bool = False,
-    max_hours: float | None = None,
-    at_start: Callable[[RunDirectory], None] | None = None,
+    accept_changes: bool,
+    job: JobLife | None = None,
 ) -> RunDirectory:
     """A run that is there, from its newest state on. The lease comes before anything is read."""
     with _held(run, world, stop) as lease:
-        if at_start is not None:
-            world.on_main(lambda: at_start(run))
-        manifest = world.on_main(run.read_manifest)
-        if manifest.state == "finished" and manifest.epochs >= config.training.epochs:
-            if world.is_main:
-                print(f"run {run.id} is finished already, nothing to resume: {run.path}")
+        try:
+            with world.failing_together():
+                if job is not None:
+                    world.on_main(lambda: job.at_start(run))
+                trainer = _restored(run, config, world, accept_changes)
+        except BaseException as error:
+            # Resumed by hand, a mistake in the request is none of the run's.
+            if job is not None or not isinstance(error, InputError):
+                _record_failure(run, lease, world, error)
+            raise
+        if trainer is None:
             return run
-        store = open_together(world.on_main(lambda: _ready_store(config.runtime.store)), world)
-        new_store = is_another_store(run, manifest, store, accept_changes)
-        trainer = _trainer(config, store, world)
-        restored = restore(trainer, run, accept_changes=accept_changes, new_store=new_store)
-        if config.init_from is not None and not restored:
-            trainer.initialise_from(BestModel.load(RunDirectory(Path(config.init_from)).best))
-        return _carry_out(trainer, run, stop, lease, max_hours)
+        return _carry_out(trainer, run, stop, lease, None if job is None else job.hours)
+
+
+def _restored(
+    run: RunDirectory, config: RunConfig, world: World, accept_changes: bool
+) -> Trainer | None:
+    """The trainer in the run's newest state; None where the run is finished."""
+    manifest = world.on_main(run.read_manifest)
+    if manifest.state == "finished" and manifest.epochs >= config.training.epochs:
+        if world.is_main:
+            print(f"run {run.id} is finished already, nothing to resume: {run.path}")
+        return None
+    store = open_together(world.on_main(lambda: _ready_store(config.runtime.store)), world)
+    new_store = is_another_store(run, manifest, store, accept_changes)
+    trainer = _trainer(config, store, world)
+    restored = restore(trainer, run, accept_changes=accept_changes, new_store=new_store)
+    if config.init_from is not None and not restored:
+        trainer.initialise_from(BestModel.load(RunDirectory(Path(config.init_from)).best))
+    return trainer
 
 
 def _held(
@@ -153,12 +176,12 @@ def _carry_out(
     run: RunDirectory,
     stop: StopRequest,
     lease: Lease | None,
-    max_hours: float | None = None,
+    job_hours: float | None = None,
 ) -> RunDirectory:
     """Train to the end and evaluate, the manifest saying how it went."""
-    config, world = trainer.config, trainer.world
+    world = trainer.world
     loop = TrainingLoop(trainer, run, stop, lease)
-    stop.limit(max_hours if max_hours is not None else config.runtime.max_hours)
+    stop.limit(trainer.config.runtime.max_hours, job_hours)
     try:
         with world.failing_together():
             loop.check_lease()
@@ -166,13 +189,13 @@ def _carry_out(
                 _take_over(trainer, run)
             loop.fit()
             evaluate(trainer, run, loop.predict, loop.check_lease)
-            world.on_main(lambda: _record(loop, "finished"))
+            world.on_main(lambda: _record(run, lease, "finished", "", **loop.progress()))
     except OSError as error:
-        _record_failure(loop, error)
+        _record_failure(run, lease, world, error, **loop.progress())
         then, note = f"go on by --resume --run-id {run.id}", "what was saved is intact"
         raise refused(error, then=then, note=note) from error
     except BaseException as error:
-        _record_failure(loop, error)
+        _record_failure(run, lease, world, error, **loop.progress())
         raise
     if world.is_main:
         print(f"\nresults: {run.path}", flush=True)
@@ -194,25 +217,30 @@ def _take_over(trainer: Trainer, run: RunDirectory) -> None:
     print(f"run {run.id} in {run.path}", flush=True)
 
 
-def _record(loop: TrainingLoop, state: State, message: str = "") -> None:
+def _record(
+    run: RunDirectory, lease: Lease | None, state: State, message: str, **progress: Any
+) -> None:
     """Say in the manifest how it ended, unless the run belongs to another process by now."""
-    loop.check_lease()
-    if loop.trainer.world.is_main:
-        loop.run.update_manifest(state=state, message=message, **loop.progress())
+    if lease is not None:
+        lease.check()
+    run.update_manifest(state=state, message=message, **progress)
 
 
-def _record_failure(loop: TrainingLoop, error: BaseException) -> None:
+def _record_failure(
+    run: RunDirectory, lease: Lease | None, world: World, error: BaseException, **progress: Any
+) -> None:
     """As ``_record``; where that fails too (a full disk), ``error`` is the one to be told."""
-    if isinstance(error, LeaseLost):
+    if isinstance(error, LeaseLost) or not world.is_main:
         return
     state: State = "stopped" if isinstance(error, (StoppedEarly, KeyboardInterrupt)) else "failed"
-    message = str(error) if isinstance(error, StoppedEarly) else f"{type(error).__name__}: {error}"
     try:
-        _record(loop, state, message)
+        # One that has its results keeps them.
+        if run.read_manifest().state != "finished":
+            _record(run, lease, state, in_words(error), **progress)
     except OSError as second:
-        log.warning("%s: not written (%s)", loop.run.manifest, second.strerror)
+        log.warning("%s: not written (%s)", run.manifest, second.strerror)
     except Phase2Error as second:
-        log.warning("%s: not written (%s)", loop.run.manifest, second)
+        log.warning("%s: not written (%s)", run.manifest, second)
 
 
 def _ready_store(path: Path | None) -> Path:

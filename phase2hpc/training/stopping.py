@@ -1,4 +1,4 @@
-"""When to stop before the end: a signal or the time limit. Handlers only set a flag.
+"""When to stop before the end: a signal or a time limit. Handlers only set a flag.
 
 No torch here: a command catches signals with it before the seconds that importing torch takes.
 """
@@ -17,13 +17,17 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 _entered: list[StopRequest] = []
 
 
+# The reasons for a stop by a time limit: a batch job's own, after which it is requeued, and the
+# user's, ``--max-hours``.
+JOB_ENDS = "the job's time limit is near (it is requeued to go on)"
+
+
 def hours_over(max_hours: float) -> str:
-    """The reason for a stop by the time limit."""
     return f"--max-hours {max_hours:g} are over"
 
 
 class StopRequest:
-    """A flag that signals and a time limit raise; long work looks at it between its steps.
+    """A flag that signals and time limits raise; long work looks at it between its steps.
 
     While entered, SIGUSR2, SIGTERM and SIGINT set the flag and do nothing else: a checkpoint
     written inside a handler could find the state half changed. A second SIGINT interrupts at
@@ -37,10 +41,13 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
         self.limit(max_hours)
 
-    def limit(self, max_hours: float | None) -> None:
-        """Stop after so many hours, counted from the outermost request's beginning."""
-        self._max_hours = max_hours
-        self._deadline = None if max_hours is None else self._began + 3600 * max_hours
+    def limit(self, max_hours: float | None, job_hours: float | None = None) -> None:
+        """Stop after so many hours, counted from the outermost request's beginning: the user's
+        limit, and that of the job, whichever comes first."""
+        hours = {} if max_hours is None else {hours_over(max_hours): max_hours}
+        if job_hours is not None:
+            hours[JOB_ENDS] = job_hours
+        self._limits = sorted((self._began + 3600 * hours[reason], reason) for reason in hours)
 
     def __enter__(self) -> Self:
         # Python delivers signals to the main thread only; elsewhere the time limit still holds.
@@ -59,9 +66,10 @@ class StopRequest:
         self._previous.clear()
 
     def __bool__(self) -> bool:
-        if self.reason is None and self._deadline is not None and time.monotonic() > self._deadline:
-            assert self._max_hours is not None
-            self.reason = hours_over(self._max_hours)
+        if self.reason is None and self._limits:
+            moment, reason = self._limits[0]
+            if time.monotonic() > moment:
+                self.reason = reason
         return self.reason is not None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -60,9 +60,11 @@ def test_the_jobs_limit_ends_it_with_75_and_other_settings_go_on(tiny: Any, tmp_
     end = str(int(time.time()) + 4)
     ended = on_a_node(str(run.path), 1.0, 2, SLURM_JOB_END_TIME=end)
     assert ended.returncode == 75, ended.stderr
-    assert ended.stderr.startswith("phase2hpc: ") and "state saved at step" in ended.stderr
+    (line,) = ended.stderr.splitlines()
+    words = "the job's time limit is near (it is requeued to go on): state saved at step "
+    assert line.startswith("phase2hpc: " + words)
     manifest = run.read_manifest()
-    assert manifest.state == "stopped"
+    assert manifest.state == "stopped" and manifest.message.startswith(words)
     # Resumed with fewer epochs than planned, as a job asks for them.
     config = run.read_config()
     fewer = config.model_copy(
@@ -118,12 +120,8 @@ def test_three_restarts_without_progress_end_it(
     assert start(run, 0, monkeypatch).restarts == 0
     assert start(run, 1, monkeypatch).restarts_without_progress == 1
     assert start(run, 2, monkeypatch).restarts_without_progress == 2
-    with pytest.raises(
-        Phase2Error, match="restarted 3 times without a checkpoint later than 0|step 0"
-    ):
+    with pytest.raises(Phase2Error, match="one: restarted 3 times .* later than step 0: look at"):
         start(run, 3, monkeypatch)
-    manifest = run.read_manifest()
-    assert manifest.state == "failed" and "restarted 3 times" in manifest.message
     # By hand, which is a job of its own: it counts anew.
     assert start(run, 0, monkeypatch).restarts_without_progress == 0
     assert start(run, 1, monkeypatch).restarts_without_progress == 1

@@ -48,8 +48,8 @@ def test_the_first_of_two_that_found_it_empty_has_it(train_tiny, tmp_path, monke
 
     original = session.new_directory
 
-    def while_another_begins(request, config):
-        found = original(request, config)
+    def while_another_begins(*arguments):
+        found = original(*arguments)
         run.manifest.write_text(json.dumps({"of": "another"}))
         return found
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import shutil
 import signal
 
 import numpy as np
 import pytest
+from tiny import LITTLE
 
+from phase2hpc import provenance
+from phase2hpc.config import build_config
 from phase2hpc.data.store import Store
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
+from phase2hpc.holder import LeaseRecord, find_holder
 from phase2hpc.training import evaluation, session
 from phase2hpc.training.best import BestModel
 from phase2hpc.training.trainer import Trainer
@@ -54,7 +60,106 @@ def test_a_failure_is_in_the_manifest(train_tiny, tmp_path, monkeypatch) -> None
     with pytest.raises(Phase2Error, match="diverged"):
         train_tiny(tmp_path)
     manifest = session.RunDirectory(tmp_path / "multitask_cgcnn_lite" / "run_one").read_manifest()
-    assert (manifest.state, manifest.message) == ("failed", "Phase2Error: the model has diverged")
+    assert (manifest.state, manifest.message) == ("failed", "the model has diverged")
+
+
+# ---- a run that does not come to begin -----------------------------------------------------------
+
+
+def submitted(train_tiny, models):
+    """A run as ``submit`` leaves it: settings, and a manifest that says so."""
+    run = train_tiny(models, epochs=1)
+    manifest = run.read_manifest()
+    shutil.rmtree(run.path)
+    run.path.mkdir()
+    config = build_config(
+        "cgcnn", "lite", ["band_gap"], {**LITTLE["cgcnn"], "store": manifest.store}
+    )
+    run.write_config(config)
+    run.write_manifest(manifest.model_copy(update={"state": "submitted", "store_hash": None}))
+    return run
+
+
+def out_of_memory(*arguments):
+    raise MemoryError("no room for the model")
+
+
+def refuse(run):
+    raise Phase2Error("restarted too often")
+
+
+@pytest.mark.parametrize(
+    ("broken", "at_start", "words"),
+    [
+        ("store", None, "gone.h5"),
+        ("model", None, "MemoryError: no room for the model"),
+        (None, refuse, "restarted too often"),
+    ],
+)
+def test_a_job_that_cannot_begin_has_failed(
+    broken, at_start, words, train_tiny, tmp_path, monkeypatch
+) -> None:
+    """It is written while the run is still this job's."""
+    run = submitted(train_tiny, tmp_path)
+    if broken == "store":
+        run.write_config(
+            build_config("cgcnn", "lite", ["band_gap"], {"store": tmp_path / "gone.h5"})
+        )
+    if broken == "model":
+        monkeypatch.setattr(Trainer, "__init__", out_of_memory)
+    held, write = [], session.RunDirectory.write_manifest
+
+    def seen(self, manifest):
+        held.append((manifest.state, find_holder(self) is not None))
+        write(self, manifest)
+
+    monkeypatch.setattr(session.RunDirectory, "write_manifest", seen)
+    with pytest.raises((Phase2Error, MemoryError)):
+        session.go_on(run, session.JobLife(1.0, at_start or (lambda run: None)))
+    assert held == [("failed", True)] and find_holder(run) is None
+    manifest = run.read_manifest()
+    assert manifest.state == "failed" and words in manifest.message
+    assert "\n" not in manifest.message
+
+
+def test_a_run_of_another_is_not_said_to_have_failed(train_tiny, tmp_path) -> None:
+    run = submitted(train_tiny, tmp_path)
+    before = run.manifest.read_bytes()
+    parent = os.getppid()
+    record = LeaseRecord.of_this_process("t", None, 90.0).model_copy(
+        update={"pid": parent, "process_start": provenance.process_start(parent)}
+    )
+    run.lease.mkdir()
+    (run.lease / "t.json").write_text(record.model_dump_json())
+    with pytest.raises(InputError, match="is being trained by"):
+        session.go_on(run, session.JobLife(None, lambda run: None))
+    assert run.manifest.read_bytes() == before
+
+
+def test_a_mistake_in_a_resume_by_hand_leaves_the_run_as_it_was(
+    train_tiny, tmp_path, monkeypatch
+) -> None:
+    with pytest.raises(StoppedEarly):
+        train_tiny(tmp_path, max_hours=1e-9)
+    run = session.RunDirectory(tmp_path / "multitask_cgcnn_lite" / "run_one")
+    before = run.manifest.read_bytes()
+    with pytest.raises(InputError, match="no store at"):
+        train_tiny(tmp_path, resume=True, store=tmp_path / "gone.h5", max_hours=None)
+    assert run.manifest.read_bytes() == before
+    monkeypatch.setattr(Trainer, "__init__", out_of_memory)
+    with pytest.raises(MemoryError):
+        train_tiny(tmp_path, resume=True, max_hours=None)
+    assert run.read_manifest().state == "failed"
+
+
+def test_one_with_results_has_them_still_after_a_failed_resume(
+    train_tiny, tmp_path, monkeypatch
+) -> None:
+    run = train_tiny(tmp_path, epochs=1)
+    monkeypatch.setattr(Trainer, "__init__", out_of_memory)
+    with pytest.raises(MemoryError):
+        train_tiny(tmp_path, resume=True, epochs=2)
+    assert run.read_manifest().state == "finished"
 
 
 @pytest.mark.parametrize("batch", [1, 2])

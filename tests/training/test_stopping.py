@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from phase2hpc.training.stopping import SIGNALS, StopRequest
+from phase2hpc.training.stopping import JOB_ENDS, SIGNALS, StopRequest
 
 
 def send(number: signal.Signals) -> None:
@@ -62,6 +62,25 @@ def test_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] += 2
     assert stop and stop.reason is not None and "--max-hours 0.5" in stop.reason
     assert not StopRequest()
+
+
+@pytest.mark.parametrize(
+    ("own", "job", "seconds", "reason"),
+    [
+        (1.0, 2.0, 3601, "--max-hours 1 are over"),
+        (2.0, 1.0, 3601, JOB_ENDS),
+        (None, 1.0, 3601, JOB_ENDS),
+        (1.0, None, 3601, "--max-hours 1 are over"),
+        (2.0, 1.0, 3599, None),
+    ],
+)
+def test_the_jobs_limit_and_the_users(own, job, seconds, reason, monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("phase2hpc.training.stopping.time.monotonic", lambda: now[0])
+    stop = StopRequest()
+    stop.limit(own, job)
+    now[0] += seconds
+    assert bool(stop) == (reason is not None) and stop.reason == reason
 
 
 def test_signal_is_the_reason_where_both_apply() -> None:
