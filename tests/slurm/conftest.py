@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from submitted import Site
 from virtual_cluster import ACCOUNTING_COMMANDS, COMMANDS, VirtualCluster, missing
 
 HERE = Path(__file__).parent
+AT_ONCE = 6
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,3 +69,13 @@ def slurm_with_sacct() -> Iterator[VirtualCluster]:
     if reason := missing(COMMANDS + ACCOUNTING_COMMANDS):
         pytest.skip(reason)
     yield from _started(accounting=True)
+
+
+@pytest.fixture(scope="module")
+def bodies(request: pytest.FixtureRequest, site: Site) -> Iterator[dict[str, Future[None]]]:
+    """What the chosen tests of a module do that are decorated by ``at_once``, under way."""
+    chosen = [item for item in request.session.items if item.path == request.path]
+    found = {item.name: item.obj.body for item in chosen if hasattr(item.obj, "body")}
+    pool = ThreadPoolExecutor(AT_ONCE)
+    yield {name: pool.submit(site.run, body) for name, body in found.items()}
+    pool.shutdown(wait=False, cancel_futures=True)

@@ -5,186 +5,22 @@ The tests wait most of the time, so several run at once: see ``at_once``.
 
 from __future__ import annotations
 
-import functools
 import itertools
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from same_run import assert_same_run
-from virtual_cluster import ENDED, VirtualCluster
+from submitted import Job, Site, at_once
 
-from phase2hpc.runs import Manifest, RunDirectory, family_folder
-
-PHASE2HPC = Path(sys.executable).with_name("phase2hpc")
-SLOWLY = Path(__file__).with_name("slowly")
-EPOCHS, STEPS_AN_EPOCH = 10, 15
-# All that is drawn at random, averaged or learned beside the weights is on.
-SETTINGS = {
-    "epochs": EPOCHS, "batch-size": 4, "max-samples": 60, "lr": 0.01, "threads": 1,
-    "set": "patience=none",
-}  # fmt: skip
-SMALL = {
-    "cgcnn": ("hidden=16", "head_dropout=0.2", "task_weights=learned"),
-    "e3nn": ("channels=6,4", "hidden=8", "head_dropout=0.2", "task_weights=learned"),
-}
-AT_ONCE = 6
-
-
-Body = Callable[["Site"], None]
-
-
-@dataclass
-class Job:
-    """A submitted run, or an array's element."""
-
-    cluster: VirtualCluster
-    id: str
-    run: RunDirectory
-    said: str
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.run.read_manifest()
-
-    @property
-    def log(self) -> str:
-        """Both streams of the task and the batch script, of all lives."""
-        if not self.run.manifest.exists():
-            return ""
-        folder = (self.run.path / self.manifest.job_folder).resolve()
-        return "".join(path.read_text() for path in sorted(folder.glob(f"{self.id}_*log.*")))
-
-    def wait_for_epoch(self, epoch: int) -> None:
-        def done() -> bool:
-            if self.cluster.state(self.id) in ENDED:
-                raise AssertionError(f"too early an end\n{self.cluster.report(self.id)}")
-            history = self.run.history
-            return history.exists() and len(json.loads(history.read_text())) >= epoch
-
-        self.cluster.wait_until(done, f"epoch {epoch} of {self.run.id} is done", 200, self.id)
-
-    def finished(self, *, restarts: int | None) -> RunDirectory:
-        """The run, once its job ended well after so many restarts (None: any number)."""
-        self.cluster.wait_for(self.id, "COMPLETED", timeout=400, restarts=restarts)
-        assert self.manifest.state == "finished" and self.manifest.job_ids[-1] == self.id
-        assert "Traceback" not in self.log
-        return self.run
-
-
-class Site:
-    """Submits runs as a user does, and knows how they end undisturbed."""
-
-    def __init__(
-        self, slurm: VirtualCluster, slurm_that_warns: VirtualCluster, tiny, folder: Path
-    ) -> None:
-        self.slurm, self.slurm_that_warns, self.tiny = slurm, slurm_that_warns, tiny
-        self.folder = folder
-        self._references = threading.Lock()
-        self._of_thread = threading.local()
-
-    def run(self, body: Body) -> None:
-        """What the body's jobs wrote goes with its failure."""
-        self._of_thread.jobs = []
-        try:
-            body(self)
-        except BaseException as error:
-            for job in self._of_thread.jobs:
-                error.add_note(f"log of job {job.id}, run {job.run.id}:\n{job.log[-3000:]}")
-            raise
-
-    def phase2hpc(
-        self, cluster: VirtualCluster, *words: object
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PHASE2HPC, *map(str, words)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            cwd=self.folder, env=cluster.environment | {"OMP_NUM_THREADS": "1"}, timeout=180,
-        )  # fmt: skip
-
-    def words(self, algorithm: str, store: Path | None = None) -> list[str]:
-        """What ``train`` and ``submit`` are asked for."""
-        flags = {"algorithm": algorithm, "level": "lite", "store": store or self.tiny.store}
-        words = [word for k, v in (flags | SETTINGS).items() for word in (f"--{k}", str(v))]
-        return words + [word for setting in SMALL[algorithm] for word in ("--set", setting)]
-
-    def profile(self, name: str, partition: str, **environment: object) -> Path:
-        """A site's profile whose jobs train slowly."""
-        file = self.folder / f"{name}.yaml"
-        lines = [f"partition: {partition}", "cpus: 1", "memory_gb: 1", "environment:"]
-        path = os.pathsep.join([str(SLOWLY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-        variables = {"PYTHONPATH": path.rstrip(os.pathsep), "OMP_NUM_THREADS": 1} | environment
-        lines += [f'  {key}: "{value}"' for key, value in variables.items()]
-        file.write_text("\n".join(lines) + "\n")
-        return file
-
-    def submit(
-        self, name: str, *words: object, cluster: VirtualCluster | None = None,
-        partition: str = "main", algorithm: str = "cgcnn", store: Path | None = None,
-        resume: bool = False, **environment: object,
-    ) -> Job:  # fmt: skip
-        cluster = cluster or self.slurm
-        profile = self.profile(name, partition, **{"STEP_SECONDS": 0.3, **environment})
-        models = self.folder / "models"
-        what = ["--algorithm", algorithm, "--level", "lite", "--resume"]
-        done = self.phase2hpc(
-            cluster, "submit", *(what if resume else self.words(algorithm, store)),
-            "--profile", profile, "--models-dir", models, "--run-id", name, *words,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        found = re.findall(r"^(?:job|array) (\d+) ", done.stdout, re.M)
-        run = RunDirectory(models / family_folder(algorithm, "lite") / f"run_{name}")
-        job = Job(cluster, found[-1], run, done.stdout)
-        self._of_thread.jobs.append(job)
-        return job
-
-    def undisturbed(self, algorithm: str = "cgcnn", seed: int = 0) -> RunDirectory:
-        """The same run by ``train``."""
-        with self._references:
-            return self._undisturbed(algorithm, seed)
-
-    @functools.cache  # noqa: B019
-    def _undisturbed(self, algorithm: str, seed: int) -> RunDirectory:
-        name, models = f"seed{seed}", self.folder / "undisturbed"
-        done = self.phase2hpc(
-            self.slurm, "train", *self.words(algorithm), "--seed", seed, "--models-dir", models,
-            "--run-id", name,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return RunDirectory(models / family_folder(algorithm, "lite") / f"run_{name}")
-
-
-BODIES: dict[str, Body] = {}
-
-
-def at_once(body: Body) -> Callable[..., None]:
-    """A test whose body runs beside those of the others of this module."""
-    BODIES[body.__name__] = body
-
-    def test(bodies: dict[str, Future[None]]) -> None:
-        bodies[body.__name__].result()
-
-    test.__doc__ = body.__doc__
-    return test
+from phase2hpc.runs import RunDirectory
 
 
 @pytest.fixture(scope="module")
-def bodies(
-    request, slurm, slurm_that_warns, tiny, tmp_path_factory
-) -> Iterator[dict[str, Future[None]]]:
-    site = Site(slurm, slurm_that_warns, tiny, tmp_path_factory.mktemp("site"))
-    chosen = {item.name for item in request.session.items if item.path == Path(__file__)}
-    pool = ThreadPoolExecutor(AT_ONCE)
-    yield {name: pool.submit(site.run, body) for name, body in BODIES.items() if name in chosen}
-    pool.shutdown(wait=False, cancel_futures=True)
+def site(slurm, slurm_that_warns, tiny, tmp_path_factory) -> Site:
+    return Site(slurm, tiny, tmp_path_factory.mktemp("site"), slurm_that_warns)
 
 
 # ---- the cluster takes the node away ---------------------------------------------------------
@@ -196,7 +32,8 @@ def test_time_limit_of_two_minutes(site: Site) -> None:
     job = site.submit("limit", "--time", "00:02:00", algorithm="e3nn", STEP_SECONDS=1.0)
     assert "00:02:00" in job.said
     run = job.finished(restarts=None)
-    assert re.search(r"phase2hpc: (SIGUSR2|--max-hours .* are over): state saved at step", job.log)
+    reason = r"(SIGUSR2|the job's time limit is near \(it is requeued to go on\))"
+    assert re.search(rf"^phase2hpc: {reason}: state saved at step", job.log, re.M)
     # More than once where the machine is slow.
     restarts = int(site.slurm.job(job.id)["Restarts"])
     assert restarts == job.log.count(f"phase2hpc: job {job.id} is requeued") >= 1
@@ -221,6 +58,7 @@ def test_node_lost(site: Site) -> None:
 @at_once
 def test_preempted_with_a_warning(site: Site) -> None:
     cluster = site.slurm_that_warns
+    assert cluster is not None
     job = site.submit("warned", cluster=cluster, partition="grace")
     job.wait_for_epoch(1)
     cluster.sbatch("sleep 1", "--partition=high", "--exclusive", "--nodelist=n4")

@@ -3,6 +3,8 @@ interrupted, however fast the machine.
 
 ``STEP_SECONDS``: so long takes a step of a job's first life at least; later lives are not slowed.
 ``STUCK``: in no life does a step ever end.
+``STEPS_IN``: a folder in which each process of each life lists the steps that it took, in
+``LIFE-RANK``.
 """
 
 import importlib.abc
@@ -14,14 +16,19 @@ import time
 
 def slow_down(trainer):
     original = trainer.optimise
-    first_life = os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
-    seconds = float(os.environ.get("STEP_SECONDS", 0)) if first_life else 0.0
+    life = os.environ.get("SLURM_RESTART_COUNT", "0")
+    seconds = float(os.environ.get("STEP_SECONDS", 0)) if life == "0" else 0.0
+    folder = os.environ.get("STEPS_IN")
 
     def optimise(*arguments, **options):
         while "STUCK" in os.environ:
             time.sleep(1)
         time.sleep(seconds)
-        return original(*arguments, **options)
+        good = original(*arguments, **options)
+        if folder:
+            with open(f"{folder}/{life}-{os.environ['SLURM_PROCID']}", "a") as file:
+                print(arguments[0].step, file=file)
+        return good
 
     trainer.optimise = optimise
 
