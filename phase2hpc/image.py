@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from phase2hpc.errors import Phase2Error
+from phase2hpc.file_systems import IN_MEMORY, file_system, nearest_folder
 
 # Who starts a container may know what its inside cannot: which bytes the image is.
 DIGEST_VARIABLE = "PHASE2HPC_IMAGE_DIGEST"
@@ -56,3 +57,17 @@ def this_image() -> Image | None:
         raise Phase2Error(f"{label}: cannot be read ({error}); build the image again") from None
     digest = os.environ.get(DIGEST_VARIABLE) or None
     return found.model_copy(update={"packages": packages, "digest": digest})
+
+
+def goes_with_container(path: Path) -> bool:
+    """Whether what is written there is gone when the container ends that this process runs in."""
+    if this_image() is None:
+        return False
+    folder = nearest_folder(path)
+    is_root = folder.stat().st_dev == Path("/").stat().st_dev
+    return is_root or file_system(folder) in IN_MEMORY
+
+
+def unseen() -> str:
+    """What may be added where a path is not there: in a container, perhaps only in here."""
+    return " in this container (is its folder mounted?)" if this_image() is not None else ""

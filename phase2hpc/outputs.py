@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from phase2hpc.errors import InputError
 from phase2hpc.files import PartialFile
+from phase2hpc.image import goes_with_container
 from phase2hpc.system_errors import refused_place
+
+log = logging.getLogger(__name__)
 
 
 def check_output(path: Path) -> None:
@@ -19,3 +23,14 @@ def check_output(path: Path) -> None:
         PartialFile(path).discard()
     except OSError as error:
         raise refused_place(error, f"--output {path}: cannot be written") from None
+    warn_if_lost(path)
+
+
+def warn_if_lost(path: Path) -> None:
+    """Say that a result will not outlive the container that it is made in."""
+    if goes_with_container(path):
+        log.warning(
+            "%s lies inside of this container and goes with it: mount a folder "
+            "(docker and podman --volume, apptainer --bind) and write there",
+            path,
+        )

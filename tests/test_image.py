@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from phase2hpc.errors import Phase2Error
-from phase2hpc.image import DIGEST_VARIABLE, this_image
+from phase2hpc.data.sources import read
+from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.image import DIGEST_VARIABLE, goes_with_container, this_image, unseen
 from phase2hpc.runs import Manifest
 
 LABEL = '{"version": "1.2", "variant": "cpu", "revision": "abc-dirty", "created": ""}\n'
@@ -56,3 +57,24 @@ def test_no_package_list(image: Path) -> None:
     (image / "packages.txt").unlink()
     with pytest.raises(Phase2Error, match="packages.txt"):
         this_image()
+
+
+# ---- what a container takes with it ----------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no memory file system here")
+def test_a_place_in_memory_goes_with_a_container(image: Path) -> None:
+    assert goes_with_container(Path("/dev/shm/models/run"))
+
+
+def test_the_containers_own_root_goes_with_it(image: Path) -> None:
+    assert goes_with_container(Path("/models"))
+
+
+def test_outside_of_a_container_nothing_goes() -> None:
+    assert not goes_with_container(Path("/models")) and unseen() == ""
+
+
+def test_a_path_that_is_not_mounted(image: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such file or folder in this container \(is its"):
+        read(tmp_path / "mine.cif")

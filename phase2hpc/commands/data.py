@@ -9,6 +9,7 @@ import typer
 
 from phase2hpc.commands.options import ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
+from phase2hpc.outputs import warn_if_lost
 
 store_app = typer.Typer(help="Look into, check and join graph stores.", no_args_is_help=True)
 
@@ -61,6 +62,8 @@ def prepare(
         return
     if profile is not None:
         raise InputError("--profile: only with --shards; without, this is one process here")
+    if store is not None:
+        warn_if_lost(store)
     from phase2hpc.data.graph import GraphError, GraphSettings
     from phase2hpc.data.prepare import prepare as run_prepare
     from phase2hpc.progress import Progress

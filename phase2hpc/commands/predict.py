@@ -11,7 +11,8 @@ import typer
 
 from phase2hpc.commands.options import ModelsDir, RunArgument, ShardProfile, Shards
 from phase2hpc.errors import InputError
-from phase2hpc.outputs import check_output
+from phase2hpc.image import unseen
+from phase2hpc.outputs import check_output, warn_if_lost
 
 
 def predict(
@@ -45,9 +46,10 @@ def predict(
     if sum(map(bool, (cif, folder, sources))) != 1:
         raise InputError("give one of --cif FILE, --dir FOLDER, or SOURCE...")
     if cif is not None and not cif.is_file():
-        raise InputError(f"--cif {cif}: no such file" + (" (a folder)" if cif.is_dir() else ""))
+        why = " (a folder)" if cif.is_dir() else unseen()
+        raise InputError(f"--cif {cif}: no such file{why}")
     if folder is not None and not folder.is_dir():
-        raise InputError(f"--dir {folder}: no such folder")
+        raise InputError(f"--dir {folder}: no such folder{unseen()}")
     inputs = [str(path) for path in (cif, folder) if path] or list(sources or [])
     if profile is not None and shards is None:
         raise InputError("--profile: only with --shards; without, this is one process here")
@@ -98,4 +100,5 @@ def export(
     found = find_run(models_dir, run)
     from phase2hpc.export import export_run
 
+    warn_if_lost(folder)
     print(f"exported: {export_run(found, folder).path}")

@@ -32,6 +32,7 @@ from phase2hpc.data.structure_files import (
 from phase2hpc.data.table_sources import read_csv
 from phase2hpc.data.units import Units
 from phase2hpc.errors import InputError
+from phase2hpc.image import unseen
 from phase2hpc.names import LONGEST_NAME, name_problem, one_line
 
 JARVIS_PREFIX = "jarvis:"
@@ -108,7 +109,7 @@ def source_hash(source: str | Path) -> str:
 def _existing(source: str | Path) -> Path:
     path = Path(source)
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder; a source is {ACCEPTED}")
+        raise InputError(f"{path}: no such file or folder{unseen()}; a source is {ACCEPTED}")
     # A pipe would be read to its end for its hash, and a device has none.
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{path}: neither a file nor a folder; a source is {ACCEPTED}")

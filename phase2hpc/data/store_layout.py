@@ -32,6 +32,7 @@ from phase2hpc.data.store_checks import (
     text_attribute,
 )
 from phase2hpc.errors import InputError
+from phase2hpc.image import unseen
 from phase2hpc.names import name_problem, one_line
 
 FORMAT = "phase2hpc-graph-store"
@@ -107,7 +108,9 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
     """
     path = Path(path)
     if not path.exists():
-        raise NoStore(f"no store at {path}: make one with 'phase2hpc prepare --store {path}'")
+        raise NoStore(
+            f"no store at {path}{unseen()}: make one with 'phase2hpc prepare --store {path}'"
+        )
     if not path.is_file():
         raise NoStore(f"{path} is not a file: give the store's .h5 file")
     try:

@@ -165,6 +165,21 @@ def test_train_and_predict_as_the_caller(engine: Engine, image: str, work: Path,
     assert manifest.image.packages == listed.split()
 
 
+def test_what_is_not_mounted(engine: Engine, image: str) -> None:
+    """A result that goes with the container, and input that the container does not see."""
+    examples = ("--volume", f"{ROOT / 'data' / 'examples'}:/examples:ro")
+    predict = ("podman", "run", "--rm", "--no-healthcheck", *examples, image, "predict")
+    for words, code, said in (
+        (("--dir", "/examples"), 0, "preds.csv lies inside of this container and goes with it"),
+        (("--dir", "/mine"), 2, "/mine: no such folder in this container (is its folder mounted?)"),
+    ):
+        done = subprocess.run(
+            [*predict, *words, "--output", "preds.csv"], env=engine.environment,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == code and said in done.stderr, done.stderr
+
+
 def test_ended_in_a_container_and_resumed(engine: Engine, image: str, work: Path) -> None:
     """Killed, then resumed in another container; stopped, then resumed by the phase2hpc of this
     machine. Where both have the same torch, all runs are the same, bit by bit."""
