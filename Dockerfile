@@ -38,9 +38,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # torch first and by its pin: asked for by its bare name, pip may take another build than the one
 # that an index or a folder of wheels has for this machine.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    if [ "$VARIANT" = cpu ] && [ -z "$TORCH_INDEX$PIP_FIND_LINKS$PIP_INDEX_URL$PIP_EXTRA_INDEX_URL" ]; then \
-      echo "VARIANT=cpu: name PyTorch's CPU index by --build-arg TORCH_INDEX=..." >&2; exit 2; \
-    fi; \
+    case "$VARIANT:$TORCH_INDEX:$(python3 -m pip config list)" in \
+      cpu::*index-url=\'[!\']* | cpu::*find-links=\'[!\']*) ;; \
+      cpu::*) echo "VARIANT=cpu: name PyTorch's CPU index by --build-arg TORCH_INDEX=..." >&2; exit 2 ;; \
+    esac; \
     python3 -m pip --python /opt/phase2hpc/bin/python install -q --no-compile \
       ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$(grep '^torch==' constraints.txt)" -c constraints.txt \
     && /opt/phase2hpc/bin/python -W ignore -c "import sys, torch; \

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -127,9 +128,9 @@ def test_cancelled_stays_cancelled_and_goes_on(slurm: VirtualCluster, user: Make
     assert slurm.job(f"{job}_0")["Restarts"] == slurm.job(f"{job}_1")["Restarts"] == "0"
     said = me.says("cancel", "many-s1", "--yes")
     assert len(said.splitlines()) == 1 and "no job to cancel, it is stopped" in said
-    command = re.search(r"^go on +phase2hpc (.*) --models-dir .* PROFILE$", text, re.M)
+    command = re.search(r"^go on +phase2hpc (.*)$", text, re.M)
     assert command is not None
-    me.says(*command[1].split(), "--profile", me.folder / "many.yaml")
+    me.says(*shlex.split(command[1]))
     assert "resuming from step" in me.wait_for("many-s1", "finished") + me.says("logs", "many-s1")
 
 
