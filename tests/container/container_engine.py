@@ -9,6 +9,7 @@ use again (base, layers, wheels) stays in ``$PHASE2HPC_CONTAINER_TESTS``, else t
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -41,8 +42,12 @@ class Engine:
     def __init__(self) -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self.folder = Path(
-            os.environ.get(FOLDER_VARIABLE) or cache / "phase2hpc-container-tests"
+            os.environ.get(FOLDER_VARIABLE) or cache / "phase2hpc-containers"
         ).resolve()
+        # Of the same folder always the same, as podman wants it; and short: with a path of more
+        # than 50 characters it waits 20 s at the end of each container.
+        name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:8]
+        self.state = Path("/run") / f"phase2hpc-containers-{name}"
         settings = self.folder / "settings"
         self.environment = os.environ | {
             "CONTAINERS_STORAGE_CONF": str(settings / "storage.conf"),
@@ -79,13 +84,14 @@ class Engine:
         settings, folder = self.folder / "settings", self.folder
         (settings / "storage.conf").write_text(
             f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/storage"\n'
-            f'runroot = "{folder}/temporary/run"\n'
+            f'runroot = "{self.state}"\n'
         )
         # runc: crun refuses machines with two generations of cgroups. The limits: raising them is
         # not every root's right.
         (settings / "containers.conf").write_text(
             '[containers]\ndefault_ulimits = ["nofile=1024:4096", "nproc=4096:4096"]\n'
             '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+            f'tmp_dir = "{self.state}/libpod"\n'
         )
         (settings / "registries.conf").write_text(
             'unqualified-search-registries = ["docker.io"]\n'
