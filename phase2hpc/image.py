@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from phase2hpc.errors import Phase2Error
-from phase2hpc.file_systems import IN_MEMORY, file_system, nearest_folder
+from phase2hpc.file_systems import IN_MEMORY, mount_of, nearest_folder
 
 # Who starts a container may know what its inside cannot: which bytes the image is.
 DIGEST_VARIABLE = "PHASE2HPC_IMAGE_DIGEST"
@@ -63,9 +63,8 @@ def goes_with_container(path: Path) -> bool:
     """Whether what is written there is gone when the container ends that this process runs in."""
     if this_image() is None:
         return False
-    folder = nearest_folder(path)
-    is_root = folder.stat().st_dev == Path("/").stat().st_dev
-    return is_root or file_system(folder) in IN_MEMORY
+    mount = mount_of(nearest_folder(path))
+    return mount is not None and (mount.point == Path("/") or mount.kind in IN_MEMORY)
 
 
 def unseen() -> str:

@@ -149,22 +149,24 @@ def _docker(
     nv: bool,
     environment: Mapping[str, str],
 ) -> str:
-    # The image's user may be another; files shall belong to the one who runs this. Without a home
-    # of that user inside, caches go to /tmp.
+    # Files shall belong to the one who runs this, whatever the image's user: a number that only the
+    # node knows, or inside podman, with root and without, 0. That user has no home inside: caches
+    # go to /tmp.
+    is_podman = container.runtime == "podman"
+    user = "0" if is_podman else '"$(id -u):$(id -g)"'
+    gpus = ["--device", "nvidia.com/gpu=all"] if is_podman else ["--gpus", "all"]
     variables = {**_ISOLATION, "HOME": "/tmp", **environment}
     words = [container.runtime, "run", "--rm", "--network", "host", "--ipc", "host"]
-    if container.runtime == "podman":
-        words += ["--userns", "keep-id"]
-    words += ["--gpus", "all"] if nv else []
+    words += gpus if nv else []
     for bind in binds:
         words += ["--volume", bind if ":" in bind else f"{bind}:{bind}"]
     for name, value in variables.items():
         words += ["--env", f"{name}={value}"]
     words += ["--workdir", str(Path.cwd()), *container.options, "--entrypoint", python]
-    # Of the names that a prefix stands for only a shell knows; the user and group likewise.
+    # The names that a prefix stands for only a shell knows.
     listed = "|".join(TASK_VARIABLES)
     passing = (
         f"for name in $(compgen -e | grep -E '^({listed})'); do given+=(--env \"$name\"); done; "
-        f'exec {shlex.join(words[:2])} --user "$(id -u):$(id -g)" "${{given[@]}}" "$@"'
+        f'exec {shlex.join(words[:2])} --user {user} "${{given[@]}}" "$@"'
     )
     return shlex.join(["bash", "-c", passing, "bash", *words[2:], container.image])
