@@ -34,7 +34,7 @@ from phase2hpc.properties import unit
 from phase2hpc.runs import RunDirectory
 from phase2hpc.system_errors import refused
 from phase2hpc.training.best import BestModel
-from phase2hpc.training.inference import choose_device
+from phase2hpc.training.devices import choose_device
 from phase2hpc.training.inference import predict as predict_batches
 from phase2hpc.training.memory import OutOfMemory
 

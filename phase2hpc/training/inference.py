@@ -13,7 +13,6 @@ from phase2hpc.data.arrays import GraphArrays
 from phase2hpc.data.batches import assemble
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.store import Store
-from phase2hpc.errors import InputError
 from phase2hpc.models.multitask import MultiTaskModel
 from phase2hpc.properties import PROPERTIES
 from phase2hpc.training.memory import naming_the_batch
@@ -22,16 +21,6 @@ from phase2hpc.training.scaling import Scaler
 # Bounds of an evaluation batch: its operators take memory by atom, so atoms are what is limited.
 ATOMS_A_BATCH = 1024
 CRYSTALS_A_BATCH = 64
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device of ``--device``. Raises InputError where cuda is asked for and absent, and for
-    another word than auto, cpu or cuda."""
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device {wanted}: use auto, cpu or cuda")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here; use --device cpu or auto")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def batches_by_size(

@@ -22,9 +22,10 @@ from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.training.best import BestModel
 from phase2hpc.training.checkpoint import rng_state, set_rng_state
 from phase2hpc.training.compiling import compiled, naming_the_compiler
+from phase2hpc.training.devices import choose_device
 from phase2hpc.training.distributed import World
 from phase2hpc.training.ema import AveragedModel
-from phase2hpc.training.inference import choose_device, compositions, predict
+from phase2hpc.training.inference import compositions, predict
 from phase2hpc.training.loss import MultiTaskLoss
 from phase2hpc.training.memory import naming_the_batch
 from phase2hpc.training.optimisation import learning_rate, parameter_groups

@@ -1,0 +1,64 @@
+"""What a model computes on, and why that is not the GPU that should be there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from phase2hpc.errors import InputError
+from phase2hpc.image import this_image
+
+log = logging.getLogger(__name__)
+
+_DEVICES = Path("/dev")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of ``--device``; auto: a GPU where torch sees one, and a warning where it does
+    not see one that is there.
+
+    Raises InputError where cuda is asked for and absent, and for another word than auto, cpu or
+    cuda.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {wanted}: use auto, cpu or cuda")
+    if wanted != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    if wanted == "cuda":
+        raise InputError(
+            f"--device cuda: torch sees no GPU here: {_why_unseen()}; or use --device cpu or auto"
+        )
+    if wanted == "auto" and (there := _gpus_that_are_there()):
+        log.warning(
+            "%s, but torch sees none, and the CPU is used: %s (--device cpu says that this is "
+            "meant)",
+            there,
+            _why_unseen(),
+        )
+    return torch.device("cpu")
+
+
+def _gpus_that_are_there() -> str | None:
+    # Empty: hidden on purpose.
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None
+    if os.environ.get("SLURM_GPUS_ON_NODE", "0") != "0":
+        return f"this job has GPUs ({os.environ['SLURM_GPUS_ON_NODE']} on this node)"
+    count = len(list(_DEVICES.glob("nvidia[0-9]*")))
+    return f"this machine has GPUs ({count})" if count else None
+
+
+def _why_unseen() -> str:
+    image = this_image()
+    if torch.version.cuda is None:
+        what = "this image's variant is cpu" if image else "the torch installed is the CPU's build"
+        return f"{what}: use the CUDA one"
+    if image:
+        return (
+            "start the container with --nv (apptainer), --gpus all (docker) or "
+            "--device nvidia.com/gpu=all (podman)"
+        )
+    return f"is there a driver (nvidia-smi) that is new enough for CUDA {torch.version.cuda}?"

@@ -1,0 +1,76 @@
+"""The device that is used, and what is said where a GPU should be and is not seen."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from phase2hpc.errors import InputError
+from phase2hpc.training import devices
+from phase2hpc.training.devices import choose_device
+
+LABEL = '{"version": "1.2", "variant": "%s", "revision": "abc", "created": ""}\n'
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One without a GPU that torch sees; its /dev."""
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_GPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "_DEVICES", tmp_path)
+    return tmp_path
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> str:
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert choose_device("auto") == torch.device("cpu")
+    return caplog.text
+
+
+def test_no_gpu_no_word(machine: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (machine / "nvidiactl").touch()
+    assert warned(caplog) == ""
+
+
+def test_a_gpu_that_torch_does_not_see(
+    machine: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    (machine / "nvidia0").touch()
+    said = warned(caplog)
+    assert "this machine has GPUs (1), but torch sees none, and the CPU is used: is there" in said
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    assert "this job has GPUs (2 on this node), but torch sees none" in warned(caplog)
+    # Hidden on purpose.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert warned(caplog) == ""
+
+
+@pytest.mark.parametrize(
+    ("variant", "cuda", "said"),
+    [
+        (None, None, "the torch installed is the CPU's build: use the CUDA one"),
+        (None, "13.0", r"new enough for CUDA 13\.0"),
+        ("cpu", None, "this image's variant is cpu: use the CUDA one"),
+        ("cuda", "13.0", r"start the container with --nv \(apptainer\), --gpus all"),
+    ],
+)
+def test_why_cuda_is_refused(variant, cuda, said, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    if variant:
+        (tmp_path / "image.json").write_text(LABEL % variant)
+        (tmp_path / "packages.txt").write_text("torch==2.13.0\n")
+        monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    with pytest.raises(InputError, match=rf"torch sees no GPU here: .*{said}.*; or use --device"):
+        choose_device("cuda")
+
+
+def test_another_word() -> None:
+    with pytest.raises(InputError, match="--device tpu: use auto, cpu or cuda"):
+        choose_device("tpu")
