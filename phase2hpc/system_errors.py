@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.image import this_image
 
 _WRITABLE = "make it writable or name another place"
 _REMEDIES = {
@@ -27,6 +28,16 @@ _REMEDIES = {
     errno.EISDIR: "name another place, a folder is in the way of a file",
     errno.EEXIST: "name another place, a file is in the way of a folder",
     errno.ENAMETOOLONG: "choose a shorter name",
+}
+# In a container its user may be another than the folder's, and its own root read-only.
+_ANOTHER_USER = (
+    'let this container\'s user {user} write there (docker --user "$(id -u):$(id -g)", podman '
+    "--user 0) or name another place"
+)
+_REMEDIES_INSIDE = {
+    errno.EACCES: _ANOTHER_USER,
+    errno.EPERM: _ANOTHER_USER,
+    errno.EROFS: "name a folder that is mounted into this container",
 }
 _OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 # What a user who names a place may have wrong; all else is the machine's.
@@ -70,9 +81,15 @@ def _line(error: OSError, what: object, then: str, note: str) -> str:
         # Files are named (``naming``), so this is a standard stream.
         where = "the output cannot be written"
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
-    remedy = _REMEDIES.get(error.errno or 0)
+    remedy = _remedy(error.errno or 0)
     text = f"{reason[:1].lower()}{reason[1:]}: {f'{remedy}, then ' if remedy else ''}{then}"
     return (f"{where}: {text}" if where else text) + (f"; {note}" if note else "")
+
+
+def _remedy(number: int) -> str | None:
+    if number in _REMEDIES_INSIDE and this_image() is not None:
+        return _REMEDIES_INSIDE[number].format(user=f"{os.getuid()}:{os.getgid()}")
+    return _REMEDIES.get(number)
 
 
 @contextmanager

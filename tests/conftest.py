@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 from tiny import LITTLE, Tiny, prepare_tiny
 
+from phase2hpc.image import DIGEST_VARIABLE
 from phase2hpc.resources import CACHE_VARIABLE
 from phase2hpc.runs import RunDirectory
 
@@ -35,6 +38,24 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Small crystals of the sample in their own splits, half with labels of the rarest property,
     and a user's own column ``mass`` on some."""
     return prepare_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def in_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """``in_image(variant="cpu")`` makes this process seem to run in an image of phase2hpc; the
+    folder of the image's Python environment."""
+
+    def enter(variant: str = "cpu") -> Path:
+        folder = tmp_path / "image"
+        folder.mkdir()
+        label = {"version": "1.2", "variant": variant, "revision": "abc-dirty", "created": ""}
+        (folder / "image.json").write_text(json.dumps(label))
+        (folder / "packages.txt").write_text("numpy==2.0\ntorch==2.13.0+cpu\n")
+        monkeypatch.setattr(sys, "prefix", str(folder))
+        monkeypatch.delenv(DIGEST_VARIABLE, raising=False)
+        return folder
+
+    return enter
 
 
 TrainTiny = Callable[..., RunDirectory]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,18 +12,13 @@ from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.image import DIGEST_VARIABLE, goes_with_container, this_image, unseen
 from phase2hpc.runs import Manifest
 
-LABEL = '{"version": "1.2", "variant": "cpu", "revision": "abc-dirty", "created": ""}\n'
 ABOUT = {"run_id": "a", "algorithm": "e3nn", "level": "lite", "properties": ["ehull"]}
 
 
 @pytest.fixture
-def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def image(in_image: Callable[..., Path]) -> Path:
     """The folder of an image's Python environment."""
-    (tmp_path / "image.json").write_text(LABEL)
-    (tmp_path / "packages.txt").write_text("numpy==2.0\ntorch==2.13.0+cpu\n")
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.delenv(DIGEST_VARIABLE, raising=False)
-    return tmp_path
+    return in_image()
 
 
 def manifest() -> Manifest:

@@ -41,3 +41,12 @@ def test_naming(tmp_path: Path) -> None:
     with pytest.raises(OSError) as raised, naming(tmp_path):
         raise failure(errno.ENOSPC)
     assert raised.value.filename == str(tmp_path)
+
+
+def test_in_a_container_its_user_and_its_mounts_are_what_helps(in_image) -> None:
+    in_image()
+    user = f"{os.getuid()}:{os.getgid()}"
+    said = str(refused_place(failure(errno.EACCES), "/a/b"))
+    assert f"let this container's user {user} write there (docker --user" in said
+    assert "name a folder that is mounted" in str(refused_place(failure(errno.EROFS), "/a/b"))
+    assert "make room" in str(refused_place(failure(errno.ENOSPC), "/a/b"))

@@ -165,17 +165,22 @@ def test_train_and_predict_as_the_caller(engine: Engine, image: str, work: Path,
     assert manifest.image.packages == listed.split()
 
 
-def test_what_is_not_mounted(engine: Engine, image: str) -> None:
-    """A result that goes with the container, and input that the container does not see."""
+def test_what_is_not_mounted_or_not_the_users(engine: Engine, image: str, tmp_path: Path) -> None:
+    """A result that goes with the container, input that it does not see, and a folder that the
+    image's user cannot write to."""
+    (tmp_path / "roots").mkdir()
+    roots = ("--volume", f"{tmp_path / 'roots'}:/work")
     examples = ("--volume", f"{ROOT / 'data' / 'examples'}:/examples:ro")
-    predict = ("podman", "run", "--rm", "--no-healthcheck", *examples, image, "predict")
-    for words, code, said in (
-        (("--dir", "/examples"), 0, "preds.csv lies inside of this container and goes with it"),
-        (("--dir", "/mine"), 2, "/mine: no such folder in this container (is its folder mounted?)"),
+    for options, folder, code, said in (
+        ((), "/examples", 0, "preds.csv lies inside of this container and goes with it"),
+        ((), "/mine", 2, "/mine: no such folder in this container (is its folder mounted?)"),
+        (roots, "/examples", 2, "let this container's user 1000:1000 write there (docker --user"),
     ):
         done = subprocess.run(
-            [*predict, *words, "--output", "preds.csv"], env=engine.environment,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+            ["podman", "run", "--rm", "--no-healthcheck", *examples, *options, image,
+             "predict", "--dir", folder, "--output", "preds.csv"],
+            env=engine.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=120,
         )  # fmt: skip
         assert done.returncode == code and said in done.stderr, done.stderr
 

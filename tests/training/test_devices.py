@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ import torch
 from phase2hpc.errors import InputError
 from phase2hpc.training import devices
 from phase2hpc.training.devices import choose_device
-
-LABEL = '{"version": "1.2", "variant": "%s", "revision": "abc", "created": ""}\n'
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +58,10 @@ def test_a_gpu_that_torch_does_not_see(
         ("cuda", "13.0", r"start the container with --nv \(apptainer\), --gpus all"),
     ],
 )
-def test_why_cuda_is_refused(variant, cuda, said, tmp_path, monkeypatch) -> None:
+def test_why_cuda_is_refused(variant, cuda, said, in_image, monkeypatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", cuda)
     if variant:
-        (tmp_path / "image.json").write_text(LABEL % variant)
-        (tmp_path / "packages.txt").write_text("torch==2.13.0\n")
-        monkeypatch.setattr(sys, "prefix", str(tmp_path))
+        in_image(variant)
     with pytest.raises(InputError, match=rf"torch sees no GPU here: .*{said}.*; or use --device"):
         choose_device("cuda")
 
