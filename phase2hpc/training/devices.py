@@ -13,7 +13,8 @@ from phase2hpc.image import this_image
 
 log = logging.getLogger(__name__)
 
-_DEVICES = Path("/dev")
+# The driver's list of them is seen in every container, their device files are not.
+_OF_THE_DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -47,7 +48,7 @@ def _gpus_that_are_there() -> str | None:
         return None
     if os.environ.get("SLURM_GPUS_ON_NODE", "0") != "0":
         return f"this job has GPUs ({os.environ['SLURM_GPUS_ON_NODE']} on this node)"
-    count = len(list(_DEVICES.glob("nvidia[0-9]*")))
+    count = len(list(_OF_THE_DRIVER.glob("*")))
     return f"this machine has GPUs ({count})" if count else None
 
 

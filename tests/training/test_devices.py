@@ -15,12 +15,12 @@ from phase2hpc.training.devices import choose_device
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One without a GPU that torch sees; its /dev."""
+    """One without a GPU that torch sees; the driver's list, where it has one."""
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_GPUS_ON_NODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(devices, "_DEVICES", tmp_path)
-    return tmp_path
+    monkeypatch.setattr(devices, "_OF_THE_DRIVER", tmp_path / "gpus")
+    return tmp_path / "gpus"
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> str:
@@ -31,7 +31,8 @@ def warned(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def test_no_gpu_no_word(machine: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (machine / "nvidiactl").touch()
+    assert warned(caplog) == ""
+    machine.mkdir()
     assert warned(caplog) == ""
 
 
@@ -39,7 +40,7 @@ def test_a_gpu_that_torch_does_not_see(
     machine: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    (machine / "nvidia0").touch()
+    (machine / "0000:01:00.0").mkdir(parents=True)
     said = warned(caplog)
     assert "this machine has GPUs (1), but torch sees none, and the CPU is used: is there" in said
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
