@@ -46,8 +46,10 @@ def _gpus_that_are_there() -> str | None:
     # Empty: hidden on purpose.
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None
-    if os.environ.get("SLURM_GPUS_ON_NODE", "0") != "0":
-        return f"this job has GPUs ({os.environ['SLURM_GPUS_ON_NODE']} on this node)"
+    # A job has those that it asked for, however many its node has.
+    if "SLURM_JOB_ID" in os.environ:
+        of_job = os.environ.get("SLURM_GPUS_ON_NODE", "0")
+        return None if of_job == "0" else f"this job has GPUs ({of_job} on this node)"
     count = len(list(_OF_THE_DRIVER.glob("*")))
     return f"this machine has GPUs ({count})" if count else None
 

@@ -16,7 +16,7 @@ from phase2hpc.training.devices import choose_device
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One without a GPU that torch sees; the driver's list, where it has one."""
-    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_GPUS_ON_NODE"):
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_GPUS_ON_NODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(devices, "_OF_THE_DRIVER", tmp_path / "gpus")
@@ -43,6 +43,8 @@ def test_a_gpu_that_torch_does_not_see(
     (machine / "0000:01:00.0").mkdir(parents=True)
     said = warned(caplog)
     assert "this machine has GPUs (1), but torch sees none, and the CPU is used: is there" in said
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert warned(caplog) == ""
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
     assert "this job has GPUs (2 on this node), but torch sees none" in warned(caplog)
     # Hidden on purpose.
