@@ -52,17 +52,16 @@ def test_killed_again_and_again(source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "stores"
     store = folder / "s.h5"
     arguments = ("prepare", source, "--store", store, "--workers", 2)
-    for seconds in (0.0, 0.3):
+    for seconds in (0.0, 0.05):
         before = set(folder.glob("*")) | set(folder.glob(".*"))
         process = start(*arguments)
         wait_until(lambda known=before: {*folder.glob(".s.h5.*")} - known)
         time.sleep(seconds)
         process.kill()
         code, err = finish(process)
-        if code == 0:
-            break  # on a fast machine
+        if store.exists():
+            break  # on a fast machine: what is there is whole, which is seen below
         assert (code, err) == (-signal.SIGKILL, "")
-        assert not store.exists()
         # What other killed ones left is cleared away, so it never adds up.
         assert len(os.listdir(folder)) <= 2
         assert all(name.startswith(".") for name in os.listdir(folder) if "rejects" not in name)
