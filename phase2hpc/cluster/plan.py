@@ -149,8 +149,8 @@ def make_plan(request: SubmitRequest) -> Plan:
     # A run that is resumed had its own: only what it was made of makes it again.
     prepare_first = not store.exists and (resumed is None or bool(request.sources))
     if prepare_first and train.store is not None and not request.sources:
-        store.refuse_likely_slip()
-    is_sample = not request.sources and (train.store is None or prepare_first)
+        raise store.not_there()
+    is_sample = not request.sources and train.store is None
     size = store.size(is_sample=is_sample)
     config = runs[0].config
     done = resumed.read_manifest().epoch if resumed is not None else 0

@@ -89,13 +89,12 @@ class PlannedStore:
             return StoreSize(*sample, "the shipped sample")
         return None
 
-    def refuse_likely_slip(self) -> None:
-        """Raises InputError for a missing store with nearly another's name: that is more likely
-        misspelt than to be prepared."""
+    def not_there(self) -> InputError:
+        """The error for a store that was named and is missing: more likely misspelt, or elsewhere,
+        than to be made of something that nobody named."""
         others = [path.name for path in self.path.parent.glob("*.h5")]
         near = difflib.get_close_matches(self.path.name, others, n=1, cutoff=0.75)
-        if near:
-            raise InputError(
-                f"no store {self.path}: did you mean {self.path.with_name(near[0])}? To prepare it "
-                "first, say from what by --prepare SOURCE"
-            )
+        meant = f": did you mean {self.path.with_name(near[0])}?" if near else ";"
+        return InputError(
+            f"no store {self.path}{meant} to prepare it first, say from what by --prepare SOURCE"
+        )

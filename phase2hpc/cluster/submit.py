@@ -220,6 +220,7 @@ def _summary(plan: Plan, ids: list[str], prepare_id: str | None) -> str:
         "follow it:",
         f"  phase2hpc status {name}{where}",
         f"  phase2hpc logs {name} -f{where}",
-        f"  phase2hpc cancel {name}{where}",
     ]
+    if plan.profile.executor == "slurm":
+        lines.append(f"  phase2hpc cancel {name}{where}")
     return "\n".join(lines)

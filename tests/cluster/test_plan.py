@@ -174,9 +174,13 @@ def test_a_missing_store_is_prepared_by_a_first_job(plan: MakePlan) -> None:
     assert plan("cpu").prepare is None
 
 
-def test_a_name_nearly_anothers_is_a_slip(plan: MakePlan) -> None:
-    with pytest.raises(InputError, match="did you mean tiny.h5"):
+def test_a_missing_store_is_not_made_of_the_sample_unasked(plan: MakePlan) -> None:
+    with pytest.raises(InputError, match=r"no store tinny\.h5: did you mean tiny\.h5\? to prepare"):
         plan("cpu", train={"store": Path("tinny.h5")})
+    with pytest.raises(
+        InputError, match=r"no store other/fresh\.h5; to prepare it first, say from"
+    ):
+        plan("cpu", train={"store": Path("other/fresh.h5")})
     assert plan("cpu", train={"store": Path("tinny.h5")}, sources=("x.jsonl",)).prepare
     with pytest.raises(InputError, match="is there already"):
         plan("cpu", sources=("x.jsonl",))
@@ -240,7 +244,7 @@ def test_dry_run_needs_neither_torch_nor_slurm_and_leaves_no_trace(site: Path) -
 def test_dry_run_prints_what_would_be_submitted(plan: MakePlan) -> None:
     from phase2hpc.cluster.submit import dry_run
 
-    found = plan("cpu", train={"store": Path("fresh.h5")}, seeds="0-1")
+    found = plan("cpu", train={"store": Path("fresh.h5")}, seeds="0-1", sources=("x.jsonl",))
     assert found.prepare is not None
     text = dry_run(found)
     assert found.prepare.text() in text
