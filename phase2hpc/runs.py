@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from phase2hpc import provenance
 from phase2hpc.config import RunConfig, algorithm_named
 from phase2hpc.errors import InputError
+from phase2hpc.file_systems import nearest_folder
 from phase2hpc.files import write_atomically
 from phase2hpc.image import Image, this_image
 from phase2hpc.names import one_line
@@ -309,6 +311,16 @@ def create_run(models_dir: Path, family: str, run_id: str | None = None) -> RunD
         except OSError as error:
             raise refused_place(error, f"{folder}: cannot make a run here") from None
         return run
+
+
+def check_place_of_runs(models_dir: Path, family: str) -> None:
+    """Raises as ``create_run`` where no run can be made there, before the work that one needs;
+    nothing is left."""
+    folder = models_dir / family
+    try:
+        tempfile.TemporaryDirectory(prefix=".phase2hpc-", dir=nearest_folder(folder)).cleanup()
+    except OSError as error:
+        raise refused_place(error, f"{folder}: cannot make a run here") from None
 
 
 def read_json(path: Path) -> Any:

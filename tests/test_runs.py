@@ -25,7 +25,7 @@ from phase2hpc.registry import (
     runs_to_predict_with,
     show,
 )
-from phase2hpc.runs import Manifest, RunDirectory, create_run, family_folder
+from phase2hpc.runs import Manifest, RunDirectory, check_place_of_runs, create_run, family_folder
 
 FAMILY = "multitask_std_e3nn"
 METRICS = {"mae": 0.0512, "mae_se": 0.0021, "rmse": 0.1, "r2": 0.9, "n": 1520, "mad": 0.8}
@@ -97,6 +97,14 @@ def test_models_dir_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("")
     with pytest.raises(InputError, match="cannot make a run here"):
         create_run(tmp_path / "models", FAMILY)
+
+
+def test_the_place_of_runs_is_tried_before_the_work(tmp_path):
+    check_place_of_runs(tmp_path / "models", "multitask_cgcnn_lite")
+    assert list(tmp_path.iterdir()) == []
+    # Nobody makes a folder there, root neither.
+    with pytest.raises(InputError, match="cannot make a run here"):
+        check_place_of_runs(Path("/proc/models"), "multitask_cgcnn_lite")
 
 
 def test_manifest_round_trip(tmp_path: Path) -> None:

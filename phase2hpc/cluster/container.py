@@ -17,6 +17,8 @@ from phase2hpc.cluster.profiles import ContainerSettings
 from phase2hpc.errors import InputError
 from phase2hpc.image import DIGEST_VARIABLE
 
+# Where each begins: SIF after its launch line, squashfs, ext2 to 4.
+_IMAGE_MARKS = ((32, b"SIF_MAGIC"), (0, b"hsqs"), (1080, b"\x53\xef"))
 OF_CLUSTERS = ("apptainer", "singularity")
 PYTHON = "python3"
 # What a task must be told even where the container's environment is a clean one.
@@ -53,8 +55,9 @@ def python_command(
 
 
 def checked_image(container: ContainerSettings) -> ContainerSettings:
-    """The same with an absolute path. Raises InputError where the image is a file that is not
-    there; an address (``docker://...``) and what docker or podman know by name are left alone."""
+    """The same with an absolute path. Raises InputError where the image is not there, or a file
+    that is none; an address (``docker://...``) and what docker or podman know by name are left
+    alone."""
     if container.runtime not in OF_CLUSTERS or "://" in container.image:
         return container
     path = Path(container.image).expanduser()
@@ -63,7 +66,22 @@ def checked_image(container: ContainerSettings) -> ContainerSettings:
             f"container image {container.image}: not there; build it (apptainer build), or name "
             "it by --container or in the profile"
         )
+    if path.is_file() and not _is_image(path):
+        raise InputError(
+            f"container image {container.image}: a file of another kind (no SIF, squashfs or ext "
+            "file system): build it (apptainer build), or name another"
+        )
     return container.model_copy(update={"image": str(path.resolve())})
+
+
+def _is_image(path: Path) -> bool:
+    """By the marks of the kinds of file that the runtimes take."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(2048)
+    except OSError as error:
+        raise InputError(f"container image {path}: cannot be read ({error.strerror})") from None
+    return any(head[at:].startswith(mark) for at, mark in _IMAGE_MARKS)
 
 
 def image_digest(container: ContainerSettings) -> str | None:

@@ -21,7 +21,7 @@ from phase2hpc.lease import Lease, LeaseLost, current_job_id
 from phase2hpc.outputs import warn_if_lost
 from phase2hpc.progress import Progress
 from phase2hpc.resources import default_store, sample_source
-from phase2hpc.runs import Manifest, RunDirectory, State, family_folder
+from phase2hpc.runs import Manifest, RunDirectory, State, check_place_of_runs, family_folder
 from phase2hpc.system_errors import refused
 from phase2hpc.training.beginning import never_began, new_directory, write_first_files
 from phase2hpc.training.best import BestModel
@@ -90,13 +90,14 @@ def _to_resume(request: TrainRequest) -> tuple[RunDirectory, RunConfig]:
 
 def _begin(request: TrainRequest, world: World, stop: StopRequest) -> RunDirectory:
     """A new run. Its directory is made last: a request that does not fit leaves none."""
+    family = family_folder(request.algorithm, request.level)
+    world.on_main(lambda: check_place_of_runs(request.models_dir, family))
     path = world.on_main(lambda: _ready_store(request.store))
     store = open_together(path, world)
     config = new_config(request, store.path, list(store.labels))
     trainer = _trainer(config, store, world)
     if config.init_from is not None:
         trainer.initialise_from(BestModel.load(RunDirectory(Path(config.init_from)).best))
-    family = family_folder(config.algorithm, config.level)
     run = world.on_main(lambda: new_directory(request.models_dir, family, request.run_id))
 
     def begin() -> None:

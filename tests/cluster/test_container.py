@@ -99,7 +99,7 @@ def test_docker(runtime: str, at: Path) -> None:
 
 
 def test_images(at: Path) -> None:
-    (at / "work" / "here.sif").touch()
+    (at / "work" / "here.sif").write_bytes(b"#!/usr/bin/env run-singularity\n\0SIF_MAGIC\0")
     here = checked_image(ContainerSettings(image="here.sif"))
     assert here.image == str(at / "work" / "here.sif")
     for image in ("docker://python:3.11", "library://x/y"):
@@ -107,6 +107,10 @@ def test_images(at: Path) -> None:
     assert checked_image(ContainerSettings(image="name:1", runtime="docker")).image == "name:1"
     with pytest.raises(InputError, match="container image gone.sif: not there"):
         checked_image(ContainerSettings(image="gone.sif"))
+    for content in (b"", b"hello", b"PK\3\4"):
+        (at / "work" / "other.sif").write_bytes(content)
+        with pytest.raises(InputError, match="container image other.sif: a file of another kind"):
+            checked_image(ContainerSettings(image="other.sif"))
 
 
 def test_folders_that_cannot_be_bound(at: Path) -> None:
@@ -118,11 +122,11 @@ def test_folders_that_cannot_be_bound(at: Path) -> None:
 
 def test_the_inside_is_told_the_digest(at: Path) -> None:
     """Of a file by its bytes; of a name where it says, or docker does."""
-    (at / "work" / "here.sif").write_bytes(b"image")
+    (at / "work" / "here.sif").write_bytes(b"hsqs image")
     container = checked_image(ContainerSettings(image="here.sif"))
     command = python_command(container, "python3", [], gpus=False, environment={})
     _, environment = started_as(command, at)
-    digest = f"sha256:{hashlib.sha256(b'image').hexdigest()}"
+    digest = f"sha256:{hashlib.sha256(b'hsqs image').hexdigest()}"
     assert environment["APPTAINERENV_PHASE2HPC_IMAGE_DIGEST"] == digest
     named = ContainerSettings(image="name@sha256:12", runtime="docker")
     assert image_digest(named) == "sha256:12"

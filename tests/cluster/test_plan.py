@@ -52,7 +52,7 @@ def site(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/nowhere")
     shutil.copy(tiny.store, "tiny.h5")
-    Path("image.sif").touch()
+    Path("image.sif").write_bytes(b"hsqs")
     Path("jobs").mkdir()
     for name, text in (("cpu", CPU), ("gpu", GPU), ("container", CONTAINER), ("here", LOCAL)):
         Path(f"jobs/{name}.yaml").write_text(text)

@@ -177,7 +177,7 @@ def test_the_command_that_goes_on_asks_for_the_same_job(
     submit: Submit, slurm_commands: Any, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From any folder, and its store is prepared where it is still not there."""
-    Path("an image.sif").touch()
+    Path("an image.sif").write_bytes(b"hsqs")
     asked = ("--container", "an image.sif", "--time", "1:30:00", "--memory", "1.5", "--nodes", 2,
              "--sbatch", "nice=5", "--store", "new.h5", "--prepare", "tiny.h5",
              "--models-dir", Path("models").resolve())  # fmt: skip
@@ -197,7 +197,6 @@ def test_the_command_that_goes_on_asks_for_the_same_job(
     code, out, err = command(*words[1:])
     assert code == 0 and f"job 901 prepares {store} first" in out, err
     again = (run.path / "job" / "901_submission.sh").read_text()
-    assert "an image.sif" in again and "an image.sif" in scripts[0]
     assert "an image.sif" in again and "an image.sif" in scripts[0]
     for line in ("--time=90\n", "--nodes=2\n", "--nice=5\n", "--mem=1536M\n"):
         assert f"#SBATCH {line}" in again and f"#SBATCH {line}" in scripts[0], again
