@@ -18,6 +18,7 @@ from phase2hpc.cluster.doctor_node import node_checks
 from phase2hpc.cluster.doctor_slurm import slurm_checks
 from phase2hpc.cluster.profiles import Profile
 from phase2hpc.errors import InputError
+from phase2hpc.hardware import gpu_count, why_torch_sees_none
 
 TORCH_TIMEOUT_SECONDS = 90.0
 RUNTIME_TIMEOUT_SECONDS = 10.0
@@ -110,7 +111,6 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def torch_checks() -> list[Check]:
     """torch, CUDA and the GPUs of this machine; nothing where torch is not installed."""
-    gpu_here = any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/nvidiactl"))
     try:
         metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -141,13 +141,13 @@ def torch_checks() -> list[Check]:
     checks = [ok("torch", f"{about['version']}, built {build}")]
     if about["devices"]:
         checks.append(ok("GPUs", "; ".join(about["devices"])))
-    elif not gpu_here:
+    elif not gpu_count():
         checks.append(ok("GPUs", "none on this machine (as on most login nodes)"))
     elif about["cuda"]:
-        advice = f"the driver must be new enough for CUDA {about['cuda']}: compare nvidia-smi"
+        advice = why_torch_sees_none(about["cuda"])
         checks.append(fail("GPUs", "there are some, but torch cannot use them", advice))
     else:
-        advice = "install torch's build for CUDA, as pytorch.org says for this driver"
+        advice = why_torch_sees_none(None)
         checks.append(warn("GPUs", "there are some, but this torch is for CPU only", advice))
     return checks
 

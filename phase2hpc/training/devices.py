@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
 import torch
 
 from phase2hpc.errors import InputError
-from phase2hpc.image import this_image
+from phase2hpc.hardware import gpu_count, why_torch_sees_none
 
 log = logging.getLogger(__name__)
-
-# The driver's list of them is seen in every container, their device files are not.
-_OF_THE_DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -30,14 +26,15 @@ def choose_device(wanted: str) -> torch.device:
         return torch.device("cuda")
     if wanted == "cuda":
         raise InputError(
-            f"--device cuda: torch sees no GPU here: {_why_unseen()}; or use --device cpu or auto"
+            "--device cuda: torch sees no GPU here: "
+            f"{why_torch_sees_none(torch.version.cuda)}; or use --device cpu or auto"
         )
     if wanted == "auto" and (there := _gpus_that_are_there()):
         log.warning(
             "%s, but torch sees none, and the CPU is used: %s (--device cpu says that this is "
             "meant)",
             there,
-            _why_unseen(),
+            why_torch_sees_none(torch.version.cuda),
         )
     return torch.device("cpu")
 
@@ -50,18 +47,4 @@ def _gpus_that_are_there() -> str | None:
     if "SLURM_JOB_ID" in os.environ:
         of_job = os.environ.get("SLURM_GPUS_ON_NODE", "0")
         return None if of_job == "0" else f"this job has GPUs ({of_job} on this node)"
-    count = len(list(_OF_THE_DRIVER.glob("*")))
-    return f"this machine has GPUs ({count})" if count else None
-
-
-def _why_unseen() -> str:
-    image = this_image()
-    if torch.version.cuda is None:
-        what = "this image's variant is cpu" if image else "the torch installed is the CPU's build"
-        return f"{what}: use the CUDA one"
-    if image:
-        return (
-            "start the container with --nv (apptainer), --gpus all (docker) or "
-            "--device nvidia.com/gpu=all (podman)"
-        )
-    return f"is there a driver (nvidia-smi) that is new enough for CUDA {torch.version.cuda}?"
+    return f"this machine has GPUs ({count})" if (count := gpu_count()) else None

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from phase2hpc import hardware
 from phase2hpc.errors import InputError
-from phase2hpc.training import devices
 from phase2hpc.training.devices import choose_device
 
 
@@ -19,7 +19,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_GPUS_ON_NODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(devices, "_OF_THE_DRIVER", tmp_path / "gpus")
+    monkeypatch.setattr(hardware, "_OF_THE_DRIVER", tmp_path / "gpus")
     return tmp_path / "gpus"
 
 
