@@ -82,7 +82,7 @@ container-test: $(INSTALLED)  ## install podman, Apptainer, Slurm (root, apt), t
 
 .PHONY: chaos
 chaos: $(INSTALLED)  ## kill training runs hundreds of times; do they end the same? (CHAOS_ARGS=)
-	@PYTHONPATH=tests $(BIN)/python benchmarks/chaos.py $(CHAOS_ARGS)
+	@PYTHONPATH=tests/helpers $(BIN)/python benchmarks/chaos.py $(CHAOS_ARGS)
 
 # The environment is empty and elsewhere, so that only what is in the wheel can be found.
 .PHONY: wheel-test
@@ -105,7 +105,7 @@ wheel-test: $(INSTALLED)  ## build the wheel, install it elsewhere, train and pr
 	python $(PIP_INSTALL) $(TORCH)
 	python $(PIP_INSTALL) "$$wheel[train]"
 	phase2hpc train --algorithm e3nn --level lite
-	examples=$$(python -c 'from phase2hpc.resources import shared_path; print(shared_path("data/examples"))')
+	examples=$$(python -c 'from phase2hpc.utils.package_files import shared_path; print(shared_path("data/examples"))')
 	case "$$examples" in "$$away"/*) ;; *) echo "not in the wheel: $$examples" >&2; exit 1;; esac
 	phase2hpc predict --dir "$$examples" --output preds.csv
 	cut -d, -f1,3-6 preds.csv

@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from phase2hpc import tables
-from phase2hpc.data.store import Store
-from phase2hpc.properties import PROPERTIES
-from phase2hpc.registry import read_metrics
-from phase2hpc.resources import default_store
-from phase2hpc.runs import RunDirectory
+from phase2hpc.config.properties import PROPERTIES
+from phase2hpc.data.store.reader import Store
+from phase2hpc.runs.registry import read_metrics
+from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.metrics import constant_mae
+from phase2hpc.utils import tables
+from phase2hpc.utils.package_files import default_store
 
 # Test MAE and standard error of plain single-task CGCNNs (Adam, MSE, best epoch by val), trained
 # on the same split by the people who designed this project.

@@ -1,6 +1,6 @@
 """Kill training runs again and again, and compare what they end with (``make chaos``).
 
-PYTHONPATH=tests python benchmarks/chaos.py --kills 320
+PYTHONPATH=tests/helpers python benchmarks/chaos.py --kills 320
 
 Short runs are killed by SIGKILL with their whole process group, at random times and aimed at what
 they do, a checkpoint write above all, and resumed until they end. After each kill what is on disk
@@ -33,9 +33,9 @@ from conftest import LITTLE, prepare_tiny
 from lives import CHECKPOINT, END, EVALUATION, VALIDATION, WRITE, Life
 from same_run import assert_same_run
 
-from phase2hpc.resources import CACHE_VARIABLE
-from phase2hpc.runs import RunDirectory, family_folder
-from phase2hpc.training.checkpoint import load_best, load_newest
+from phase2hpc.checkpointing.manager import load_best, load_newest
+from phase2hpc.runs.run_directory import RunDirectory, family_folder
+from phase2hpc.utils.package_files import CACHE_VARIABLE
 
 LEVEL = "lite"
 # Beside what LITTLE has on already: dropout, averages, learned task weights.

@@ -17,12 +17,14 @@ from typing import Any
 
 import torch
 
-import phase2hpc.cli  # noqa: F401 (imported once, for all that are forked)
-from phase2hpc import entry
-from phase2hpc.holder import read_lease
-from phase2hpc.runs import RunDirectory
-from phase2hpc.training import checkpoint, loop, session
-from phase2hpc.training.best import BestModel
+import phase2hpc.cli.main  # noqa: F401 (imported once, for all that are forked)
+from phase2hpc import __main__ as entry
+from phase2hpc.checkpointing import manager as checkpoint
+from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.runs.lease_record import read_lease
+from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.training import loop
+from phase2hpc.training import runner as session
 
 PHASES = (
     "start-up (store, model, lease, resume)", "training steps",
@@ -82,7 +84,7 @@ class Life:
         if noise is None:
             with log.open("ab") as file:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "phase2hpc.entry", *words],
+                    [sys.executable, "-m", "phase2hpc.__main__", *words],
                     stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0,
                 )  # fmt: skip
             self.pid = self._process.pid
@@ -103,7 +105,7 @@ class Life:
             self.mark.during(TRAINING, loop.TrainingLoop, "fit")
             self.mark.during(WRITE, checkpoint, "prepare_state")
             self.mark.during(CHECKPOINT, loop, "save_checkpoint")
-            self.mark.during(BEST, BestModel, "save")
+            self.mark.during(BEST, TrainedModel, "save")
             self.mark.during(VALIDATION, loop.TrainingLoop, "_end_epoch")
             self.mark.during(EVALUATION, session, "evaluate", after=END)
             if last_call is not None:

@@ -21,17 +21,17 @@ import torch
 sys.dont_write_bytecode = True
 from references import ConcatenatedModel, FullyConnectedModel  # noqa: E402
 
-from phase2hpc.config import build_config  # noqa: E402
-from phase2hpc.data.batches import assemble, make_loader  # noqa: E402
+from phase2hpc.config.algorithms import ALGORITHMS  # noqa: E402
+from phase2hpc.config.properties import GROUPS  # noqa: E402
+from phase2hpc.config.run_config import build_config  # noqa: E402
 from phase2hpc.data.dataset import StoreDataset  # noqa: E402
 from phase2hpc.data.graph import build_graph  # noqa: E402
+from phase2hpc.data.loader import collate, make_loader  # noqa: E402
 from phase2hpc.data.prepare import prepare  # noqa: E402
-from phase2hpc.data.store import Store  # noqa: E402
-from phase2hpc.levels import ALGORITHMS  # noqa: E402
+from phase2hpc.data.store.reader import Store  # noqa: E402
 from phase2hpc.models.multitask import build_model  # noqa: E402
-from phase2hpc.properties import GROUPS  # noqa: E402
-from phase2hpc.resources import default_store, sample_source  # noqa: E402
 from phase2hpc.training.trainer import Trainer  # noqa: E402
+from phase2hpc.utils.package_files import default_store, sample_source  # noqa: E402
 
 NINE = GROUPS["all9"]
 
@@ -84,7 +84,7 @@ def graph(store: Store) -> str:
 
 def training_step(model: torch.nn.Module, store: Store, batch_size: int) -> Callable[[], None]:
     """Forward, backward and AdamW on one batch of the std level, all nine properties."""
-    batch = assemble(store.arrays, some_crystals(store, batch_size), NINE)
+    batch = collate(store.arrays, some_crystals(store, batch_size), NINE)
     target = batch.y.nan_to_num(0.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
@@ -126,7 +126,7 @@ def batch(store: Store) -> str:
     dataset = StoreDataset(store, properties=NINE)
     data = [dataset[int(i)] for i in chosen]
     return ratio(
-        lambda: assemble(store.arrays, chosen, NINE), lambda: Batch.from_data_list(data), 50
+        lambda: collate(store.arrays, chosen, NINE), lambda: Batch.from_data_list(data), 50
     )
 
 
@@ -147,7 +147,7 @@ def loading(store: Store) -> str:
 
 def start(store: Store) -> str:
     """``phase2hpc --help``, against the --help of a typer application with one empty command."""
-    help_ = [sys.executable, "-m", "phase2hpc.cli", "--help"]
+    help_ = [sys.executable, "-m", "phase2hpc.cli.main", "--help"]
     empty = "import typer\napp = typer.Typer()\n@app.command()\ndef run(): pass\napp(['--help'])"
     bare = [sys.executable, "-c", empty]
 

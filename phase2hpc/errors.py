@@ -6,7 +6,7 @@ class Phase2Error(Exception):
 
     exit_code = 1
     # Whether another process of the same run tells it: then this one only ends with its code.
-    told = False
+    already_reported = False
 
 
 class InputError(Phase2Error):

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tiny import LITTLE, Tiny, prepare_tiny
 
-from phase2hpc.image import DIGEST_VARIABLE
-from phase2hpc.resources import CACHE_VARIABLE
-from phase2hpc.runs import RunDirectory
+from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.utils.container_image import DIGEST_VARIABLE
+from phase2hpc.utils.package_files import CACHE_VARIABLE
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -80,7 +80,7 @@ def train_tiny(tiny: Tiny) -> TrainTiny:
         **overrides: Any,
     ) -> RunDirectory:
         from phase2hpc.training.request import TrainRequest
-        from phase2hpc.training.session import train
+        from phase2hpc.training.runner import train
 
         return train(
             TrainRequest(
@@ -118,7 +118,7 @@ def command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """``command("runs", "list", ...)`` -> (exit code, stdout, stderr) of the real ``main``."""
-    from phase2hpc.cli import main
+    from phase2hpc.cli.main import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["phase2hpc", *map(str, arguments)])

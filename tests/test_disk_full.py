@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from tiny import LITTLE, Tiny
 
-from phase2hpc.data.verify import verify_store
-from phase2hpc.resources import shared_path
-from phase2hpc.runs import RunDirectory
-from phase2hpc.training.checkpoint import load_best
-from phase2hpc.training.scalars import ScalarLog
+from phase2hpc.checkpointing.manager import load_best
+from phase2hpc.data.store.verify import verify_store
+from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.training.tensorboard import TensorBoardLog
+from phase2hpc.utils.package_files import shared_path
 
 Command = Callable[..., tuple[int, str, str]]
-PROGRAM = (sys.executable, "-m", "phase2hpc.cli")
+PROGRAM = (sys.executable, "-m", "phase2hpc.cli.main")
 EXAMPLE = shared_path("data/examples") / "C-diamond.cif"
 RECORD = {
     "step": 5, "train_loss": 1.0, "val_score": 2.0, "lr": 1e-3, "crystals_per_second": 9.0,
@@ -197,7 +197,7 @@ def test_results_of_a_run(
 
 def test_scalars_are_given_up_once(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
     disk.size(8)
-    with ScalarLog(disk.path / "tensorboard", 0) as scalars:
+    with TensorBoardLog(disk.path / "tensorboard", 0) as scalars:
         disk.fill()
         with caplog.at_level(logging.WARNING):
             for step in range(200):
@@ -208,7 +208,7 @@ def test_scalars_are_given_up_once(disk: Disk, caplog: pytest.LogCaptureFixture)
 
 def test_scalars_without_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
-    with ScalarLog(tmp_path / "tensorboard", 0) as scalars:
+    with TensorBoardLog(tmp_path / "tensorboard", 0) as scalars:
         scalars.write(RECORD)
     assert len(caplog.records) == 1
 

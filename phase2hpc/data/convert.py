@@ -8,15 +8,15 @@ from functools import cached_property
 
 import numpy as np
 
-from phase2hpc.data.arrays import GraphArrays, pack
-from phase2hpc.data.crystal import Crystal, RawCrystal, Unreadable
+from phase2hpc.data.crystal import Crystal, RawCrystal, UnreadableRecord
 from phase2hpc.data.graph import Graph, GraphError, GraphSettings, build_graph
+from phase2hpc.data.graph_arrays import GraphArrays, pack
 from phase2hpc.data.splits import Splitter, UnknownSplit, make_splitter
-from phase2hpc.data.validate import Rejected, reason_kind, validate
+from phase2hpc.data.validation import Rejected, reason_kind, validate
 
-Raw = RawCrystal | Unreadable
+Raw = RawCrystal | UnreadableRecord
 
-LARGEST_LABEL = float(np.finfo(np.float32).max)
+MAX_LABEL = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def graphs_of(
 ) -> Iterator[tuple[Crystal, Graph] | Rejection]:
     """For each input, in order, its crystal and graph or why there is none."""
     for raw in raws:
-        if isinstance(raw, Unreadable):
+        if isinstance(raw, UnreadableRecord):
             yield Rejection(raw.id, raw.input, reason_kind(raw.reason), raw.reason)
             continue
         try:
@@ -50,7 +50,7 @@ def graphs_of(
 
 def _check_labels(crystal: Crystal) -> None:
     for name, value in crystal.labels.items():
-        if abs(value) > LARGEST_LABEL:
+        if abs(value) > MAX_LABEL:
             raise Rejected("label", f"{name} = {value:g} does not fit single precision")
 
 

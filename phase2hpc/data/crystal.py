@@ -30,7 +30,7 @@ class RawCrystal:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableRecord:
     """An input a source could not turn into a structure at all, and why (one line)."""
 
     id: str

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch_geometric.data import Dataset
 
-from phase2hpc.data.batches import CrystalData, assemble
-from phase2hpc.data.store import Store
-from phase2hpc.data.verify import trust
+from phase2hpc.data.loader import CrystalData, collate
+from phase2hpc.data.store.reader import Store
+from phase2hpc.data.store.verify import trust
 
 
 class StoreDataset(Dataset):  # type: ignore[misc]
@@ -49,7 +49,7 @@ class StoreDataset(Dataset):  # type: ignore[misc]
     def get(self, idx: int) -> CrystalData:
         """One crystal; ``index`` is its place in the store."""
         place = int(self.store_indices[idx])
-        data = assemble(
+        data = collate(
             self.store.read_block(place, place + 1),
             [0],
             self.properties,

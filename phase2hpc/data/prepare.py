@@ -12,20 +12,20 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from phase2hpc.data.arrays import GraphArrays
+from phase2hpc.config.properties import PROPERTIES, unit
 from phase2hpc.data.convert import Converter, Raw, Rejection
-from phase2hpc.data.counts import SplitCounts
-from phase2hpc.data.crystal import Unreadable
+from phase2hpc.data.crystal import UnreadableRecord
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.rejects import RejectsReport, rejects_path
-from phase2hpc.data.sources import describe, read, source_hash
+from phase2hpc.data.graph_arrays import GraphArrays
+from phase2hpc.data.readers.registry import describe, read, source_hash
+from phase2hpc.data.rejects_report import RejectsReport, rejects_path
+from phase2hpc.data.split_counts import SplitCounts
 from phase2hpc.data.splits import SPLITS
-from phase2hpc.data.store_writer import StoreWriter
-from phase2hpc.data.trusted import remember, state_of
-from phase2hpc.data.verify import inspect
-from phase2hpc.data.workers import ordered_map
+from phase2hpc.data.store.verified_cache import remember, state_of
+from phase2hpc.data.store.verify import inspect
+from phase2hpc.data.store.writer import StoreWriter
 from phase2hpc.errors import InputError
-from phase2hpc.properties import PROPERTIES, unit
+from phase2hpc.utils.worker_pool import ordered_map
 
 Source = str | Path
 
@@ -180,8 +180,8 @@ def first_of_each_id(raws: Iterable[Raw]) -> Iterator[Raw]:
     """A later crystal of the same id becomes unreadable: which one is meant nobody can tell."""
     seen: set[str] = set()
     for raw in raws:
-        if raw.id in seen and not isinstance(raw, Unreadable):
-            yield Unreadable(raw.id, raw.input, DUPLICATE)
+        if raw.id in seen and not isinstance(raw, UnreadableRecord):
+            yield UnreadableRecord(raw.id, raw.input, DUPLICATE)
         else:
             seen.add(raw.id)
             yield raw

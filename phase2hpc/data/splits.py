@@ -19,7 +19,7 @@ import numpy.typing as npt
 from phase2hpc.data.crystal import Crystal
 from phase2hpc.data.elements import SYMBOLS
 from phase2hpc.errors import InputError
-from phase2hpc.names import one_line
+from phase2hpc.utils.text import one_line
 
 SPLITS = ("train", "val", "test")
 TRAIN_FRACTION, VAL_FRACTION = 0.8, 0.1

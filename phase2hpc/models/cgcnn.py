@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 from torch_geometric.data import Data
 
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
-from phase2hpc.models.batch_norm import BatchNorm
+from phase2hpc.models.distributed_batch_norm import BatchNorm
 from phase2hpc.models.geometry import GaussianBasis, edge_geometry, mean_over_atoms
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from phase2hpc.config.algorithms import Algorithm, ModelSettings
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.levels import Algorithm, ModelSettings
 from phase2hpc.models.geometry import mean_over_atoms
 
 

@@ -8,7 +8,7 @@ import os
 import torch
 
 from phase2hpc.errors import InputError
-from phase2hpc.hardware import gpu_count, why_torch_sees_none
+from phase2hpc.utils.gpus import gpu_count, why_torch_sees_none
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from phase2hpc.files import write_atomically
+from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.models.multitask import MultiTaskModel
-from phase2hpc.runs import RunDirectory
-from phase2hpc.training.best import BestModel
+from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.metrics import (
     SPLITS,
     PropertyMetrics,
@@ -23,6 +22,7 @@ from phase2hpc.training.metrics import (
     write_metrics,
 )
 from phase2hpc.training.trainer import Trainer
+from phase2hpc.utils.atomic_io import write_atomically
 
 
 def evaluate(
@@ -37,7 +37,7 @@ def evaluate(
     called before each file. Both may raise, and nothing is lost: this can be done again.
     """
     # On another node the file may not have arrived yet.
-    best = trainer.world.on_main(lambda: BestModel.load(run.best))
+    best = trainer.world.run_on_main(lambda: TrainedModel.load(run.best))
     model = best.model.to(trainer.device)
     reference = trainer.labels(trainer.train)
     metrics: dict[str, dict[str, PropertyMetrics]] = {}

@@ -17,23 +17,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from phase2hpc.checkpointing.manager import load_newest, save_checkpoint
 from phase2hpc.errors import Phase2Error, StoppedEarly
-from phase2hpc.files import write_atomically
-from phase2hpc.lease import SECONDS_PER_BEAT, Lease
 from phase2hpc.models.multitask import MultiTaskModel
-from phase2hpc.progress import Progress
-from phase2hpc.runs import RunDirectory
-from phase2hpc.training.checkpoint import load_newest, save_checkpoint
+from phase2hpc.runs.lease import SECONDS_PER_BEAT, Lease
+from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.metrics import metrics_by_property, score
-from phase2hpc.training.scalars import ScalarLog
-from phase2hpc.training.skipping import LOWER_RATE, MOST_IN_A_ROW, GoBack
-from phase2hpc.training.stopping import StopRequest
+from phase2hpc.training.nonfinite_steps import LOWER_RATE, MAX_CONSECUTIVE, RollbackRequired
+from phase2hpc.training.stop_request import StopRequest
+from phase2hpc.training.tensorboard import TensorBoardLog
 from phase2hpc.training.trainer import Interrupted, Trainer
+from phase2hpc.utils.atomic_io import write_atomically
+from phase2hpc.utils.progress import Progress
 
 log = logging.getLogger(__name__)
 
 # Crystals that an error names.
-MOST_NAMED = 8
+MAX_NAMED = 8
 
 
 def epoch_line(record: dict[str, Any], epochs: int, best_epoch: int) -> str:
@@ -82,17 +82,17 @@ class TrainingLoop:
                     # A stop in the validation leaves an epoch that is trained and not yet done.
                     if trainer.loader.sampler.epoch == trainer.epoch:
                         self._train_epoch()
-                except GoBack:
-                    self._go_back()
+                except RollbackRequired:
+                    self._roll_back()
                     continue
                 self._end_epoch(scalars)
                 self._stop_if_asked()
                 if not trainer.skipped.in_row or trainer.epoch == self.settings.epochs:
                     self._save()
 
-    def _scalars(self) -> AbstractContextManager[ScalarLog | None]:
+    def _scalars(self) -> AbstractContextManager[TensorBoardLog | None]:
         if self._writes:
-            return ScalarLog(self.run.tensorboard, self.trainer.step)
+            return TensorBoardLog(self.run.tensorboard, self.trainer.step)
         return nullcontext()
 
     @property
@@ -106,7 +106,7 @@ class TrainingLoop:
         trainer.model.train()
         self._last_save = time.monotonic()
         with Progress(label, crystals, "crystals", done=done, quiet=not self._writes) as progress:
-            for parts in trainer.loader.in_parts(self.settings.max_edges):
+            for parts in trainer.loader.microbatches(self.settings.max_edges):
                 size = min(self.settings.batch_size, crystals - progress.done)
                 flags = torch.tensor(
                     [bool(self.stop), self._save_is_due()],
@@ -145,42 +145,42 @@ class TrainingLoop:
             log.warning("%s: step skipped (crystals %s)", message, batch)
         if not too_many:
             return
-        if not trainer.skipped.went_back:
-            raise GoBack
+        if not trainer.skipped.rolled_back:
+            raise RollbackRequired
         raise Phase2Error(
-            f"{message} for {MOST_IN_A_ROW} steps in a row, and again after going back to a lower "
-            f"rate; last batch: crystals {batch}. Look at these crystals and their labels, or go "
-            "on with a lower rate: --resume --accept-changes --lr RATE"
+            f"{message} for {MAX_CONSECUTIVE} steps in a row, and again after going back to a "
+            f"lower rate; last batch: crystals {batch}. Look at these crystals and their labels, "
+            "or go on with a lower rate: --resume --accept-changes --lr RATE"
         )
 
     def _names_of_last_batch(self) -> str:
         sampler = self.trainer.loader.sampler
         begin = (sampler.position - 1) * sampler.batch_size
         indices = sampler.order(sampler.epoch)[begin : begin + sampler.batch_size]
-        names = self.trainer.store.ids(indices[:MOST_NAMED])
-        more = f" and {len(indices) - MOST_NAMED} more" if len(indices) > MOST_NAMED else ""
+        names = self.trainer.store.ids(indices[:MAX_NAMED])
+        more = f" and {len(indices) - MAX_NAMED} more" if len(indices) > MAX_NAMED else ""
         return ", ".join(names) + more
 
-    def _go_back(self) -> None:
+    def _roll_back(self) -> None:
         """On from the last good checkpoint at a lower rate."""
         trainer, skipped = self.trainer, self.trainer.skipped
-        found = trainer.world.on_main(lambda: load_newest(self.run))
+        found = trainer.world.run_on_main(lambda: load_newest(self.run))
         if found is None:
             raise Phase2Error(f"{self.run.path}: its checkpoints are gone, nothing to go back to")
         total = skipped.total
         trainer.load_state(found[0])
         trainer.skipped.total = total
-        trainer.skipped.go_back()
+        trainer.skipped.roll_back()
         # At once: a run that is killed now must not try the higher rate again.
         self._save()
         if self._writes:
             log.warning(
                 "%d steps in a row were not finite: back to step %d, the learning rate from here "
                 "on is %g times the planned",
-                MOST_IN_A_ROW, trainer.step, LOWER_RATE,
+                MAX_CONSECUTIVE, trainer.step, LOWER_RATE,
             )  # fmt: skip
 
-    def _end_epoch(self, scalars: ScalarLog | None) -> None:
+    def _end_epoch(self, scalars: TensorBoardLog | None) -> None:
         trainer = self.trainer
         self._beat(phase="validating")
         prediction = self.predict(trainer.averaged.module, trainer.val)
@@ -236,7 +236,7 @@ class TrainingLoop:
 
     def _stop_if_asked(self) -> None:
         asked = torch.tensor([float(bool(self.stop))])
-        self.trainer.world.add(asked)
+        self.trainer.world.all_reduce(asked)
         if asked.item():
             self._save_and_stop()
 
@@ -244,11 +244,11 @@ class TrainingLoop:
         """On every rank at the same step, for the first reason that one has."""
         self._save()
         trainer = self.trainer
-        reason = next(filter(None, trainer.world.gathered(self.stop.reason)))
+        reason = next(filter(None, trainer.world.all_gather(self.stop.reason)))
         stopped = StoppedEarly(
             f"{reason}: state saved at step {trainer.step} of {trainer.total_steps}"
         )
-        stopped.told = not self._writes
+        stopped.already_reported = not self._writes
         raise stopped
 
     def _save(self) -> None:

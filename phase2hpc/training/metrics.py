@@ -12,11 +12,11 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from phase2hpc import tables
+from phase2hpc.config.properties import unit
 from phase2hpc.errors import Phase2Error
-from phase2hpc.files import write_atomically
-from phase2hpc.properties import unit
-from phase2hpc.runs import RunDirectory
+from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.utils import tables
+from phase2hpc.utils.atomic_io import write_atomically
 
 SPLITS = ("val", "test")
 

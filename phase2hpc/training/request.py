@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phase2hpc import properties as property_table
-from phase2hpc.config import RunConfig, algorithm_named, build_config, level_named
-from phase2hpc.runs import RunDirectory
+from phase2hpc.config import properties as property_table
+from phase2hpc.config.run_config import RunConfig, algorithm_named, build_config, level_named
+from phase2hpc.runs.run_directory import RunDirectory
 
 # Settings that have flags of their own and are not set by --set or --sweep.
 OWN_FLAGS = (

@@ -12,30 +12,30 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from phase2hpc.config import RunConfig
-from phase2hpc.data.batches import CrystalData, make_loader
-from phase2hpc.data.sampling import draw_subset
-from phase2hpc.data.store import Store
+from phase2hpc.checkpointing.manager import rng_state, set_rng_state
+from phase2hpc.config.algorithms import ALGORITHMS
+from phase2hpc.config.run_config import RunConfig
+from phase2hpc.data.loader import CrystalData, make_loader
+from phase2hpc.data.sampler import draw_subset
+from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
-from phase2hpc.levels import ALGORITHMS
+from phase2hpc.inference.batched import compositions, predict
+from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.models.multitask import MultiTaskModel, build_model
-from phase2hpc.training.best import BestModel
-from phase2hpc.training.checkpoint import rng_state, set_rng_state
-from phase2hpc.training.compiling import compiled, naming_the_compiler
+from phase2hpc.training.compile import compiled, naming_the_compiler
 from phase2hpc.training.devices import choose_device
-from phase2hpc.training.distributed import World
+from phase2hpc.training.distributed.process_group import World
 from phase2hpc.training.ema import AveragedModel
-from phase2hpc.training.inference import compositions, predict
 from phase2hpc.training.loss import MultiTaskLoss
-from phase2hpc.training.memory import naming_the_batch
-from phase2hpc.training.optimisation import learning_rate, parameter_groups
-from phase2hpc.training.scaling import Scaler, composition_baseline
-from phase2hpc.training.skipping import SkippedSteps
+from phase2hpc.training.lr_schedule import learning_rate, parameter_groups
+from phase2hpc.training.nonfinite_steps import NonfiniteSteps
+from phase2hpc.training.out_of_memory import naming_the_batch
+from phase2hpc.training.target_scaler import TargetScaler, composition_baseline
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 # Raised whenever a step computes other numbers than before: a run begun under another value is
 # not resumed in silence. 1: phase2hpc 0.1.
-ARITHMETIC = 1
+NUMERICS_VERSION = 1
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:
@@ -86,7 +86,7 @@ class Trainer:
                 "with another --split"
             )
         labels = self.labels(self.train)
-        self._set_scaler(Scaler.fit(self.properties, labels))
+        self._set_scaler(TargetScaler.fit(self.properties, labels))
         self.loader = make_loader(
             store,
             self.train,
@@ -112,7 +112,7 @@ class Trainer:
             baseline = composition_baseline(composition, self.scaler.transform(labels))
             self.model.element.weight.data.copy_(baseline)
         # Nodes of other makes may round the first weights otherwise.
-        self.world.same(iter(self.model.state_dict().values()))
+        self.world.broadcast(iter(self.model.state_dict().values()))
         if self.world.rank > 0:
             seed_everything(config.seed, self.world.rank)
         self.loss = MultiTaskLoss(
@@ -133,14 +133,14 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.best_score = math.inf
         self.best_epoch = 0
-        self.skipped = SkippedSteps()
+        self.skipped = NonfiniteSteps()
         # Without a synchronisation a step.
         self.loss_sums = torch.zeros(
             1 + len(self.properties), device=self.device, dtype=torch.float64
         )
         self.counted = 0
 
-    def _set_scaler(self, scaler: Scaler) -> None:
+    def _set_scaler(self, scaler: TargetScaler) -> None:
         self.scaler = scaler
         scaled = scaler.transform(self.labels(np.arange(len(self.store))))
         self.targets = torch.tensor(scaled, dtype=self.dtype, device=self.device)
@@ -166,7 +166,7 @@ class Trainer:
         planned = learning_rate(self.settings, self.step, self.total_steps)
         return planned * self.skipped.rate_factor
 
-    def initialise_from(self, best: BestModel) -> None:
+    def initialise_from(self, best: TrainedModel) -> None:
         """Start from another run's weights: the encoder's, and heads of properties it shares."""
         best.copy_into(self.model)
         self.averaged = AveragedModel(self.model, self.settings.ema_decay)
@@ -199,7 +199,9 @@ class Trainer:
         if flags is None:
             flags = sums.new_zeros(0)
         exchanged = torch.cat([sums, flags])
-        self.world.add_gradients([*self.model.parameters(), *self.loss.parameters()], exchanged)
+        self.world.all_reduce_gradients(
+            [*self.model.parameters(), *self.loss.parameters()], exchanged
+        )
         sums = exchanged[: len(sums)]
         flags.copy_(exchanged[len(sums) :])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
@@ -252,15 +254,15 @@ class Trainer:
             )
         except Interrupted:
             interrupted += 1
-        self.world.add(interrupted)
+        self.world.all_reduce(interrupted)
         if interrupted.item():
             raise Interrupted
-        self.world.add(out)
+        self.world.all_reduce(out)
         return out.numpy()
 
-    def best_model(self) -> BestModel:
+    def best_model(self) -> TrainedModel:
         """The averaged weights of now, with all that inference needs."""
-        return BestModel(
+        return TrainedModel(
             self.config,
             self.store.graph_settings,
             self.scaler,
@@ -273,7 +275,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that a later step depends on; every rank has to ask for it."""
         return {
-            "arithmetic": ARITHMETIC,
+            "arithmetic": NUMERICS_VERSION,
             "step": self.step,
             "model": self.model.state_dict(),
             "averaged": self.averaged.module.state_dict(),
@@ -281,7 +283,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "sampler": self.loader.sampler.state_dict(),
-            "rng": self.world.gathered(rng_state()),
+            "rng": self.world.all_gather(rng_state()),
             "history": self.history,
             "loss_sums": self.loss_sums,
             "counted": self.counted,
@@ -299,11 +301,11 @@ class Trainer:
         self.averaged.module.load_state_dict(state["averaged"])
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._set_scaler(Scaler.from_state_dict(state["scaler"]))
+        self._set_scaler(TargetScaler.from_state_dict(state["scaler"]))
         self.history = state["history"]
         self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
         self.step = state["step"]
-        self.skipped = SkippedSteps(**state["skipped"])
+        self.skipped = NonfiniteSteps(**state["skipped"])
         sampler = self.loader.sampler
         if restart_epoch:
             sampler.epoch, sampler.position = self.epoch, 0

@@ -18,7 +18,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from paths import ROOT
+
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 COMMANDS = ("buildah", "podman", "runc", "docker-registry", "debootstrap")
 FOLDER_VARIABLE = "PHASE2HPC_CONTAINER_TESTS"

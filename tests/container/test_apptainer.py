@@ -12,7 +12,7 @@ from container_engine import ROOT, Engine
 from same_run import assert_same_run
 
 import phase2hpc
-from phase2hpc.runs import RunDirectory, family_folder
+from phase2hpc.runs.run_directory import RunDirectory, family_folder
 
 NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
 WORDS = ("--algorithm", "e3nn", "--level", "lite", "--max-samples", "40", "--threads", "1",

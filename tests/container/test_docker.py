@@ -17,7 +17,7 @@ from container_engine import ROOT, Engine
 from same_run import assert_same_run
 
 import phase2hpc
-from phase2hpc.runs import RunDirectory, family_folder
+from phase2hpc.runs.run_directory import RunDirectory, family_folder
 
 PHASE2HPC = Path(sys.executable).with_name("phase2hpc")
 SLOWLY = ROOT / "tests" / "slurm" / "slowly"

@@ -15,7 +15,7 @@ from container_engine import ROOT
 from same_run import assert_same_run
 from virtual_cluster import VirtualCluster, missing
 
-from phase2hpc.runs import RunDirectory, family_folder
+from phase2hpc.runs.run_directory import RunDirectory, family_folder
 
 SLOWLY = ROOT / "tests" / "slurm" / "slowly"
 PROFILE = f"""

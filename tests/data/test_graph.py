@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from paths import SAMPLE
 from pymatgen.core import Lattice, Structure
 
 from phase2hpc.data import graph as graph_module
@@ -23,7 +23,6 @@ from phase2hpc.data.graph import (
     build_graph,
 )
 
-SAMPLE = Path(__file__).parents[2] / "data" / "jarvis_dft3d_15k.jsonl.gz"
 SPHERE = GraphSettings(cutoff=5.0, max_neighbors=None)
 DEFAULT = GraphSettings()
 # Al fcc, Ta bcc, C diamond, KTaO3, VSe2 (layered), Bi2Te2Se, a monoclinic and two triclinic ones.

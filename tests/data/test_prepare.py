@@ -16,21 +16,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paths import SAMPLE
 
-from phase2hpc.data import verify
 from phase2hpc.data.convert import Converter, Rejection, graphs_of
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.json_sources import raw_crystal
-from phase2hpc.data.merge import merge_stores
 from phase2hpc.data.prepare import prepare
+from phase2hpc.data.readers.json_records import raw_crystal
 from phase2hpc.data.splits import SPLITS
-from phase2hpc.data.store import Store
-from phase2hpc.data.store_layout import read_info
-from phase2hpc.data.verify import verify_store
-from phase2hpc.data.workers import Worker, WorkerDied, ordered_map
+from phase2hpc.data.store import verify
+from phase2hpc.data.store.layout import read_info
+from phase2hpc.data.store.merge import merge_stores
+from phase2hpc.data.store.reader import Store
+from phase2hpc.data.store.verify import verify_store
 from phase2hpc.errors import InputError, Phase2Error
-
-SAMPLE = Path(__file__).parents[2] / "data" / "jarvis_dft3d_15k.jsonl.gz"
+from phase2hpc.utils.worker_pool import Worker, WorkerDied, ordered_map
 
 
 def records(count: int) -> list[dict[str, Any]]:

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from tiny import Tiny
 
-from phase2hpc.data.merge import merge_stores
 from phase2hpc.data.prepare import prepare
-from phase2hpc.data.verify import verify_store
+from phase2hpc.data.store.merge import merge_stores
+from phase2hpc.data.store.verify import verify_store
 
-PROGRAM = (sys.executable, "-m", "phase2hpc.cli")
+PROGRAM = (sys.executable, "-m", "phase2hpc.cli.main")
 
 
 def start(*arguments: object) -> subprocess.Popen[bytes]:

@@ -1,14 +1,14 @@
 """Splits: the rule of the sample data, everywhere; files and columns checked."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import SAMPLE
 
 from phase2hpc.data.crystal import Crystal, RawCrystal
 from phase2hpc.data.elements import ATOMIC_NUMBERS
-from phase2hpc.data.sources import read
+from phase2hpc.data.readers.registry import read
 from phase2hpc.data.splits import (
     canonical_split,
     formula_split,
@@ -18,8 +18,6 @@ from phase2hpc.data.splits import (
     reduced_formula,
 )
 from phase2hpc.errors import InputError
-
-SAMPLE = Path(__file__).resolve().parents[2] / "data" / "jarvis_dft3d_15k.jsonl.gz"
 
 
 def crystal(name: str = "a", numbers=(11, 17), split=None) -> Crystal:

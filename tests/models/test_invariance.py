@@ -24,10 +24,10 @@ from crystals import (
     sample_crystals,
 )
 
-from phase2hpc.data.batches import assemble
+from phase2hpc.config.algorithms import ALGORITHMS
 from phase2hpc.data.crystal import RawCrystal
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.levels import ALGORITHMS
+from phase2hpc.data.loader import collate
 from phase2hpc.models import geometry
 from phase2hpc.models.multitask import MultiTaskModel
 
@@ -85,7 +85,7 @@ def test_company_in_the_batch_does_not_matter(case: Case) -> None:
 
     def predict(indices: list[int]) -> npt.NDArray[np.float64]:
         with torch.inference_mode():
-            return case.model(assemble(arrays, indices, dtype=case.dtype)).double().numpy()
+            return case.model(collate(arrays, indices, dtype=case.dtype)).double().numpy()
 
     case.check(np.concatenate([predict([i]) for i in range(n)]), "alone")
     case.check(predict(list(range(n))[::-1])[::-1], "reversed")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from crystals import LONELY, PROPERTIES, TRANSFORMS, batch_of, random_model, sample_crystals
 
+from phase2hpc.config.algorithms import ALGORITHMS
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.levels import ALGORITHMS
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.training.loss import MultiTaskLoss
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from virtual_cluster import VirtualCluster
 
-from phase2hpc.cluster.standing import ENDED
-from phase2hpc.runs import RunDirectory, family_folder
+from phase2hpc.cluster.monitor.run_state import ENDED
+from phase2hpc.runs.run_directory import RunDirectory, family_folder
 
 PHASE2HPC = Path(sys.executable).with_name("phase2hpc")
 SLOWLY = Path(__file__).with_name("slowly")

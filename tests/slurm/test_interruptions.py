@@ -15,7 +15,7 @@ import pytest
 from same_run import assert_same_run
 from submitted import Job, Site, at_once
 
-from phase2hpc.runs import RunDirectory
+from phase2hpc.runs.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")

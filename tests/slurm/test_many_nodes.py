@@ -14,8 +14,8 @@ import pytest
 from same_run import assert_same, assert_same_run
 from submitted import STEPS_AN_EPOCH, Job, Site, at_once
 
-from phase2hpc.runs import RunDirectory
-from phase2hpc.training.checkpoint import load_newest
+from phase2hpc.checkpointing.manager import load_newest
+from phase2hpc.runs.run_directory import RunDirectory
 
 EPOCHS = 3
 TOTAL = EPOCHS * STEPS_AN_EPOCH

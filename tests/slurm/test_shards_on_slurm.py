@@ -13,8 +13,8 @@ from tiny import Tiny
 from virtual_cluster import VirtualCluster
 
 from phase2hpc.data.prepare import prepare
-from phase2hpc.data.store_layout import read_info
-from phase2hpc.predict import load_predictor, predict_all, write_predictions
+from phase2hpc.data.store.layout import read_info
+from phase2hpc.inference.predictor import load_predictor, predict_all, write_predictions
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def site(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def phase2hpc(cluster: VirtualCluster, *words: object) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "phase2hpc.cli", *map(str, words)], stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "phase2hpc.cli.main", *map(str, words)], stdin=subprocess.DEVNULL,
         capture_output=True, text=True, env=cluster.environment | {"OMP_NUM_THREADS": "1"},
         timeout=120,
     )  # fmt: skip

@@ -6,9 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from paths import HELPERS, ROOT
 
 
 def test_killed_runs_end_the_same(tmp_path) -> None:
@@ -18,7 +17,7 @@ def test_killed_runs_end_the_same(tmp_path) -> None:
             sys.executable, ROOT / "benchmarks" / "chaos.py",
             *("--cases", "2", "--kills", "10", "--seconds", "120", "--jobs", "2"),
         ],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "TMPDIR": str(tmp_path)},
+        env=os.environ | {"PYTHONPATH": str(HELPERS), "TMPDIR": str(tmp_path)},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr

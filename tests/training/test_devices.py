@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from phase2hpc import hardware
 from phase2hpc.errors import InputError
 from phase2hpc.training.devices import choose_device
+from phase2hpc.utils import gpus as hardware
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from phase2hpc.config import build_config
+from phase2hpc.checkpointing.manager import load_best, load_newest
+from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES
+from phase2hpc.config.run_config import build_config
 from phase2hpc.data.prepare import prepare
-from phase2hpc.data.store import Store
+from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
-from phase2hpc.levels import ALGORITHMS, LEVEL_NAMES
-from phase2hpc.training.checkpoint import load_best, load_newest
-from phase2hpc.training.optimisation import LOWEST_LR_SHARE, learning_rate
+from phase2hpc.training.lr_schedule import MIN_LR_FRACTION, learning_rate
 from phase2hpc.training.trainer import Trainer
 
 ROWS = [(algorithm, level) for algorithm in ALGORITHMS for level in LEVEL_NAMES]
@@ -236,7 +236,7 @@ def test_learning_rate() -> None:
     assert max(rates) == rates[19] == rates[20] == 0.01
     assert all(a > b for a, b in itertools.pairwise(rates[20:190]))
     assert rates[110] == pytest.approx(0.005, rel=0.02)
-    assert rates[-1] == pytest.approx(0.01 * LOWEST_LR_SHARE)
+    assert rates[-1] == pytest.approx(0.01 * MIN_LR_FRACTION)
     for total in (1, 2, 3):
         for step in range(total):
             assert 0 < learning_rate(settings, step, total) <= 0.01

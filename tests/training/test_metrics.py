@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from phase2hpc.errors import Phase2Error
-from phase2hpc.runs import RunDirectory
+from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.metrics import (
     constant_by_property,
     constant_mae,

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from same_run import assert_same_run, disturb
 
-from phase2hpc.cli import app
-from phase2hpc.config import build_config
+from phase2hpc.checkpointing.file_format import read_step
+from phase2hpc.cli.main import app
+from phase2hpc.config.run_config import build_config
 from phase2hpc.data.prepare import prepare
 from phase2hpc.errors import InputError, StoppedEarly
-from phase2hpc.lease import LeaseLost
-from phase2hpc.runs import RunDirectory
+from phase2hpc.runs.lease import LeaseLost
+from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training import loop
-from phase2hpc.training.statefile import read_step
 from phase2hpc.training.trainer import Trainer
 
 STEPS_AN_EPOCH = 5
@@ -201,7 +201,7 @@ def arguments(models: Path, store: Path) -> list[str]:
     }  # fmt: skip
     settings = {"head_dropout": 0.2, "hidden": 16, "patience": "none"}
     return [
-        sys.executable, "-m", "phase2hpc.cli", "train",
+        sys.executable, "-m", "phase2hpc.cli.main", "train",
         *(word for key, value in flags.items() for word in (f"--{key}", str(value))),
         *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
     ]  # fmt: skip
@@ -440,8 +440,8 @@ def test_fewer_epochs_than_are_done_are_refused(train_tiny, tmp_path, monkeypatc
 HOLD = """
 import sys
 from pathlib import Path
-from phase2hpc.lease import Lease
-from phase2hpc.runs import RunDirectory
+from phase2hpc.runs.lease import Lease
+from phase2hpc.runs.run_directory import RunDirectory
 with Lease.acquire(RunDirectory(Path(sys.argv[1])), "77"):
     print("held", flush=True)
     input()
@@ -495,7 +495,7 @@ def test_the_newest_unfinished_run_is_taken(train_tiny, tmp_path) -> None:
 
 def test_two_settings_alone_may_change() -> None:
     """What counts as the same run: all model and training settings but these."""
-    from phase2hpc.training.resuming import MAY_CHANGE_ON_RESUME
+    from phase2hpc.training.resume_config import MAY_CHANGE_ON_RESUME
 
     identity = build_config("e3nn", "std", ["band_gap"]).identity()
     assert identity.keys() >= MAY_CHANGE_ON_RESUME == {"epochs", "max_edges"}

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from same_run import assert_same_run, disturb
 
+from phase2hpc.checkpointing.file_format import read_step
+from phase2hpc.checkpointing.manager import load_newest
 from phase2hpc.errors import StoppedEarly
-from phase2hpc.runs import RunDirectory
-from phase2hpc.training.checkpoint import load_newest
-from phase2hpc.training.statefile import read_step
-from phase2hpc.training.stopping import SIGNALS
+from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.training.stop_request import SIGNALS
 
 RUN = Path("multitask_cgcnn_lite") / "run_one"
 
@@ -111,7 +111,7 @@ def test_as_soon_as_it_is_started(name, train_tiny, tiny, tmp_path) -> None:
     number = signal.Signals[name]
     process = subprocess.Popen(
         [
-            sys.executable, "-m", "phase2hpc.entry", "train", "--algorithm", "cgcnn", "--level",
+            sys.executable, "-m", "phase2hpc.__main__", "train", "--algorithm", "cgcnn", "--level",
             "lite", "--store", tiny.store, "--models-dir", tmp_path, "--run-id", "one",
             "--epochs", "2", "--max-samples", "20",
         ],

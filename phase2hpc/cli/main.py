@@ -1,0 +1,114 @@
+"""The command line: its commands put together, and what becomes of their errors. Heavy imports
+wait until a command needs them, so that ``--help`` is quick on a login node."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import suppress
+from typing import Annotated, NoReturn
+
+import typer
+
+from phase2hpc.cli.doctor import doctor
+from phase2hpc.cli.jobs import cancel, logs, status
+from phase2hpc.cli.levels import levels
+from phase2hpc.cli.predict import export, predict
+from phase2hpc.cli.runs import runs_app
+from phase2hpc.cli.store import prepare, store_app
+from phase2hpc.cli.submit import submit
+from phase2hpc.cli.train import train
+from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.utils.os_errors import refused
+
+app = typer.Typer(
+    name="phase2hpc",
+    help="Multi-task learning of crystal properties as batch jobs on HPC clusters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (prepare, train, submit, status, logs, cancel, predict, export, levels, doctor):
+    app.command()(command)
+app.add_typer(store_app, name="store")
+app.add_typer(runs_app, name="runs")
+
+# What a shell says of a command that SIGINT ended.
+INTERRUPTED = 130
+
+# Which extra brings a module that a login node's install is without.
+EXTRA_OF_MODULE = dict.fromkeys(("numpy", "h5py", "vesin", "gemmi", "pymatgen", "ase"), "data")
+EXTRA_OF_MODULE |= dict.fromkeys(("torch", "torch_geometric", "e3nn", "tensorboard"), "train")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from phase2hpc import __version__
+
+        print(f"phase2hpc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line and its exit code."""
+    logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
+    try:
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of it
+            raise KeyboardInterrupt
+        if sys.stdout is not None:  # closed by `>&-`
+            sys.stdout.flush()
+        _end(code or 0)
+    except Phase2Error as error:
+        _end(error.exit_code, "" if error.already_reported else str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in EXTRA_OF_MODULE:
+            raise
+        module = error.name.partition(".")[0]
+        _end(
+            InputError.exit_code,
+            f"this command needs {module}, which is not installed here: "
+            f"pip install 'phase2hpc[{EXTRA_OF_MODULE[module]}]'",
+        )
+    except (typer.Abort, KeyboardInterrupt):
+        _end(INTERRUPTED, "interrupted")
+    except OSError as error:
+        # `| head` had enough; it is said in silence, as typer does where it notices first.
+        message = "" if isinstance(error, BrokenPipeError) else str(refused(error))
+        _end(Phase2Error.exit_code, message)
+    except Exception as error:
+        # A wrong option or value. Typer's versions take these classes from different packages,
+        # and show them as a box of several lines.
+        if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
+            raise
+        message = " ".join(error.format_message().split())
+        _end(error.exit_code, f"{message} (see --help)" if message else "")
+
+
+def _end(code: int, message: str = "") -> NoReturn:
+    """Exit with this code, whatever has become of the standard streams."""
+    if message:
+        with suppress(OSError):
+            print(f"phase2hpc: {message}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            # Python flushes at exit: what cannot be written would be its own error, and code 120.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

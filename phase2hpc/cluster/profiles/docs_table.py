@@ -1,0 +1,32 @@
+"""Every field of a profile as a table, read off the model that validates them."""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any, Literal
+
+from phase2hpc.cluster.profiles.fields import WRITTEN
+from phase2hpc.cluster.profiles.profile import ContainerSettings, Profile
+from phase2hpc.utils import tables
+
+
+def fields_table() -> str:
+    """Field, what to write, meaning: Markdown, as in jobs/README.md."""
+    rows = []
+    for prefix, settings in (("", Profile), ("container.", ContainerSettings)):
+        hints = typing.get_type_hints(settings, include_extras=True)
+        for name, field in settings.model_fields.items():
+            if name != "container":
+                about = field.description or ""
+                rows.append((f"`{prefix}{name}`", _written(hints[name]), about))
+    return tables.markdown(("field", "value", "meaning"), rows, left=3)
+
+
+def _written(hint: Any) -> str:
+    """How a value of that type is written in YAML."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(f"`{value}`" for value in typing.get_args(hint))
+    return WRITTEN[hint]

@@ -1,0 +1,120 @@
+"""How long a training run will take, and how much memory: from the store and measured speeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from phase2hpc.cluster.submit.store_size import StoreSize
+from phase2hpc.config.algorithms import ALGORITHMS
+from phase2hpc.config.run_config import RunConfig
+from phase2hpc.runs.registry import registry
+
+REFERENCE_MACHINE = "one thread of an AMD EPYC with AVX-512"
+# Training crystals a second, at the batch size of the first level with the preset. Those of medium
+# are from benchmarks/RESULTS.md, the others have their ratio to it in processor time.
+REFERENCE_SPEED = {
+    ("e3nn", "small"): 400.0,
+    ("e3nn", "medium"): 330.0,
+    ("e3nn", "large"): 75.0,
+    ("cgcnn", "small"): 1300.0,
+    ("cgcnn", "medium"): 460.0,
+    ("cgcnn", "large"): 110.0,
+}
+# An evaluated crystal costs a third of a trained one, and val is an eighth of the training split.
+EVALUATION = 1.05
+# Nodes differ, and neighbours on them too.
+MARGIN = 1.5
+START_MINUTES = 10
+# A process with torch loaded, the tensors of a step beside it; with CUDA the context's share.
+PROCESS_GB, CUDA_GB = 2.0, 4.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Crystals to train on (all epochs that are left), their measured rate, and the store."""
+
+    epochs: int
+    training: int
+    rate: float
+    rate_from: str
+    size: StoreSize
+    cuda: bool
+
+    def hours(self, processes: int) -> float:
+        """Wall time with margin: whole quarters of an hour."""
+        seconds = self.epochs * self.training / (self.rate * processes) * EVALUATION * MARGIN
+        return math.ceil((seconds / 60 + START_MINUTES) / 15) / 4
+
+    def time_note(self, processes: int) -> str:
+        """How ``hours`` came about."""
+        several = f" x {processes} processes" if processes > 1 else ""
+        return (
+            f"{self.epochs:,} epochs x {self.training:,} crystals ({self.size.known_from}) at "
+            f"{self.rate:,.0f} crystals/s{several} ({self.rate_from}), half as much again, "
+            f"{START_MINUTES} min to start"
+        )
+
+    def memory_gb(self, tasks: int) -> float:
+        """Of a node with so many processes."""
+        one = (CUDA_GB if self.cuda else PROCESS_GB) + self.size.memory / 2**30
+        return tasks * one * MARGIN
+
+    def memory_note(self, tasks: int) -> str:
+        return f"estimated need {self.memory_gb(tasks):.1f} GiB"
+
+
+def estimate(
+    config: RunConfig, preset: str, models_dir: Path, size: StoreSize, *, cuda: bool, done: int = 0
+) -> Estimate:
+    """done: epochs that are trained already."""
+    training = min(size.training, config.training.max_samples or size.training)
+    rate, known_from = measured_rate(config, models_dir, cuda=cuda) or _reference(
+        config, preset, cuda=cuda
+    )
+    left = max(1, config.training.epochs - done)
+    return Estimate(left, training, rate, known_from, size, cuda)
+
+
+def measured_rate(config: RunConfig, models_dir: Path, *, cuda: bool) -> tuple[float, str] | None:
+    """Crystals a second of a process in the newest run with the same model and kind of device."""
+    kind = "cuda" if cuda else "cpu"
+    for summary in reversed(registry(models_dir)):
+        manifest = summary.manifest
+        if manifest is None or (manifest.device or "").partition(":")[0] != kind:
+            continue
+        try:
+            other = summary.run.read_config()
+            history = json.loads(summary.run.history.read_text())
+            rates = [float(epoch["crystals_per_second"]) for epoch in history]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        same = (other.algorithm, other.model, other.training.batch_size) == (
+            config.algorithm, config.model, config.training.batch_size,
+        )  # fmt: skip
+        if same and rates and min(rates) > 0:
+            rate = statistics.median(rates) / manifest.processes
+            return rate, f"measured in run {summary.run.id}"
+    return None
+
+
+def _reference(config: RunConfig, preset: str, *, cuda: bool) -> tuple[float, str]:
+    known = REFERENCE_SPEED.get((config.algorithm, preset))
+    if known is None:
+        slowest = min(REFERENCE_SPEED.values())
+        return slowest, "no reference for it: the slowest one's is taken"
+    note = f"reference, {config.algorithm} {preset}: {REFERENCE_MACHINE}"
+    return known, note + (", no GPU measured yet" if cuda else "")
+
+
+def preset_of(config: RunConfig) -> str:
+    """The preset whose settings the model has, else the level's."""
+    algorithm = ALGORITHMS[config.algorithm]
+    values = config.model.model_dump()
+    for name, preset in algorithm.presets.items():
+        if all(values[key] == value for key, value in preset.items()):
+            return name
+    return algorithm.levels[config.level].preset

@@ -1,0 +1,227 @@
+"""Carry out a plan: run directories, jobs, and what the user is told."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from phase2hpc.cluster.node import train_task as task
+from phase2hpc.cluster.slurm import jobs as slurm
+from phase2hpc.cluster.submit.local_executor import local_text, run_calls
+from phase2hpc.cluster.submit.plan import ID_OF_PREPARE, Plan, PlannedRun, absolute_sources
+from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, Call
+from phase2hpc.errors import InputError
+from phase2hpc.runs.run_directory import Manifest, RunDirectory, create_run
+from phase2hpc.utils.mounts import IN_MEMORY, file_system
+
+log = logging.getLogger(__name__)
+
+# File systems that only this machine sees.
+_OWN_TYPES = (*IN_MEMORY, "overlay")
+
+
+def dry_run(plan: Plan) -> str:
+    """The configuration and the exact scripts, as text; nothing is written."""
+    first = plan.runs[0]
+    parts = [
+        f"# Configuration of {_named(first)}; nothing is written, nothing is submitted.",
+        first.config.to_json().rstrip(),
+    ]
+    if len(plan.runs) > 1:
+        others = [f"#   {_named(planned)}" for planned in plan.runs[1:]]
+        parts.append("\n".join(["# The same but for seed and swept settings:", *others]))
+    parts.append("\n".join(f"# {note}" for note in plan.allocation.notes))
+    local = plan.profile.executor == "local"
+    if plan.prepare is not None:
+        text = local_text(plan.prepare) if local else plan.prepare.text()
+        parts += [f"# Script of the first job, which prepares {plan.store}:", text]
+    script = plan.script_after(None if plan.prepare is None else ID_OF_PREPARE)
+    what = "array" if plan.ensemble is not None else "job"
+    parts += [f"# Script of the {what}:", local_text(script) if local else script.text()]
+    return "\n".join(parts)
+
+
+def submit(plan: Plan) -> list[str]:
+    """Submit the jobs of a plan, or run them here; their ids.
+
+    Raises InputError or Phase2Error where that fails; then there is no new run directory, and no
+    job waits for another.
+    """
+    _refuse_if_queued(plan)
+    if plan.profile.executor == "local":
+        return _run_here(plan)
+    if problem := not_shared(plan.script.folder):
+        log.warning("%s", problem)
+    with _new_directories(plan):
+        prepare_id = None
+        if plan.prepare is not None:
+            (prepare_id,) = BatchExecutor(plan.prepare).submit_calls(
+                [_preparation(plan)], lambda ids: None
+            )
+        executor = BatchExecutor(plan.script_after(prepare_id))
+        try:
+            ids = executor.submit_calls(_calls(plan), lambda ids: _record(plan, ids))
+        except BaseException:
+            if prepare_id is not None:
+                slurm.cancel([prepare_id])
+            raise
+    print(_summary(plan, ids, prepare_id))
+    return ids
+
+
+def _run_here(plan: Plan) -> list[str]:
+    started: list[str] = []
+
+    def begin(ids: list[str]) -> None:
+        _record(plan, ids)
+        print(_summary(plan, ids, None), flush=True)
+        started.extend(ids)
+
+    if plan.prepare is not None:
+        run_calls(plan.prepare, [_preparation(plan)], 1, lambda ids: None)
+    with _new_directories(plan, keep=lambda: bool(started)):
+        run_calls(plan.script, _calls(plan), plan.allocation.tasks, begin)
+    return started
+
+
+def _calls(plan: Plan) -> list[Call]:
+    """What each job calls on the node."""
+    train = plan.request.train
+    hours = None if plan.is_unlimited else plan.hours
+    calls: list[Call] = []
+    for planned in plan.runs:
+        arguments: tuple[object, ...] = (
+            str(planned.run.path.resolve()), hours, plan.signal_seconds,
+        )  # fmt: skip
+        if train.resume:
+            arguments += (planned.config.to_json(), train.accept_changes)
+        calls.append((task.train, arguments))
+    return calls
+
+
+def _preparation(plan: Plan) -> Call:
+    return task.prepare, (str(plan.store), absolute_sources(plan.request.sources))
+
+
+@contextmanager
+def _new_directories(plan: Plan, keep: Callable[[], bool] = bool) -> Iterator[None]:
+    """Make the directories of new runs; take them away again where the block fails, unless
+    ``keep`` says that a job has begun with them."""
+    models = plan.request.train.models_dir
+    family = plan.runs[0].run.path.parent
+    added = [folder for folder in (family, models) if not folder.exists()]
+    made: list[Path] = []
+    try:
+        if not plan.request.train.resume:
+            for planned in plan.runs:
+                run = create_run(models, family.name, planned.run.id)
+                made.append(run.path)
+                run.write_config(planned.config)
+                run.write_manifest(_manifest(plan, run, planned))
+            if plan.ensemble is not None:
+                made.append(plan.script.folder)
+            if plan.prepare is not None:
+                made.append(plan.prepare.folder)
+        yield
+    except BaseException:
+        if not keep():
+            for folder in made:
+                shutil.rmtree(folder, ignore_errors=True)
+            for folder in added:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+        raise
+
+
+def _manifest(plan: Plan, run: RunDirectory, planned: PlannedRun) -> Manifest:
+    manifest = Manifest.for_run(run, planned.config, plan.store, None)
+    manifest.state = "submitted"
+    if plan.ensemble is not None:
+        manifest.ensemble = plan.ensemble
+        manifest.ensemble_member = planned.member.label
+        manifest.ensemble_size = len(plan.runs)
+    return manifest
+
+
+def _record(plan: Plan, ids: list[str]) -> None:
+    """Write the job of each run into its manifest. No job has begun yet, and none does before."""
+    for planned, job_id in zip(plan.runs, ids, strict=True):
+        run = planned.run
+        folder = os.path.relpath(plan.script.folder, run.path.resolve())
+        known = run.read_manifest().job_ids
+        run.update_manifest(
+            state="submitted",
+            job_ids=[*known, job_id],
+            job_folder=folder,
+            submission=plan.submission,
+            message="",
+        )
+
+
+def _refuse_if_queued(plan: Plan) -> None:
+    """A second job for a run that has one would only wait for the first."""
+    if not plan.request.train.resume or not slurm.slurm_available():
+        return
+    run = plan.runs[0].run
+    for job_id, job in slurm.queue_states(run.read_manifest().job_ids).items():
+        if not job.over:
+            raise InputError(
+                f"--resume: run {run.id} has a job already ({job_id}, {job.state}): wait for it, "
+                f"or take it away by 'phase2hpc cancel {run.id}'"
+            )
+
+
+def not_shared(folder: Path) -> str | None:
+    """Why other machines will not see this folder, as far as can be told from here."""
+    path = folder.resolve()
+    own = {
+        Path(place).resolve() for place in ("/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())
+    }
+    kind = file_system(path)
+    if kind in _OWN_TYPES:
+        why = f"is a {kind} of this machine"
+    elif any(path.is_relative_to(place) for place in own):
+        why = "is a folder for temporary files of this machine"
+    else:
+        return None
+    return (
+        f"{path} {why}: a node that does not see it cannot write there, and the job ends without a "
+        "log; choose a folder on shared storage by --models-dir"
+    )
+
+
+def _named(planned: PlannedRun) -> str:
+    label = f" ({planned.member.label})" if planned.member.label else ""
+    return f"run {planned.run.id}{label} in {planned.run.path}"
+
+
+def _summary(plan: Plan, ids: list[str], prepare_id: str | None) -> str:
+    models = plan.request.train.models_dir
+    where = "" if models == Path("models") else f" --models-dir {shlex.quote(str(models))}"
+    lines = []
+    if plan.prepare is not None and prepare_id is not None:
+        lines.append(f"job {prepare_id} prepares {plan.store} first (log: {plan.prepare.folder})")
+    head = ids[0].partition("_")[0]
+    what = f"array {head} of {len(ids)} jobs" if plan.ensemble is not None else f"job {head}"
+    how = "runs here" if plan.profile.executor == "local" else "submitted"
+    after = f", after {', '.join(plan.dependencies)}" if plan.dependencies else ""
+    lines.append(f"{what} {how} (profile {plan.request.profile}{after})")
+    for planned, job_id in zip(plan.runs, ids, strict=True):
+        element = f"{job_id}: " if plan.ensemble is not None else ""
+        lines.append(f"  {element}{_named(planned)}")
+    lines += [f"  {note}" for note in plan.allocation.notes if not plan.is_unlimited]
+    name = shlex.quote(plan.runs[0].run.id)
+    lines += [
+        "follow it:",
+        f"  phase2hpc status {name}{where}",
+        f"  phase2hpc logs {name} -f{where}",
+    ]
+    if plan.profile.executor == "slurm":
+        lines.append(f"  phase2hpc cancel {name}{where}")
+    return "\n".join(lines)

@@ -1,0 +1,191 @@
+"""Crystals in ASE's formats: extended XYZ and SQLite databases.
+
+Neither file is given to ase as a whole: its XYZ reader loops for as long as a frame's count says,
+and its database reader opens for writing and follows whatever schema the file brings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
+from phase2hpc.data.elements import SYMBOLS
+from phase2hpc.data.readers.json_records import (
+    ID_FIELDS,
+    MAX_RECORD_BYTES,
+    bounded_lines,
+    open_text,
+    record_id,
+)
+from phase2hpc.data.readers.labels import labels_in
+from phase2hpc.data.record_partition import RecordPartition
+from phase2hpc.errors import InputError
+from phase2hpc.utils.text import one_line
+
+# What ase's parser raises when it stumbles over a damaged frame.
+_FRAME_ERRORS = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError,
+    ArithmeticError,
+)  # fmt: skip
+# ase makes room for each column that a comment line claims, before it reads an atom.
+_MAX_COLUMNS = 1000
+_PROPERTIES = re.compile(r"""properties\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\S+)""", re.IGNORECASE)
+_DB_COLUMNS = ("id", "numbers", "positions", "cell", "pbc", "key_value_pairs")
+
+
+class _NoNextFrame(Exception):
+    """Where the next frame begins cannot be told; the message says why."""
+
+
+def read_extxyz(path: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
+    """Frames of an extended XYZ file; numbers in the comment line (``info``) are labels.
+
+    A frame without an id is ``<file>#<number>``. A line that should be a count of atoms and is
+    none is reported, and nothing is read after it.
+    """
+    try:
+        from ase.io.extxyz import read_xyz
+    except ImportError:
+        raise InputError(
+            "this source needs ase: pip install 'phase2hpc[data]', or give JSON lines"
+        ) from None
+    number = 0
+    try:
+        for number, frame in enumerate(_frames(path)):
+            if not units.take():
+                number += 1
+                continue
+            name, place = f"{path.stem}#{number}", f"{path}#{number}"
+            if _claims_too_much(frame[1]):
+                reason = f"bad frame: its Properties claim more than {_MAX_COLUMNS} columns"
+                yield UnreadableRecord(name, place, reason)
+                continue
+            try:
+                atoms = next(read_xyz(StringIO("".join(frame)), index=0))
+            except (*_FRAME_ERRORS, StopIteration) as error:
+                reason = f"bad frame: {type(error).__name__}, {' '.join(str(error).split())[:120]}"
+                yield UnreadableRecord(name, place, reason)
+                continue
+            numbers, positions = atoms.numbers.tolist(), atoms.positions
+            periodic = bool(atoms.pbc.all())
+            yield _crystal(atoms.cell.array, numbers, positions, periodic, atoms.info, name, place)
+            number += 1
+    except _NoNextFrame as error:
+        if units.take():
+            yield UnreadableRecord(
+                f"{path.stem}#{number}", f"{path}#{number}", f"bad frame: {error}"
+            )
+
+
+def _frames(path: Path) -> Iterator[list[str]]:
+    """The lines of each frame: count, comment, atoms, and up to three of VEC that follow."""
+    with open_text(path) as handle:
+        lines = bounded_lines(path, handle)
+        line = next(lines, "")
+        while line.strip():
+            if not re.fullmatch(r"\s*[0-9]{1,9}\s*", line):
+                shown = one_line(line.strip()[:40])
+                raise _NoNextFrame(f"'{shown}' where its count of atoms should be")
+            wanted, frame, size = int(line) + 2, [line], 0
+            while line := next(lines, ""):
+                if len(frame) >= wanted and not line.lstrip().startswith("VEC"):
+                    break
+                frame.append(line)
+                size += len(line)
+                if size > MAX_RECORD_BYTES:
+                    raise _NoNextFrame(f"it has more than {MAX_RECORD_BYTES} characters")
+            if len(frame) < wanted:
+                raise _NoNextFrame(f"cut short after {len(frame)} of {wanted} lines")
+            yield frame
+
+
+def _claims_too_much(comment: str) -> bool:
+    found = _PROPERTIES.search(comment)
+    numbers = re.findall(r"\d+", found[1]) if found else []
+    return any(len(number) > 9 for number in numbers) or sum(map(int, numbers)) > _MAX_COLUMNS
+
+
+def read_ase_db(path: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
+    """Rows of an ASE database (SQLite), which is only read; numeric key-value pairs are labels."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_RECORD_BYTES)
+            # Nothing in the file's own schema may call a function.
+            database.execute("PRAGMA trusted_schema = OFF")
+            _check_schema(path, database)
+            for row in database.execute(f"SELECT {', '.join(_DB_COLUMNS)} FROM systems"):
+                if units.take():
+                    yield _db_row(path, *row)
+    except sqlite3.Error as error:
+        raise InputError(f"{path}: not a readable ASE database ({error})") from None
+
+
+def _check_schema(path: Path, database: sqlite3.Connection) -> None:
+    """InputError unless ``systems`` is a plain table: views and generated columns compute."""
+    found = database.execute("SELECT type, sql FROM sqlite_master WHERE name = 'systems'")
+    kinds = [(kind, str(sql)) for kind, sql in found]
+    if len(kinds) != 1 or kinds[0][0] != "table" or "VIRTUAL" in kinds[0][1].upper().split():
+        raise InputError(f"{path}: not an ASE database: no table 'systems' in it")
+    columns = {row[1]: row[6] for row in database.execute("PRAGMA table_xinfo(systems)")}
+    for name in _DB_COLUMNS:
+        if columns.get(name) != 0:
+            raise InputError(f"{path}: not an ASE database: its 'systems' have no plain '{name}'")
+
+
+def _db_row(
+    path: Path, row: Any, numbers: Any, positions: Any, cell: Any, pbc: Any, pairs: Any
+) -> RawCrystal | UnreadableRecord:
+    name, place = f"{path.stem}#{row}", f"{path}#{row}"
+    try:
+        columns = json.loads(pairs) if pairs else {}
+        if not isinstance(columns, dict):
+            raise ValueError("its key-value pairs are no JSON object")
+        return _crystal(
+            np.frombuffer(cell, "<f8").reshape(3, 3),
+            np.frombuffer(numbers, "<i4").tolist(),
+            np.frombuffer(positions, "<f8").reshape(-1, 3),
+            pbc == 7,
+            columns,
+            name,
+            place,
+        )
+    except (TypeError, ValueError, RecursionError, AttributeError) as error:
+        reason = f"bad row: {type(error).__name__}, {' '.join(str(error).split())[:120]}"
+        return UnreadableRecord(name, place, reason)
+
+
+def _crystal(
+    lattice: Any,
+    numbers: list[int],
+    positions: Any,
+    periodic: bool,
+    columns: Mapping[str, Any],
+    fallback_id: str,
+    place: str,
+) -> RawCrystal | UnreadableRecord:
+    identifier = record_id(columns, fallback_id)
+    if not periodic:
+        return UnreadableRecord(
+            identifier, place, "not periodic: a crystal repeats in three directions"
+        )
+    if not np.isfinite(lattice).all() or abs(np.linalg.det(lattice)) < 1e-6:
+        return UnreadableRecord(identifier, place, "bad cell: the lattice vectors span no volume")
+    split = columns.get("split")
+    return RawCrystal(
+        id=identifier,
+        input=place,
+        lattice=lattice,
+        species=[SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"number {z}" for z in numbers],
+        frac_coords=np.linalg.solve(lattice.T, positions.T).T,
+        labels=labels_in(columns, skip=(*ID_FIELDS, "split")),
+        split=split if isinstance(split, str) else None,
+    )

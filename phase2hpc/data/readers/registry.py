@@ -1,0 +1,228 @@
+"""All that ``prepare`` and ``predict`` read: a path (or ``jarvis:...``) to raw crystals."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import logging
+import lzma
+import os
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
+from phase2hpc.data.readers.ase_formats import read_ase_db, read_extxyz
+from phase2hpc.data.readers.cif.syntax import MAX_BYTES
+from phase2hpc.data.readers.csv_table import read_csv
+from phase2hpc.data.readers.json_records import raw_crystal, read_json, read_json_lines
+from phase2hpc.data.readers.labels import ehull_warning
+from phase2hpc.data.readers.structure_files import (
+    ID_PROP,
+    is_cif,
+    is_poscar,
+    read_folder,
+    read_id_prop,
+    read_structure_file,
+    structure_files,
+)
+from phase2hpc.data.record_partition import RecordPartition
+from phase2hpc.errors import InputError
+from phase2hpc.utils.container_image import unseen
+from phase2hpc.utils.text import MAX_NAME_LENGTH, name_problem, one_line
+
+JARVIS_PREFIX = "jarvis:"
+ACCEPTED = (
+    "JSON lines (.jsonl), JARVIS or matbench JSON (.json), each also as .gz or .zip, .csv with a "
+    "column of CIFs, .extxyz, an ASE .db, .cif, POSCAR (.vasp), a folder of CIF or POSCAR files "
+    "(with or without id_prop.csv), or jarvis:dft_3d"
+)
+# Where a person gets the 2022 edition of dft_3d, the one whose ehull is the energy above hull.
+DFT_3D_URL = "https://ndownloader.figshare.com/files/38521619"
+DFT_3D_FILE = "jdft_3d-12-12-2022.json.zip"
+
+# What a file raises that is damaged as a whole, whichever way it is packed.
+_UNREADABLE = (
+    OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, csv.Error
+)  # fmt: skip
+
+Items = Iterator[RawCrystal | UnreadableRecord]
+Reader = Callable[[Path, RecordPartition], Items]
+_log = logging.getLogger(__name__)
+
+
+def read(
+    source: str | Path, *, id_prop: bool = True, units: RecordPartition | None = None
+) -> Items:
+    """Raw crystals of a source in its order, streamed where the format allows.
+
+    What cannot be read of a source that otherwise can is an UnreadableRecord in its place. With
+    ``id_prop=False`` a folder is all its structure files by name, whatever its id_prop.csv says.
+    ``units`` chooses and counts what is read of it; None: all.
+    Raises InputError at once for a missing path, an empty folder or an unknown format; while
+    reading for a file that is damaged as a whole or holds nothing.
+    """
+    units = units or RecordPartition()
+    if str(source).startswith(JARVIS_PREFIX):
+        return _watched(_read_jarvis_tools(str(source), units), str(source), units)
+    path = _existing(source)
+    return _watched(_reader(path, id_prop)(path, units), str(source), units)
+
+
+def describe(source: str | Path) -> str:
+    """A short name of the source for people: the file's or folder's own name."""
+    text = str(source)
+    return text if text.startswith(JARVIS_PREFIX) else Path(text).resolve().name
+
+
+def source_hash(source: str | Path) -> str:
+    """SHA-256 (hex) over the content of a source: equal content, equal hash, wherever it lies.
+
+    Of a folder, the names and contents of its structure files and id_prop.csv; of
+    ``jarvis:...``, the name, for its editions do not change under one name. Raises InputError for
+    what cannot be read.
+    """
+    digest = hashlib.sha256()
+    if str(source).startswith(JARVIS_PREFIX):
+        digest.update(str(source).encode())
+        return digest.hexdigest()
+    path = _existing(source)
+    try:
+        if path.is_dir():
+            files = [file for file in structure_files(path) if file.is_file()]
+            files += [path / ID_PROP] if (path / ID_PROP).exists() else []
+            for file in files:
+                size = file.stat().st_size
+                digest.update(f"{file.name}\0{size}\0".encode())
+                # One that is too large or not readable is rejected by itself, not the folder.
+                if file.name == ID_PROP or (size <= MAX_BYTES and os.access(file, os.R_OK)):
+                    _update(digest, file)
+        else:
+            _update(digest, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return digest.hexdigest()
+
+
+def _existing(source: str | Path) -> Path:
+    path = Path(source)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder{unseen()}; a source is {ACCEPTED}")
+    # A pipe would be read to its end for its hash, and a device has none.
+    if not path.is_dir() and not path.is_file():
+        raise InputError(f"{path}: neither a file nor a folder; a source is {ACCEPTED}")
+    return path
+
+
+def _update(digest: hashlib._Hash, path: Path) -> None:
+    with path.open("rb") as handle:
+        while piece := handle.read(1 << 20):
+            digest.update(piece)
+
+
+def _reader(path: Path, id_prop: bool) -> Reader:
+    if path.is_dir():
+        if id_prop and (path / ID_PROP).exists():
+            return read_id_prop
+        if not structure_files(path):
+            raise InputError(f"{path}: no CIF or POSCAR file in this folder")
+        return read_folder
+    if is_cif(path) or is_poscar(path):
+        return _read_one
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zip")
+    for suffixes, reader in _READERS:
+        if name.endswith(suffixes):
+            return reader
+    if path.suffix.lower() == ".zip":
+        return read_json
+    if _looks_like_cif(path):
+        return _read_one
+    raise InputError(f"{path}: unknown format; a source is {ACCEPTED}")
+
+
+def _read_one(path: Path, units: RecordPartition) -> Items:
+    for item in read_structure_file(path):
+        if units.take():
+            yield item
+
+
+_READERS: tuple[tuple[tuple[str, ...], Reader], ...] = (
+    ((".jsonl", ".ndjson"), read_json_lines),
+    ((".json",), read_json),
+    ((".csv",), read_csv),
+    ((".extxyz", ".xyz"), read_extxyz),
+    ((".db",), read_ase_db),
+)
+
+
+def _looks_like_cif(path: Path) -> bool:
+    with path.open("rb") as handle:
+        head = handle.read(1 << 16).lower()
+    return any(line.startswith(b"data_") for line in head.splitlines()) and b"_cell_" in head
+
+
+def _watched(items: Items, source: str, units: RecordPartition) -> Items:
+    """The items, with what goes wrong in a file as a whole told in one line."""
+    ehull: list[float] = []
+    first = units.count
+    try:
+        for item in map(_storable, items):
+            if isinstance(item, RawCrystal) and "ehull" in item.labels:
+                ehull.append(item.labels["ehull"])
+            yield item
+    except _UNREADABLE as error:
+        raise InputError(f"{source}: damaged or cut short, cannot be read ({error})") from None
+    if units.count == first:
+        raise InputError(f"{source}: no structure in it")
+    if warning := ehull_warning(ehull):
+        _log.warning("%s: %s", source, warning)
+
+
+def _storable(item: RawCrystal | UnreadableRecord) -> RawCrystal | UnreadableRecord:
+    """The item, or UnreadableRecord if its id or the name of a label is not a usable name."""
+    if isinstance(item, UnreadableRecord):
+        return replace(item, id=one_line(item.id[:MAX_NAME_LENGTH]), reason=one_line(item.reason))
+    if problem := name_problem(item.id):
+        escaped = one_line(item.id[:MAX_NAME_LENGTH])
+        return UnreadableRecord(escaped, item.input, f"bad id: it {problem}")
+    for name in item.labels:
+        if problem := name_problem(name):
+            reason = f"bad label: its name {name[:40]!a} {problem}"
+            return UnreadableRecord(item.id, item.input, reason)
+    return item
+
+
+def _read_jarvis_tools(source: str, units: RecordPartition) -> Items:
+    """Records that jarvis-tools downloads (or finds in its cache): ``jarvis:dft_3d`` and others.
+
+    ``dft_3d`` is the 2022 edition where jarvis-tools knows editions, since later and earlier ones
+    have other labels.
+    """
+    name = source.removeprefix(JARVIS_PREFIX)
+    advice = (
+        f"fetch {DFT_3D_URL} on a machine with a network, save it as {DFT_3D_FILE} and give that "
+        "path as the SOURCE"
+    )
+    try:
+        from jarvis.db import figshare
+    except ImportError:
+        raise InputError(f"{source}: jarvis-tools is not installed; {advice}") from None
+    editions = figshare.get_db_info()
+    edition = "dft_3d_2022" if name == "dft_3d" and "dft_3d_2022" in editions else name
+    if edition not in editions:
+        raise InputError(f"{source}: jarvis-tools has no data set '{name}'")
+    try:
+        # It prints progress where our tables go.
+        with contextlib.redirect_stdout(sys.stderr):
+            records = figshare.data(edition)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        kind = type(error).__name__
+        raise InputError(f"{source}: the download failed ({kind}); {advice}") from None
+    for number, record in enumerate(records):
+        if not units.take():
+            continue
+        yield raw_crystal(record, f"record {number}", f"{source}#{number}")

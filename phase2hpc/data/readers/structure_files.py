@@ -1,0 +1,213 @@
+"""Structure files: one CIF or POSCAR, a folder of them, a folder with its id_prop.csv."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import os
+import stat
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
+from phase2hpc.data.readers.cif.structures import structures_in_cif
+from phase2hpc.data.readers.cif.syntax import MAX_BYTES, too_large
+from phase2hpc.data.readers.labels import label_value, labels_in
+from phase2hpc.data.readers.poscar import structure_in_poscar
+from phase2hpc.data.record_partition import RecordPartition
+from phase2hpc.errors import InputError
+from phase2hpc.utils.sandbox import sandboxed_map
+
+ID_PROP = "id_prop.csv"
+CIF_SUFFIXES = (".cif", ".mcif", ".cif.gz")
+POSCAR_SUFFIXES = (".vasp", ".poscar", ".contcar")
+_POSCAR_NAMES = ("POSCAR", "CONTCAR")
+Items = list[RawCrystal | UnreadableRecord]
+_MISSING = ("", "na", "n/a", "nan", "none", "null", "-", "?")
+
+
+def is_cif(path: Path) -> bool:
+    return path.name.lower().endswith(CIF_SUFFIXES)
+
+
+def is_poscar(path: Path) -> bool:
+    return path.name.lower().endswith(POSCAR_SUFFIXES) or path.name.startswith(_POSCAR_NAMES)
+
+
+def structure_id(path: Path) -> str:
+    """The file's name without the extension of its format: ``Si`` of Si.cif, POSCAR-Si as it is."""
+    for suffix in (*CIF_SUFFIXES, *POSCAR_SUFFIXES):
+        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def structure_files(folder: Path) -> list[Path]:
+    """CIF and POSCAR files directly in a folder, by name; hidden ones are left out."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and (is_cif(path) or is_poscar(path))
+    )
+
+
+def read_structure_file(path: Path, name: str | None = None) -> list[RawCrystal | UnreadableRecord]:
+    """All of one CIF or POSCAR, at least one item. Never raises: what fails is UnreadableRecord.
+
+    It is read in a process with limits, as all structure files are.
+    """
+    return next(_read_all([(path, structure_id(path) if name is None else name)]))
+
+
+def read_folder(folder: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
+    """Every structure file of a folder, by name, not recursive; ids are unique."""
+    files = structure_files(folder)
+    if not files:
+        raise InputError(f"{folder}: no CIF or POSCAR file in this folder")
+    taken = Counter(structure_id(path) for path in files)
+    names = [structure_id(path) for path in files]
+    tasks = [
+        (path, name if taken[name] == 1 else path.name)
+        for path, name in zip(files, names, strict=True)
+    ]
+    # Files are read ahead, so their blocks are kept until their items are yielded.
+    mine = [(units.current, task) for task in tasks if units.take()]
+    for (block, _), items in zip(mine, _read_all(task for _, task in mine), strict=True):
+        units.current = block
+        yield from items
+
+
+def _read_all(tasks: Iterable[tuple[Path, str]]) -> Iterator[Items]:
+    """The items of each (path, id), read in a process whose time and memory are limited."""
+    return sandboxed_map(_read, tasks, _unreadable)
+
+
+def _unreadable(task: tuple[Path, str], reason: str) -> Items:
+    path, name = task
+    return [UnreadableRecord(name, str(path), reason)]
+
+
+def _read(task: tuple[Path, str]) -> Items:
+    path, name = task
+    try:
+        data = _content(path)
+    except (OSError, EOFError, zlib.error) as error:
+        return _unreadable(task, _why_not_read(path, error))
+    except _NotAFile as error:
+        return _unreadable(task, str(error))
+    if len(data) > MAX_BYTES:
+        return _unreadable(task, too_large(f"more than {MAX_BYTES >> 20}"))
+    if is_poscar(path) and not is_cif(path):
+        return [structure_in_poscar(data, name, str(path))]
+    return structures_in_cif(data, name, str(path))
+
+
+class _NotAFile(ValueError):
+    """What has the name of a structure file is none, or too large a one; the message says it."""
+
+
+def _content(path: Path) -> bytes:
+    """At most MAX_BYTES + 1 bytes of a file, decompressed; raises _NotAFile for what is no file."""
+    # Opening a named pipe would wait for its other end, and a device may have none.
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "device")
+        raise _NotAFile(f"not a file: it is a {kind}")
+    if status.st_size > MAX_BYTES:
+        raise _NotAFile(too_large(f"{status.st_size / 2**20:.1f}"))
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    with opener(path, "rb") as handle:
+        return bytes(handle.read(MAX_BYTES + 1))
+
+
+def _why_not_read(path: Path, error: Exception) -> str:
+    if isinstance(error, gzip.BadGzipFile):
+        return "not compressed: the name ends in .gz, the content is no gzip (rename the file)"
+    if isinstance(error, (EOFError, zlib.error)):
+        return "damaged: its compressed content is cut short or broken, copy it again"
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.ELOOP:
+        return "cannot be read: a symbolic link that leads to itself"
+    if code == errno.ENOENT and path.is_symlink():
+        return f"cannot be read: a symbolic link to {os.readlink(path)[:100]}, which is not there"
+    if code in (errno.EACCES, errno.EPERM):
+        return "cannot be read: no permission (chmod u+r?)"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"cannot be read: {reason}"
+
+
+def read_id_prop(folder: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
+    """The structures that the folder's id_prop.csv lists, with its labels.
+
+    The first column is the id (a file's name with or without extension), every other one a label.
+    A header names them (``split`` is the split); without one they are ``target``, or
+    ``target_1``, ``target_2``, ... A first line is a header if none of its label cells is a number
+    or blank and no file has its id.
+    """
+    table = folder / ID_PROP
+    by_name: dict[str, Path] = {}
+    for path in structure_files(folder):
+        by_name.setdefault(structure_id(path), path)
+        by_name[path.name] = path
+    with table.open(newline="", encoding="utf-8-sig") as handle:
+        numbered = [
+            (line, [c.strip() for c in row]) for line, row in enumerate(csv.reader(handle), 1)
+        ]
+    rows = [(line, row) for line, row in numbered if any(row)]
+    if not rows:
+        raise InputError(f"{table}: it is empty, expected lines of id and value")
+    first = rows[0][1]
+    if first[0] not in by_name and len(first) > 1 and all(_is_name(cell) for cell in first[1:]):
+        names = first[1:]
+        rows = rows[1:]
+    else:
+        width = max(len(row) for _, row in rows) - 1
+        names = ["target"] if width == 1 else [f"target_{i + 1}" for i in range(width)]
+    mine = [(units.current, (row, f"{table}:{line}")) for line, row in rows if units.take()]
+    items = _id_prop_rows(by_name, names, [row for _, row in mine])
+    for (block, _), item in zip(mine, items, strict=True):
+        units.current = block
+        yield item
+
+
+def _is_name(cell: str) -> bool:
+    return label_value(cell) is None and cell.lower() not in _MISSING
+
+
+def _id_prop_rows(
+    by_name: Mapping[str, Path], names: Sequence[str], rows: Sequence[tuple[list[str], str]]
+) -> Iterator[RawCrystal | UnreadableRecord]:
+    read = _read_all((by_name[row[0]], row[0]) for row, _ in rows if _fits(by_name, names, row))
+    for row, place in rows:
+        identifier, cells = row[0], row[1:]
+        if _fits(by_name, names, row):
+            yield _labelled(identifier, names, cells, next(read))
+        elif identifier not in by_name:
+            reason = f"no file: no CIF or POSCAR is named '{identifier}'"
+            yield UnreadableRecord(identifier, place, reason)
+        else:
+            reason = f"bad row: {len(cells)} values, {len(names)} columns"
+            yield UnreadableRecord(identifier, place, reason)
+
+
+def _fits(by_name: Mapping[str, Path], names: Sequence[str], row: Sequence[str]) -> bool:
+    return row[0] in by_name and len(row) - 1 <= len(names)
+
+
+def _labelled(
+    identifier: str, names: Sequence[str], cells: Sequence[str], items: Items
+) -> RawCrystal | UnreadableRecord:
+    item = items[0]
+    if len(items) > 1:
+        reason = f"several structures: {len(items)} in the file, one row of labels"
+        return UnreadableRecord(identifier, item.input.partition("#")[0], reason)
+    if isinstance(item, UnreadableRecord):
+        return item
+    columns = dict(zip(names, cells, strict=False))
+    split = columns.get("split") or None
+    return replace(item, labels=labels_in(columns, skip=("split",)), split=split)

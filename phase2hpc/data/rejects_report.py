@@ -1,0 +1,73 @@
+"""The report of what was left out of a store, and why."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from phase2hpc.data.convert import Rejection
+from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.utils.atomic_io import PartialFile
+from phase2hpc.utils.os_errors import refused
+
+
+def rejects_path(store: Path, *, failed: bool = False) -> Path:
+    """Where the rejects report of a store lies, or of a failed attempt to replace the store."""
+    return store.with_name(f"{store.name}{'.failed' if failed else ''}.rejects.csv")
+
+
+class RejectsReport:
+    """The CSV of what was left out: ``path`` beside a new store, ``of_failure`` where the input
+    gave none, to say why."""
+
+    def __init__(self, path: Path, of_failure: Path) -> None:
+        self._path = path
+        self._of_failure = of_failure
+
+    def __enter__(self) -> RejectsReport:
+        try:
+            self._partial = PartialFile(self._path)
+        except OSError as error:
+            raise self._failed(error) from error
+        try:
+            self._file = self._partial.path.open(
+                "w", newline="", encoding="utf-8", errors="backslashreplace"
+            )
+        except OSError as error:
+            self._partial.discard()
+            raise self._failed(error) from error
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer.writerow(["id", "reason", "input"])
+        return self
+
+    def add(self, rejections: Iterable[Rejection]) -> None:
+        try:
+            for rejection in rejections:
+                self._writer.writerow([rejection.id, rejection.reason, rejection.input])
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._file.close()
+            if kind is None:
+                self._partial.commit()
+            elif issubclass(kind, InputError):
+                self._partial.target = self._of_failure
+                self._partial.commit()
+        except OSError as failure:
+            # Of an attempt that failed anyway, the first reason is the one to be told.
+            if kind is None:
+                raise self._failed(failure) from failure
+        finally:
+            self._partial.discard()
+
+    def _failed(self, error: OSError) -> Phase2Error:
+        return refused(error, f"cannot write {self._path}", note="there is no new store")

@@ -1,0 +1,231 @@
+"""A preparation shared by several processes: shards, and the one store that they become.
+
+Each shard takes blocks of the sources' records in turn and steps past the others, so nobody needs
+to know how many there are. What it keeps goes to a store of its own, and what became of each
+record to a list beside it. The merge goes through all lists in the order of the records and
+writes what one process would have written.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phase2hpc.data.convert import Converter, Raw, Rejection
+from phase2hpc.data.crystal import UnreadableRecord
+from phase2hpc.data.graph_arrays import GraphArrays, concatenate, pack
+from phase2hpc.data.prepare import (
+    DUPLICATE,
+    PrepareSummary,
+    Source,
+    already_there,
+    first_of_each_id,
+    number_of,
+    preparation,
+    write_prepared,
+)
+from phase2hpc.data.readers.registry import read
+from phase2hpc.data.record_partition import RecordPartition
+from phase2hpc.data.store.reader import Store
+from phase2hpc.data.store.verified_cache import remember, state_of
+from phase2hpc.data.store.verify import trust
+from phase2hpc.data.store.writer import StoreWriter
+from phase2hpc.data.validation import reason_kind
+from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.utils.shard_folder import ShardFolder, fingerprints, read_lines, write_line, writing
+from phase2hpc.utils.worker_pool import ordered_map
+
+# Records in a row that are one shard's: few, so that small sources are shared too.
+BLOCK = 32
+# Of all shards together while they are merged.
+MERGE_BYTES = 1 << 26
+
+# [id, input] of a record that is kept, [id, input, reason, kind, is a structure] of any other.
+Fate = list[Any]
+
+
+def make_shard(
+    folder: ShardFolder,
+    shard: int,
+    sources: Sequence[Source],
+    converter: Converter,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Convert one shard's records of these sources; one that is there already is left.
+
+    Arguments as of ``prepare``. A shard in which no record is kept, or that has none at all, is a
+    shard like any other. Raises InputError for sources that cannot be read.
+    """
+    if folder.part(shard).exists():
+        return
+    begin = time.monotonic()
+    units = RecordPartition(shard, folder.count, BLOCK)
+    raws = first_of_each_id(chain.from_iterable(read(source, units=units) for source in sources))
+    numbered = groupby(((units.current, raw) for raw in raws), key=itemgetter(0))
+    blocks = ((block, [raw for _, raw in group]) for block, group in numbered)
+    function = _BlockConverter(converter)
+    with (
+        writing(folder.part(shard)) as part,
+        closing(ordered_map(function, blocks, number_of(workers))) as results,
+    ):
+        write_line(part, {"sources": fingerprints(sources)})
+        with StoreWriter(
+            folder.store(shard), graph_settings=converter.settings, float64=converter.float64
+        ) as writer:
+            for block, graphs, fates in results:
+                writer.append(graphs)
+                write_line(part, [block, fates])
+                if progress is not None:
+                    progress(len(fates))
+            digest = writer.finish()
+        remember(state_of(folder.store(shard)), digest)
+        seconds = time.monotonic() - begin
+        write_line(part, {"content_hash": digest, "units": units.count, "seconds": seconds})
+
+
+@dataclass(frozen=True)
+class _BlockConverter:
+    """A numbered block of raw crystals -> its number, graphs and fates; for worker processes."""
+
+    converter: Converter
+
+    def __call__(self, task: tuple[int, list[Raw]]) -> tuple[int, GraphArrays, list[Fate]]:
+        block, raws = task
+        graphs, results = self.converter.convert(raws)
+        return block, graphs, [_fate(raw, no) for raw, no in zip(raws, results, strict=True)]
+
+
+def _fate(raw: Raw, rejection: Rejection | None) -> Fate:
+    if rejection is None:
+        return [raw.id, raw.input]
+    is_structure = not isinstance(raw, UnreadableRecord)
+    return [raw.id, raw.input, rejection.reason, rejection.kind, is_structure]
+
+
+def merge_shards(
+    folder: ShardFolder,
+    sources: Sequence[Source],
+    store: Path,
+    converter: Converter,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> PrepareSummary:
+    """Write the store, the report and the summary that ``prepare`` would write, from all shards.
+
+    The shards are removed then. Raises Phase2Error where shards are missing or damaged, or the
+    sources changed since; otherwise as ``prepare``.
+    """
+    begin = time.monotonic()
+    made_from = preparation(sources, converter)
+    if not overwrite and (there := already_there(store, made_from)) is not None:
+        folder.remove()
+        return there
+    folder.require_all()
+    shards = [_Shard(folder, number) for number in range(folder.count)]
+    now = fingerprints(sources)
+    if any(shard.sources != now for shard in shards) or len({s.units for s in shards}) > 1:
+        folder.remove()
+        raise Phase2Error(
+            "the sources changed while shards were made of them, which are removed: give the same "
+            "command again"
+        )
+    begin -= max(shard.seconds for shard in shards)
+    summary = write_prepared(store, sources, converter, made_from, _merged(shards), begin, progress)
+    folder.remove()
+    return summary
+
+
+def _merged(shards: Sequence[_Shard]) -> Iterator[tuple[GraphArrays, list[Rejection], int]]:
+    """What a converter would have given of all records, in order."""
+    seen: set[str] = set()
+    blocks = heapq.merge(*(shard.blocks() for shard in shards), key=itemgetter(0))
+    for _, graphs, fates in blocks:
+        kept: list[bool] = []
+        rejections: list[Rejection] = []
+        for fate in fates:
+            identifier, place = fate[:2]
+            reason, kind, is_structure = fate[2:] or ("", "", True)
+            if identifier in seen and is_structure:
+                reason, kind = DUPLICATE, reason_kind(DUPLICATE)
+            seen.add(identifier)
+            if reason:
+                rejections.append(Rejection(identifier, place, kind, reason))
+            if len(fate) == 2:
+                kept.append(not reason)
+        yield _chosen(graphs, kept), rejections, len(fates)
+
+
+def _chosen(graphs: GraphArrays, kept: Sequence[bool]) -> GraphArrays:
+    """Those that are kept, with the labels that one of them has, as a converter gives."""
+    if not all(kept):
+        graphs = graphs.take(np.flatnonzero(kept))
+    labels = {name: column for name, column in graphs.labels.items() if not np.isnan(column).all()}
+    return replace(graphs, labels=labels)
+
+
+class _Shard:
+    """A shard that is there, read block by block.
+
+    sources, units, seconds: their fingerprints when it was made, the number of units that they
+    had, the time that it took. Raises Phase2Error for a damaged one, which is removed.
+    """
+
+    def __init__(self, folder: ShardFolder, number: int) -> None:
+        self._part, self._most_bytes = folder.part(number), MERGE_BYTES // folder.count
+        first: Any = {}
+        last: Any = {}
+        for value in read_lines(self._part):
+            first, last = first or value, value
+        try:
+            self.sources, self.units = first["sources"], last["units"]
+            self.seconds = last["seconds"]
+            trust(folder.store(number))
+            self._store = Store.open(folder.store(number), budget=0)
+            if self._store.content_hash != last["content_hash"]:
+                raise InputError(f"{folder.store(number)} is of another attempt")
+        except (InputError, KeyError, TypeError) as error:
+            self._part.unlink()
+            raise Phase2Error(
+                f"shard {number} was damaged and is removed ({error}): the same command again "
+                "makes it anew"
+            ) from error
+
+    def blocks(self) -> Iterator[tuple[int, GraphArrays, list[Fate]]]:
+        """Number, graphs and fates of each block, in order."""
+        graphs = _Taken(self._store.blocks(self._most_bytes))
+        for value in read_lines(self._part):
+            if isinstance(value, list):
+                number, fates = value
+                yield number, graphs.next(sum(len(fate) == 2 for fate in fates)), fates
+
+
+class _Taken:
+    """Graphs, some at a time, from blocks of another length."""
+
+    def __init__(self, blocks: Iterable[GraphArrays]) -> None:
+        self._blocks = iter(blocks)
+        self._here, self._place = pack(()), 0
+
+    def next(self, count: int) -> GraphArrays:
+        """The next ``count`` graphs."""
+        parts = [pack(())]
+        while count:
+            if self._place == len(self._here):
+                self._here, self._place = next(self._blocks), 0
+            end = min(self._place + count, len(self._here))
+            parts.append(self._here.block(self._place, end))
+            count -= end - self._place
+            self._place = end
+        return concatenate(parts[1:] or parts)

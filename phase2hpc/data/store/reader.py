@@ -1,0 +1,218 @@
+"""The HDF5 graph store, opened for reading."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from phase2hpc.data.graph import GraphSettings
+from phase2hpc.data.graph_arrays import FIELDS, GraphArrays
+from phase2hpc.data.splits import SPLITS
+from phase2hpc.data.store.layout import (
+    LABELS,
+    StoreInfo,
+    damaged,
+    info_of,
+    label_path,
+    open_file,
+    read_dataset,
+)
+from phase2hpc.data.store.memory_budget import free_memory, store_budget
+from phase2hpc.data.store.structure_checks import (
+    H5_ERRORS,
+    check_pointers,
+    check_structure,
+    index_problems,
+)
+from phase2hpc.errors import InputError
+
+
+class Store:
+    """A store opened for reading: in memory where it fits, else read block by block.
+
+    arrays: everything, or None where ``info.memory`` exceeds the budget. node_ptr, edge_ptr,
+    split and labels are in memory in both cases. No file handle is ever kept, so a store may be
+    pickled (it is opened anew at the other end) and used after a fork.
+    """
+
+    def __init__(
+        self,
+        info: StoreInfo,
+        arrays: GraphArrays | None,
+        small: dict[str, Any],
+        budget: int,
+        state: tuple[int, ...],
+    ) -> None:
+        self.info = info
+        self.arrays = arrays
+        self.budget = budget
+        self._state = state
+        self.node_ptr: npt.NDArray[np.int64] = small["node_ptr"]
+        self.edge_ptr: npt.NDArray[np.int64] = small["edge_ptr"]
+        self._id_ptr: npt.NDArray[np.int64] = small["id_ptr"]
+        self.split: npt.NDArray[np.int8] = small["split"]
+        self.labels: Mapping[str, npt.NDArray[np.float32]] = small["labels"]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], budget: int | None = None) -> Store:
+        """Read a store; ``budget`` is the memory its arrays may take, in bytes.
+
+        The default is PHASE2HPC_STORE_BUDGET ("8G") or half of what is free. Raises InputError
+        where there is no store, or none that this version can read, and before any of its
+        numbers is used for one whose structure, pointers or indices cannot be a store's.
+        Whether its content is what was once written, ``verify.trust`` tells.
+        """
+        limit = store_budget() if budget is None else budget
+        with open_file(path) as file:
+            info = info_of(Path(path), file)
+            state = _state_of(file)
+            _check_room(info)
+            small: dict[str, Any] = {
+                name: read_dataset(file, name)
+                for name in ("node_ptr", "edge_ptr", "id_ptr", "split")
+            }
+            small["labels"] = {
+                name: read_dataset(file, label_path(name)) for name in sorted(info.units)
+            }
+            try:
+                ends = {"node_ptr": info.nodes, "edge_ptr": info.edges}
+                ends["id_ptr"] = len(file["id_bytes"])
+                check_pointers({name: small[name] for name in ends}, ends)
+            except H5_ERRORS as error:
+                raise damaged(info.path, error) from error
+            arrays = None
+            if info.memory <= limit:
+                rest: dict[str, Any] = {
+                    name: read_dataset(file, name) for name in FIELDS if name not in small
+                }
+                arrays = GraphArrays(**small, **rest)
+                _check_indices(info.path, arrays)
+        return cls(info, arrays, small, limit, state)
+
+    def __len__(self) -> int:
+        return self.info.crystals
+
+    @property
+    def path(self) -> Path:
+        return self.info.path
+
+    @property
+    def graph_settings(self) -> GraphSettings:
+        return self.info.graph_settings
+
+    @property
+    def content_hash(self) -> str:
+        return self.info.content_hash
+
+    def split_indices(self, name: str) -> npt.NDArray[np.int64]:
+        """Indices of the crystals of a split (train, val or test), ascending."""
+        return np.flatnonzero(self.split == SPLITS.index(name))
+
+    def ids(self, indices: npt.NDArray[np.integer]) -> list[str]:
+        """Ids of these crystals."""
+        if self.arrays is not None:
+            return [self.arrays.id(int(i)) for i in indices]
+        with self._reopened() as file:
+            rows = [slice(int(self._id_ptr[i]), int(self._id_ptr[i + 1])) for i in indices]
+            texts = [read_dataset(file, "id_bytes", row).tobytes() for row in rows]
+        try:
+            return [text.decode() for text in texts]
+        except UnicodeDecodeError as error:
+            raise damaged(self.path, error) from error
+
+    def read_block(self, low: int, high: int) -> GraphArrays:
+        """Graphs low to high - 1, with pointers from 0."""
+        if self.arrays is not None:
+            return self.arrays.block(low, high)
+        ranges = {
+            "node": self.node_ptr[low : high + 1],
+            "edge": self.edge_ptr[low : high + 1],
+            "id": self._id_ptr[low : high + 1],
+        }
+        arrays: dict[str, Any] = {f"{owner}_ptr": ptr - ptr[0] for owner, ptr in ranges.items()}
+        with self._reopened() as file:
+            for name, (_, owner, _) in FIELDS.items():
+                if owner in ranges:
+                    rows = slice(int(ranges[owner][0]), int(ranges[owner][-1]))
+                    arrays[name] = read_dataset(file, name, rows)
+            arrays["lattice"] = read_dataset(file, "lattice", slice(low, high))
+        arrays["split"] = self.split[low:high]
+        labels = {name: column[low:high] for name, column in self.labels.items()}
+        block = GraphArrays(**arrays, labels=labels)
+        _check_indices(self.path, block)
+        return block
+
+    def block_bounds(self, max_bytes: int) -> npt.NDArray[np.int64]:
+        """Cuts 0 = b_0 < b_1 < ... = N such that a block takes at most about ``max_bytes``."""
+        node_bytes = 25 if self.info.float64 else 13
+        used = self.node_ptr * node_bytes + self.edge_ptr * 7 + self._id_ptr
+        used = used + np.arange(len(used)) * (97 + 4 * len(self.labels))
+        bounds = [0]
+        while bounds[-1] < len(self):
+            begin = bounds[-1]
+            end = int(np.searchsorted(used, used[begin] + max_bytes, side="right")) - 1
+            bounds.append(min(max(end, begin + 1), len(self)))
+        return np.array(bounds, dtype=np.int64)
+
+    def blocks(self, max_bytes: int = 1 << 26) -> Iterator[GraphArrays]:
+        """All graphs in order, in blocks of bounded memory."""
+        bounds = self.block_bounds(max_bytes).tolist()
+        for low, high in pairwise(bounds):
+            yield self.read_block(low, high)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "budget": self.budget, "content_hash": self.content_hash}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        opened = Store.open(state["path"], state["budget"])
+        if opened.content_hash != state["content_hash"]:
+            raise _replaced(opened.path)
+        self.__dict__.update(opened.__dict__)
+
+    def _reopened(self) -> h5py.File:
+        """The file again, which must still be the one that the pointers are of."""
+        file = open_file(self.path)
+        try:
+            if _state_of(file) != self._state:
+                check_structure(file, LABELS)
+                if file.attrs["content_hash"] != self.content_hash:
+                    raise _replaced(self.path)
+                self._state = _state_of(file)
+        except H5_ERRORS as error:
+            file.close()
+            raise damaged(self.path, error) from error
+        except InputError:
+            file.close()
+            raise
+        return file
+
+
+def _state_of(file: h5py.File) -> tuple[int, ...]:
+    found = os.fstat(file.id.get_vfd_handle())
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _replaced(path: Path) -> InputError:
+    return InputError(f"{path} was replaced by another store while it was in use: start again")
+
+
+def _check_room(info: StoreInfo) -> None:
+    """InputError where what is always in memory, pointers and labels, does not fit at all."""
+    needed, free = info.crystals * (25 + 4 * len(info.units)), free_memory()
+    if needed > free:
+        raise InputError(
+            f"{info.path}: pointers and labels of {info.crystals:,} crystals take "
+            f"{needed / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free"
+        )
+
+
+def _check_indices(path: Path, arrays: GraphArrays) -> None:
+    if problems := index_problems(arrays):
+        raise damaged(path, ValueError(problems[0]))

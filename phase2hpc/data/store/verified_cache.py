@@ -1,0 +1,55 @@
+"""Which stores are known to be whole: those made or verified by this user, as they are now.
+
+A small file in the cache. Losing it, or an entry when two processes write at once, only means
+that a store is verified once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+
+from phase2hpc.utils.atomic_io import write_atomically
+from phase2hpc.utils.package_files import cache_dir
+
+FILE = "verified_stores.json"
+MAX_ENTRIES = 200
+
+
+def state_of(path: str | os.PathLike[str]) -> dict[str, str | int]:
+    """Real path, size in bytes and time of the last change (ns): another state, other content.
+
+    Raises OSError where there is no file.
+    """
+    real = os.path.realpath(path)
+    found = os.stat(real)
+    return {"path": real, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def remember(state: dict[str, str | int], content_hash: str) -> None:
+    """The store of this content is whole in this state. A cache that cannot be written is left."""
+    entry = {**state, "content_hash": content_hash}
+    others = [other for other in _entries() if other.get("path") != state["path"]]
+    kept = [*others, entry][-MAX_ENTRIES:]
+    with contextlib.suppress(OSError, RuntimeError):
+        write_atomically(cache_dir() / FILE, json.dumps(kept, indent=0))
+
+
+def remembered(state: dict[str, str | int]) -> str | None:
+    """The content hash that was whole in this state; None where nobody knows."""
+    for entry in _entries():
+        if {**state, "content_hash": entry.get("content_hash")} == entry:
+            return str(entry["content_hash"])
+    return None
+
+
+def _entries() -> list[dict[str, str | int]]:
+    try:
+        entries = json.loads((cache_dir() / FILE).read_bytes())
+    # RuntimeError: a user without a home.
+    except (OSError, ValueError, RuntimeError):
+        return []
+    if not isinstance(entries, list):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)]

@@ -1,0 +1,238 @@
+"""Is a store whole? Every checksum, the content hash and the structure of the graphs.
+
+It runs in a child process: a damaged HDF5 file can crash the library that reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from phase2hpc.data.graph_arrays import NO_SPLIT, GraphArrays
+from phase2hpc.data.splits import SPLITS
+from phase2hpc.data.store.layout import (
+    NoStore,
+    StoreInfo,
+    content_hash,
+    damaged,
+    dataset_paths,
+    describe,
+    first_line,
+    open_file,
+    read_dataset,
+    read_info,
+    stored_hash,
+)
+from phase2hpc.data.store.memory_budget import free_memory
+from phase2hpc.data.store.reader import Store
+from phase2hpc.data.store.structure_checks import H5_ERRORS
+from phase2hpc.data.store.verified_cache import remember, remembered, state_of
+from phase2hpc.errors import InputError
+from phase2hpc.utils.rlimits import die_quietly, limit_memory, limit_seconds
+from phase2hpc.utils.text import name_problem
+from phase2hpc.utils.worker_pool import Worker, WorkerDied
+
+READ_BYTES = 1 << 26
+BLOCK_BYTES = 1 << 24
+# Of an edge's length in angstrom: coordinates are rounded to single precision.
+LENGTH_TOLERANCE = 1e-3
+# What the child may take beyond what it begins with: bytes, and seconds of computing, the latter
+# more for more data. A sound store is read hundreds of times faster.
+MIN_MEMORY = 1 << 31
+MIN_SECONDS = 60.0
+BYTES_A_SECOND = 1 << 20
+
+
+@dataclass
+class VerifyReport:
+    """What ``verify_store`` found; ``problems`` is empty for a store that can be trusted."""
+
+    path: Path
+    info: StoreInfo | None = None
+    arrays: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def lines(self) -> list[str]:
+        """The report as text."""
+        if self.info is None or not self.ok:
+            return [f"{self.path}: DAMAGED", *(f"  {problem}" for problem in self.problems)]
+        return [
+            f"{self.path}: ok",
+            f"  {self.info.crystals} crystals, {self.info.nodes} atoms, {self.info.edges} edges",
+            f"  {self.arrays} arrays read, every checksum fits",
+            f"  content hash {self.info.content_hash} fits",
+        ]
+
+
+def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
+    """Read all of a store in a child process and report what is wrong with it.
+
+    Raises NoStore (an InputError) where there is none at all.
+    """
+    path = Path(path)
+    report = VerifyReport(path)
+    doing = "the file's root"
+    worker = Worker(_Check(path))
+    try:
+        worker.send("info")
+        report.info, names = worker.receive()
+        descriptions = {}
+        for name in names:
+            doing = f"'{name}'"
+            worker.send(name)
+            problem, description = worker.receive()
+            descriptions[name] = description
+            report.arrays += 1
+            if problem:
+                report.problems.append(problem)
+        if report.problems:
+            return report
+        info = report.info
+        if content_hash(info.graph_settings, info.units, descriptions) != info.content_hash:
+            report.problems.append("the content hash does not fit the arrays and their settings")
+        doing = "the graphs"
+        worker.send("graphs")
+        report.problems += worker.receive()
+    except WorkerDied as error:
+        report.problems.append(f"reading {doing} crashed or found no end ({error})")
+    except NoStore:
+        raise
+    except InputError as error:
+        report.problems.append(str(error))
+    finally:
+        worker.close()
+    return report
+
+
+def trust(path: str | os.PathLike[str]) -> None:
+    """Return if this store is whole: verified now, unless it is known to be as it was then.
+
+    Stores that this user prepared, merged or verified are known by real path, size, time of
+    change and content hash. Raises InputError naming what is damaged, NoStore where there is none.
+    """
+    path = Path(path)
+    try:
+        state = state_of(path)
+    except OSError:
+        state = None
+    if state and (known := remembered(state)) is not None and stored_hash(path) == known:
+        return
+    report = verify_store(path)
+    if report.info is None or not report.ok:
+        problem = report.problems[0]
+        # What comes from the file's root is a whole sentence already.
+        if not problem.startswith(str(path)):
+            problem = f"{path} is damaged: {problem}: prepare the store again or copy it anew"
+        raise InputError(problem)
+    if state:
+        remember(state, report.info.content_hash)
+
+
+def inspect(path: str | os.PathLike[str]) -> StoreInfo:
+    """What a store says of itself, as ``read_info``, but read in a child process: a file that
+    nobody verified may crash its reader. Raises InputError then too."""
+    worker = Worker(_Check(Path(path)))
+    try:
+        worker.send("info")
+        info: StoreInfo = worker.receive()[0]
+        return info
+    except WorkerDied as error:
+        raise damaged(Path(path), error) from None
+    finally:
+        worker.close()
+
+
+@dataclass(frozen=True)
+class _Check:
+    """The child's side: "info", "graphs", or the name of an array."""
+
+    path: Path
+
+    def __call__(self, task: str) -> Any:
+        try:
+            if task == "info":
+                die_quietly()
+                limit_memory(max(MIN_MEMORY, free_memory() // 2))
+                limit_seconds(MIN_SECONDS)
+                info = read_info(self.path)
+                limit_seconds(MIN_SECONDS + info.memory / BYTES_A_SECOND)
+                with open_file(self.path) as file:
+                    return info, dataset_paths(file)
+            if task == "graphs":
+                return _graph_problems(Store.open(self.path, budget=0))
+            return self._read(task)
+        except H5_ERRORS as error:
+            raise damaged(self.path, error) from None
+
+    def _read(self, name: str) -> tuple[str | None, dict[str, Any] | None]:
+        digest = hashlib.sha256()
+        with open_file(self.path) as file:
+            try:
+                dataset = file[name]
+                row_bytes = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
+                step = max(1, READ_BYTES // row_bytes)
+                for low in range(0, len(dataset), step):
+                    values = read_dataset(file, name, slice(low, low + step))
+                    digest.update(np.ascontiguousarray(values.astype(dataset.dtype)).data)
+                return None, describe(dataset, digest.hexdigest())
+            except InputError as error:
+                return str(error), None
+            except H5_ERRORS as error:
+                return f"'{name}' is damaged ({first_line(error)})", None
+
+
+def _graph_problems(store: Store) -> list[str]:
+    found: Counter[str] = Counter()
+    identifiers: Counter[str] = Counter()
+    for block in store.blocks(BLOCK_BYTES):
+        names = block.ids()
+        identifiers.update(names)
+        for name in names:
+            if problem := name_problem(name):
+                found[f"ids: one {problem}"] += 1
+        found.update(block_problems(block, store.graph_settings.cutoff))
+    if any(count > 1 for count in identifiers.values()):
+        found["ids that occur twice"] += 1
+    return list(found)
+
+
+def block_problems(arrays: GraphArrays, cutoff: float) -> list[str]:
+    """What cannot be in these graphs, whose indices are sound, one line each; nothing for sound
+    ones."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        volume = np.linalg.det(arrays.lattice)
+        length = _edge_lengths(arrays)
+    checks = {
+        "frac_coords: not finite": ~np.isfinite(arrays.frac_coords),
+        "lattice: not finite or without volume": ~np.isfinite(volume) | (volume == 0),
+        "split: not a split": (arrays.split < NO_SPLIT) | (arrays.split >= len(SPLITS)),
+    }
+    checks[f"image: an edge longer than the cutoff of {cutoff:g} A"] = ~(
+        length <= cutoff + LENGTH_TOLERANCE
+    )
+    for name, column in arrays.labels.items():
+        checks[f"labels/{name}: infinite"] = np.isinf(column)
+    return [message for message, wrong in checks.items() if wrong.any()]
+
+
+def _edge_lengths(arrays: GraphArrays) -> npt.NDArray[np.float64]:
+    """(E,) in angstrom."""
+    crystal = np.repeat(np.arange(len(arrays)), np.diff(arrays.edge_ptr))
+    first = arrays.node_ptr[crystal]
+    position = arrays.node_table[:, :3]
+    vector = position[first + arrays.sender] - position[first + arrays.receiver]
+    for axis in range(3):
+        vector += arrays.image[:, axis, None] * arrays.lattice[crystal, axis]
+    length: npt.NDArray[np.float64] = np.sqrt((vector**2).sum(axis=1))
+    return length

@@ -1,0 +1,61 @@
+"""A trained model to hand on: what inference and its reader need, nothing of where it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from phase2hpc.config.run_config import RuntimeSettings
+from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.runs.run_directory import Manifest, RunDirectory
+from phase2hpc.utils.atomic_io import write_atomically
+from phase2hpc.utils.os_errors import refused_place
+
+
+def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
+    """Write best.pt, settings, manifest and metrics of a finished run to ``folder``.
+
+    Paths, host and process of this machine are left out. The folder can be given to ``predict
+    --run``. Raises InputError where the run is not finished or the folder is not empty.
+    """
+    manifest = run.read_manifest()
+    if manifest.state != "finished":
+        raise InputError(
+            f"run {run.id} is {manifest.effective_state}: only a finished run has results"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already; name a new or an empty folder")
+    exported = RunDirectory(folder)
+    was_there = folder.exists()
+    try:
+        _write(run, manifest, exported)
+    except (OSError, Phase2Error) as error:
+        _clear(exported, was_there)
+        reason = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(reason, OSError):
+            raise refused_place(
+                reason, f"{folder}: cannot be written", note="nothing is left of it"
+            ) from error
+        raise
+    return exported
+
+
+def _write(run: RunDirectory, manifest: Manifest, exported: RunDirectory) -> None:
+    """The manifest comes last: without it a folder is no model."""
+    TrainedModel.load(run.best).save(exported)
+    exported.write_config(run.read_config().model_copy(update={"runtime": RuntimeSettings()}))
+    for source, target in (
+        (run.metrics_json, exported.metrics_json),
+        (run.metrics_csv, exported.metrics_csv),
+    ):
+        write_atomically(target, source.read_bytes())
+    store = Path(manifest.store).name if manifest.store else None
+    anonymous = {"host": "", "pid": 0, "process_start": None, "job_ids": [], "store": store}
+    exported.write_manifest(manifest.model_copy(update={"run_id": exported.id, **anonymous}))
+
+
+def _clear(exported: RunDirectory, folder_stays: bool) -> None:
+    for path in (exported.best, exported.config, exported.metrics_json, exported.metrics_csv):
+        path.unlink(missing_ok=True)
+    if not folder_stays and exported.path.exists():
+        exported.path.rmdir()

@@ -1,0 +1,67 @@
+"""Predictions shared by several processes: parts, and the one table that they become.
+
+Each shard predicts chunks of the inputs in turn. A chunk is the same crystals as in one process, so
+that the joined table is the same, byte by byte.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from phase2hpc.errors import Phase2Error
+from phase2hpc.inference.predictor import Predictor, as_records, predict_chunks, write_records
+from phase2hpc.utils.shard_folder import ShardFolder, fingerprints, read_lines, write_line, writing
+
+
+def predict_shard(
+    folder: ShardFolder,
+    shard: int,
+    predictor: Predictor,
+    inputs: Sequence[str],
+    *,
+    plain_folder: bool,
+) -> None:
+    """Predict one shard's chunks; one that is there already is left. Arguments as of
+    ``predict_all``."""
+    if folder.part(shard).exists():
+        return
+    chunks = predict_chunks(
+        predictor, inputs, plain_folder=plain_folder, shard=shard, shards=folder.count
+    )
+    with writing(folder.part(shard)) as part:
+        write_line(part, [list(predictor.properties), fingerprints(inputs)])
+        for number, rows in chunks:
+            write_line(part, [number, list(as_records(rows, predictor.properties))])
+
+
+def join_shards(folder: ShardFolder, inputs: Sequence[str], output: Path) -> Counter[str]:
+    """Write the table of all shards, which are removed then; how many rows have which status.
+
+    Raises Phase2Error where shards are missing or damaged, or the inputs changed since.
+    """
+    folder.require_all()
+    parts = [read_lines(folder.part(shard)) for shard in range(folder.count)]
+    heads = [next(part, None) for part in parts]
+    properties = heads[0][0] if heads[0] else []
+    if any(head != [properties, fingerprints(inputs)] for head in heads):
+        folder.remove()
+        raise Phase2Error(
+            "the inputs changed while shards were predicted, which are removed: give the same "
+            "command again"
+        )
+    counts: Counter[str] = Counter()
+    write_records(output, _counted(heapq.merge(*parts, key=itemgetter(0)), counts), properties)
+    folder.remove()
+    return counts
+
+
+def _counted(chunks: Iterator[Any], counts: Counter[str]) -> Iterator[dict[str, Any]]:
+    for _, records in chunks:
+        for record in records:
+            counts[record["status"]] += 1
+            yield record

@@ -1,0 +1,108 @@
+"""best.pt: the averaged weights of the best epoch and all that inference needs beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phase2hpc.checkpointing.manager import load_best, save_best
+from phase2hpc.config.algorithms import ALGORITHMS
+from phase2hpc.config.run_config import RunConfig, RuntimeSettings
+from phase2hpc.data.graph import GraphSettings
+from phase2hpc.errors import InputError
+from phase2hpc.models.multitask import MultiTaskModel, build_model
+from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.training.target_scaler import TargetScaler
+
+
+@dataclass
+class TrainedModel:
+    """A trained model with its scaler and the graph settings it was trained on.
+
+    elements: atomic numbers that occur in training; what the model says of others is a guess.
+    epoch, score: when it was best and its mean of val MAE / MAD.
+    """
+
+    config: RunConfig
+    graph_settings: GraphSettings
+    scaler: TargetScaler
+    model: MultiTaskModel
+    elements: list[int]
+    epoch: int
+    score: float
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of what the model computes in."""
+        return torch.float64 if self.config.training.precision == "float64" else torch.float32
+
+    def save(self, run: RunDirectory, keep: int = 1) -> None:
+        """Make this best.pt, and keep ``keep`` bests in all."""
+        # Paths and threads of the run have no place in a model that is handed on.
+        config = self.config.model_copy(update={"runtime": RuntimeSettings()})
+        save_best(
+            run,
+            {
+                "config": config.to_json(),
+                "graph_settings": self.graph_settings.to_dict(),
+                "scaler": self.scaler.state_dict(),
+                "weights": self.model.state_dict(),
+                "elements": self.elements,
+                "epoch": self.epoch,
+                "score": self.score,
+            },
+            keep,
+        )
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> TrainedModel:
+        """Read best.pt. Raises InputError where there is none, or it is damaged or does not fit
+        together."""
+        state: dict[str, Any] = load_best(path)
+        config = RunConfig.from_json(state["config"], str(path))
+        try:
+            graph_settings = GraphSettings(**state["graph_settings"])
+            scaler = TargetScaler.from_state_dict(state["scaler"])
+            model = build_model(
+                ALGORITHMS[config.algorithm], config.model, graph_settings, scaler.properties
+            )
+            best = cls(
+                config,
+                graph_settings,
+                scaler,
+                model,
+                state["elements"],
+                state["epoch"],
+                state["score"],
+            )
+            model.to(device, best.dtype).load_state_dict(state["weights"])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"{path}: its parts do not fit together ({str(error).partition(chr(10))[0]}): copy "
+                "it again or train again"
+            ) from error
+        model.requires_grad_(False).eval()
+        return best
+
+    def copy_into(self, model: MultiTaskModel) -> list[str]:
+        """Copy the encoder's weights and the heads of shared properties; the properties copied.
+
+        Raises InputError where the encoders differ in shape.
+        """
+        own = self.model.encoder.state_dict()
+        other = model.encoder.state_dict()
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in other.items()}:
+            raise InputError(
+                f"--init-from: its {self.config.algorithm} {self.config.level} encoder has other "
+                "shapes than this run's; use the same algorithm and preset"
+            )
+        model.encoder.load_state_dict(own)
+        shared = [name for name in model.properties if name in self.model.properties]
+        for name in shared:
+            here, there = model.properties.index(name), self.model.properties.index(name)
+            model.heads[here].load_state_dict(self.model.heads[there].state_dict())
+            model.element.weight.data[:, here] = self.model.element.weight.data[:, there]
+        return shared

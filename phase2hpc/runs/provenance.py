@@ -1,0 +1,89 @@
+"""What made a run: versions, commit, host and process, and whether that process still lives."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("phase2hpc", "torch", "e3nn", "torch-geometric", "numpy", "scipy", "h5py", "vesin",
+            "pymatgen-core", "gemmi", "pydantic")  # fmt: skip
+
+
+def package_versions() -> dict[str, str]:
+    """Version by package, Python's own among them; a package that is not installed is absent."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that this package lies in, ``-dirty`` appended where files differ
+    from it; None in an installed wheel, or where git cannot tell."""
+    checkout = Path(__file__).resolve().parent.parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(
+            command,
+            cwd=checkout,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def host() -> str:
+    return socket.gethostname()
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this machine started, as boot, namespace and clock tick; None: dead, or
+    no /proc.
+
+    Numbers of processes are used again, in containers soon, so a number alone proves nothing; and
+    in each container's namespace the same number is another process.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        # The name before the last bracket may hold blanks and brackets of its own.
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else f"{boot}:{namespace}:{fields[18]}"
+
+
+def process_is_gone(on_host: str, pid: int, started: str | None) -> bool:
+    """True if that process ran on this host and lives no more; False if it lives or is elsewhere,
+    in another container of this host, say.
+
+    ``started`` is what ``process_start`` said of it while it ran.
+    """
+    if on_host != host():
+        return False
+    if started is not None:
+        here, there = (process_start(os.getpid()) or "").split(":"), started.split(":")
+        same_boot = len(there) == 3 and there[0] == here[0]
+        unseen = same_boot and there[1] != here[1]
+        return not unseen and process_start(pid) != started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

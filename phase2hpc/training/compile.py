@@ -1,0 +1,91 @@
+"""torch.compile of a model, and what it lacks on this machine, in one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+
+from phase2hpc.data.loader import CrystalData
+from phase2hpc.errors import InputError
+from phase2hpc.utils.os_errors import refused_place
+from phase2hpc.utils.text import one_line
+
+# Where the classes of what goes wrong in a compilation are at home.
+_OF_THE_COMPILER = ("torch._dynamo.", "torch._inductor.", "triton.")
+_ADVICE = "or train without it (--set compile=false)"
+MAX_MESSAGE_LENGTH = 200
+
+
+def compiled(model: nn.Module, device: torch.device) -> Callable[[CrystalData], Tensor]:
+    """``model`` compiled for batches of any size, at its first call.
+
+    Raises InputError where the machine has nothing to compile with.
+    """
+    if missing := _missing(device):
+        raise InputError(f"compile=true needs {missing}, {_ADVICE}; the container images have none")
+    return torch.compile(model, dynamic=True)
+
+
+@contextmanager
+def naming_the_compiler() -> Iterator[None]:
+    """What goes wrong in a compilation ends in one line, as InputError; a full disk as its own.
+
+    A graph is compiled at the first call that needs it, which may be in any step.
+    """
+    try:
+        yield
+    except Exception as error:
+        homes = [f"{kind.__module__}." for kind in type(error).__mro__]
+        if not any(home.startswith(_OF_THE_COMPILER) for home in homes):
+            raise
+        cause = getattr(error, "inner_exception", error)
+        if isinstance(cause, OSError):
+            raise refused_place(
+                cause,
+                f"{cause.filename or 'torch'} (of compile=true)",
+                note=f"TORCHINDUCTOR_CACHE_DIR names another folder for torch's files; {_ADVICE}",
+            ) from error
+        raise InputError(
+            f"compile=true: torch cannot compile the model on this machine ({_said(cause)}): put "
+            f"that right, {_ADVICE}"
+        ) from error
+
+
+def _missing(device: torch.device) -> str | None:
+    if device.type == "cuda":
+        if find_spec("triton") is None:
+            return "the package triton on a GPU, and it is not installed: install it"
+        named = os.environ.get("CC")
+        if not any(map(shutil.which, [named] if named else ["gcc", "clang"])):
+            return (
+                "a C compiler on a GPU, and none is found here (triton looks for "
+                f"{named or 'gcc, then clang'}; CC names another): install one"
+            )
+        return None
+    # Here, since they take a second and only this needs them.
+    from torch._inductor import config
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, OSError):
+        return (
+            "a C++ compiler, and none works here (torch looks for "
+            f"{config.cpp.cxx[-1]}; CXX names another): install one"
+        )
+    return None
+
+
+def _said(error: BaseException) -> str:
+    """The line of an error that says most: of a compiler's output, its first error."""
+    lines = str(getattr(error, "output", None) or error).strip().splitlines()
+    lines = [line for line in lines if "error" in line.lower()] or lines
+    text = f"{type(error).__name__}, {lines[0].strip()}" if lines else type(error).__name__
+    return one_line(text)[:MAX_MESSAGE_LENGTH]

@@ -1,0 +1,41 @@
+"""Out of memory, said with the batch that did not fit and the setting that makes it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from phase2hpc.data.loader import CrystalData
+from phase2hpc.errors import Phase2Error
+
+# torch raises a plain RuntimeError where the CPU's allocator has no memory.
+_OF_THE_CPU = ("can't allocate memory", "not enough memory", "std::bad_alloc")
+
+
+class OutOfMemory(Phase2Error):
+    """A batch did not fit."""
+
+
+@contextmanager
+def naming_the_batch(batch: CrystalData) -> Iterator[None]:
+    """Raise OutOfMemory with the batch's size where what is done here runs out of memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        expected = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not expected and not any(words in str(error) for words in _OF_THE_CPU):
+            raise
+        edges, crystals = batch.edge_index.shape[1], batch.num_graphs
+        where = "GPU memory" if batch.pos.is_cuda else "memory"
+        largest = int(torch.bincount(batch.batch[batch.edge_index[1]]).max()) if edges else 0
+        if crystals > 1:
+            advice = f"set max_edges below {edges} (--max-edges {max(largest, edges // 2)})"
+        else:
+            advice = "one crystal alone: use a node with more, a smaller --preset or a shorter "
+            advice += "--cutoff in prepare"
+        raise OutOfMemory(
+            f"out of {where} on a batch of {crystals} crystals, {batch.num_nodes} atoms and "
+            f"{edges} edges (the largest crystal has {largest}): {advice}"
+        ) from error

@@ -1,0 +1,117 @@
+"""A trainer brought to the newest state of the run that it goes on with."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from phase2hpc.checkpointing.manager import best_epoch, load_newest
+from phase2hpc.data.store.reader import Store
+from phase2hpc.errors import InputError
+from phase2hpc.runs.provenance import package_versions
+from phase2hpc.runs.run_directory import Manifest, RunDirectory
+from phase2hpc.training.resume_config import CHANGES_THE_ORDER, changed_settings
+from phase2hpc.training.trainer import NUMERICS_VERSION, Trainer
+
+log = logging.getLogger(__name__)
+
+# Versions that bits depend on.
+VERSIONS_OF_BITS = ("phase2hpc", "torch", "e3nn", "numpy")
+
+
+def is_another_store(
+    run: RunDirectory, manifest: Manifest, store: Store, accept_changes: bool
+) -> bool:
+    """Whether the run was trained on a store of other content.
+
+    Raises InputError where it was and that is not accepted. A submitted run has seen none yet.
+    """
+    if manifest.store_hash in (None, store.content_hash):
+        return False
+    difference = (
+        f"run {run.id} is trained on another store ({manifest.store}, content hash "
+        f"{str(manifest.store_hash)[:12]}; {store.path} has {store.content_hash[:12]})"
+    )
+    if not accept_changes:
+        raise InputError(
+            f"--resume: {difference}: give its store by --store, or go on with this one by "
+            "--accept-changes"
+        )
+    print(difference)
+    return True
+
+
+def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_store: bool) -> bool:
+    """Bring the trainer to the run's newest checkpoint; False where there is none."""
+    # Once for all ranks: another node may still see older files.
+    saved, manifest, found = trainer.world.run_on_main(
+        lambda: (run.read_config(), run.read_manifest(), load_newest(run))
+    )
+    if found is None and manifest.state == "finished":
+        raise InputError(
+            f"--resume: run {run.id} is finished and has no checkpoint to go on from: start a new "
+            f"run from its weights by --init-from {run.path}"
+        )
+    if found is None:
+        if manifest.state != "submitted":
+            print(f"run {run.id} has no checkpoint yet: it begins again")
+        return False
+    state, step, path = found
+    _refuse_other_arithmetic(state, path, accept_changes)
+    changed = changed_settings(saved, trainer.config)
+    try:
+        trainer.load_state(state, restart_epoch=new_store or bool(changed & CHANGES_THE_ORDER))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: does not fit the model of run {run.id} ({reason})") from error
+    _replace_lost_best(trainer, run)
+    before, epochs = saved.training.epochs, trainer.settings.epochs
+    if epochs != before:
+        if epochs < trainer.epoch:
+            raise InputError(f"--epochs {epochs}: run {run.id} has done {trainer.epoch} already")
+        print(f"epochs {before} -> {epochs}: the learning rate schedule is stretched to fit")
+    if manifest.processes != trainer.world.size:
+        print(
+            f"processes {manifest.processes} -> {trainer.world.size}: on from the same weights and "
+            "the same crystals, but not to the last bit"
+        )
+    _say_other_versions(manifest)
+    print(f"resuming from step {step} of {trainer.total_steps} ({path.name})")
+    return True
+
+
+def _replace_lost_best(trainer: Trainer, run: RunDirectory) -> None:
+    """Where best.pt is gone or damaged, its weights cannot be had back: those of now are next."""
+    world = trainer.world
+    if not trainer.best_epoch or world.run_on_main(lambda: best_epoch(run)) is not None:
+        return
+    lost, trainer.best_epoch = trainer.best_epoch, trainer.epoch
+    trainer.best_score = trainer.history[-1]["val_score"]
+    world.run_on_main(lambda: trainer.best_model().save(run))
+    if world.is_main:
+        log.warning(
+            "%s: the weights of epoch %d are lost: those of epoch %d take their place",
+            run.best, lost, trainer.epoch,
+        )  # fmt: skip
+
+
+def _refuse_other_arithmetic(state: dict[str, Any], path: Path, accept_changes: bool) -> None:
+    there = state.get("arithmetic", NUMERICS_VERSION)
+    if there != NUMERICS_VERSION and not accept_changes:
+        raise InputError(
+            f"--resume: {path} was written by a phase2hpc whose steps compute other numbers "
+            f"(arithmetic {there} there, {NUMERICS_VERSION} here): resume with that version, or "
+            "go on with this one by --accept-changes"
+        )
+
+
+def _say_other_versions(manifest: Manifest) -> None:
+    now = package_versions()
+    pairs = [
+        f"{name} {manifest.versions[name]} -> {now.get(name, 'none')}"
+        for name in VERSIONS_OF_BITS
+        if name in manifest.versions and manifest.versions[name] != now.get(name)
+    ]
+    if pairs:
+        print(f"other versions than the run's so far ({', '.join(pairs)}): bits may differ")

@@ -1,0 +1,51 @@
+"""The directory of a new run, up to the manifest with which the run begins to be one.
+
+No torch here: a login node makes directories too. A maker that is killed leaves one without a
+manifest: under its own ``--run-id`` the same request uses it again, so that nobody has to tidy up
+by hand.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from phase2hpc.config.run_config import RunConfig
+from phase2hpc.errors import InputError
+from phase2hpc.runs.run_directory import PREFIX, Manifest, RunDirectory, checked_run_id, create_run
+from phase2hpc.utils.os_errors import refused_place
+
+
+def new_directory(models_dir: Path, family: str, run_id: str | None) -> RunDirectory:
+    """The directory of a new run: a new one, or one in which none ever began.
+
+    Raises InputError as ``create_run``.
+    """
+    if run_id:
+        run = RunDirectory(models_dir / family / (PREFIX + checked_run_id(run_id)))
+        if run.path.is_dir() and never_began(run):
+            return run
+    return create_run(models_dir, family, run_id)
+
+
+def never_began(run: RunDirectory) -> bool:
+    """Whether nothing but what comes before the manifest is in the directory."""
+    names = {path.name for path in run.path.iterdir()}
+    before = {run.lease.name, run.config.name}
+    return all(name in before or name.startswith(".") for name in names)
+
+
+def write_first_files(run: RunDirectory, config: RunConfig, manifest: Manifest) -> None:
+    """Write the configuration and then the manifest; to be called under the lease.
+
+    Raises InputError where another process that found the directory empty was here first, and as
+    ``refused_place`` where they cannot be written; then nothing is left of the run.
+    """
+    if not never_began(run):
+        raise InputError(f"{run.path}: another process has begun this run: go on by --resume")
+    try:
+        run.write_config(config)
+        run.write_manifest(manifest)
+    except OSError as error:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise refused_place(error, f"{run.path}: no run can be made here") from error

@@ -1,0 +1,77 @@
+"""Where shipped files are: in a checkout its top-level folders, in a wheel ``phase2hpc/_shared``.
+
+Nothing else knows the difference. What phase2hpc makes of shipped files (the sample's store) goes
+beside them in a checkout, and to the user's cache where they are read-only or inside a wheel.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from phase2hpc.errors import Phase2Error
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_SHARED = _PACKAGE / "_shared"
+
+SAMPLE = "jarvis_dft3d_15k"
+# Where this is set, everything that phase2hpc caches goes there.
+CACHE_VARIABLE = "PHASE2HPC_CACHE"
+
+
+def is_checkout() -> bool:
+    """Whether the package runs from its source tree (an editable install included)."""
+    return not _SHARED.is_dir()
+
+
+def shared_path(name: str) -> Path:
+    """A shipped file or folder by its path in the source tree, as in ``data/examples``.
+
+    Raises Phase2Error where it is not there: an incomplete copy of the package.
+    """
+    path = (_PACKAGE.parent if is_checkout() else _SHARED) / name
+    if not path.exists():
+        raise Phase2Error(
+            f"{path}: this file belongs to phase2hpc and is missing; install phase2hpc again"
+        )
+    return path
+
+
+def sample_source() -> Path:
+    """The sample data set (JSON lines, gzip), a SOURCE for ``prepare``; see data/README.md."""
+    return shared_path(f"data/{SAMPLE}.jsonl.gz")
+
+
+def cache_dir() -> Path:
+    """The folder for files that can be made again; it may not exist yet.
+
+    ``$PHASE2HPC_CACHE``, else ``$XDG_CACHE_HOME/phase2hpc``, else ``~/.cache/phase2hpc``.
+    """
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    # The XDG specification: a relative path there is to be ignored.
+    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+    return root / "phase2hpc"
+
+
+def default_store() -> Path:
+    """The store of the sample data set, which need not exist yet.
+
+    In a checkout beside the sample, unless that folder is read-only and has no store in it or
+    ``$PHASE2HPC_CACHE`` is set; otherwise in the cache.
+    """
+    if is_checkout() and not os.environ.get(CACHE_VARIABLE):
+        beside = sample_source().parent / f"{SAMPLE}.h5"
+        if beside.exists() or os.access(beside.parent, os.W_OK):
+            return beside
+    return cache_dir() / f"{SAMPLE}.h5"
+
+
+def pretrained_models() -> list[Path]:
+    """Folders of the shipped trained models, by name; none where none is shipped."""
+    try:
+        folder = shared_path("models/pretrained")
+    except Phase2Error:
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir())

@@ -1,0 +1,146 @@
+"""Worker processes that start clean, answer in order and die with their parent.
+
+A worker is a fresh interpreter that imports the function's module and nothing else: no fork of
+a process that holds threads or an open HDF5 file, no second import of the user's own script. It
+ends as soon as its parent's end of the connection closes, however the parent ended.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, TypeVar
+
+from phase2hpc.errors import Phase2Error
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+# One task in work and one waiting, so that a worker need not wait for its parent.
+TASKS_PER_WORKER = 2
+
+# vesin imports torch where it finds it, which takes a second and 200 MB that no worker needs.
+_BOOT = (
+    "import sys; sys.path[:] = {path!r}; sys.modules['torch'] = None; "
+    "from phase2hpc.utils.worker_pool import serve; serve({descriptor})"
+)
+
+
+class WorkerDied(Phase2Error):
+    """A worker process ended without an answer."""
+
+
+class Worker:
+    """One process that applies ``function`` (picklable) to what it is sent."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._connection, theirs = Pipe()
+        command = _BOOT.format(path=sys.path, descriptor=theirs.fileno())
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", command],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        theirs.close()
+        self.send(function)
+
+    def send(self, task: Any) -> None:
+        try:
+            self._connection.send(task)
+        except OSError as error:
+            raise self._died() from error
+
+    def receive(self) -> Any:
+        """The next answer; raises what the function raised, or WorkerDied."""
+        try:
+            succeeded, answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        if succeeded:
+            return answer
+        if isinstance(answer, Phase2Error):
+            raise answer
+        raise RuntimeError(f"in a worker process:\n{answer}")
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.terminate()
+        self._process.wait()
+
+    def _died(self) -> WorkerDied:
+        code = self._process.wait()
+        if code >= 0:
+            return WorkerDied(f"a worker process ended with exit code {code}")
+        name = signal.Signals(-code).name
+        advice = " (out of memory? use fewer workers)" if -code == signal.SIGKILL else ""
+        return WorkerDied(f"a worker process was ended by {name}{advice}")
+
+
+def ordered_map(
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
+) -> Generator[Result, None, None]:
+    """``function`` of each task, in the order of the tasks, on so many processes.
+
+    One worker means this process. At most two tasks a worker are under way, however many there
+    are and however slowly the results are used.
+    """
+    if workers <= 1:
+        yield from map(function, tasks)
+        return
+    pool: list[Worker] = []
+    pending: deque[Worker] = deque()
+    try:
+        for number, task in enumerate(tasks):
+            if len(pending) == TASKS_PER_WORKER * workers:
+                yield pending.popleft().receive()
+            if len(pool) < workers:
+                pool.append(Worker(function))
+            worker = pool[number % workers]
+            worker.send(task)
+            pending.append(worker)
+        while pending:
+            yield pending.popleft().receive()
+    finally:
+        for worker in pool:
+            worker.close()
+
+
+def serve(descriptor: int) -> None:
+    """The worker's side: the function first, then its tasks, until the connection closes."""
+    # Ctrl-C reaches the whole group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(descriptor)
+    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    # Tasks are taken off the wire at once, so that parent and worker never both wait in send.
+    threading.Thread(target=_receive_tasks, args=(connection, tasks), daemon=True).start()
+    function = tasks.get()
+    while True:
+        task = tasks.get()
+        try:
+            answer = (True, function(task))
+        except Phase2Error as error:
+            answer = (False, error)
+        except Exception:  # The parent raises it again, with this traceback.
+            answer = (False, traceback.format_exc())
+        try:
+            connection.send(answer)
+        except OSError:  # The parent is gone, and nobody waits for the answer.
+            os._exit(0)
+
+
+def _receive_tasks(connection: Connection, tasks: queue.SimpleQueue[Any]) -> None:
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, OSError):
+            os._exit(0)
+        tasks.put(task)

@@ -1,0 +1,278 @@
+"""Site profiles: what is read, what is refused with one clear line, and where they are found."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phase2hpc.cluster.profiles.docs_table import fields_table
+from phase2hpc.cluster.profiles.fields import parse_hours
+from phase2hpc.cluster.profiles.profile import (
+    FOLDERS_VARIABLE,
+    Profile,
+    find_profile,
+    named_from_anywhere,
+    profiles_table,
+    read_profile,
+)
+from phase2hpc.errors import InputError
+from phase2hpc.utils.package_files import shared_path
+
+FULL = """
+description: everything
+partition: gpu,gpu-long
+account: 0123
+qos: on
+constraint: "[rack1|rack2]&nvme"
+reservation: course
+gpu_request: gpus-per-node
+gpu_type: a100
+cpus: 4
+memory_gb: 512M
+gpus: 2
+nodes: 2
+hours: 12:30:00
+max_hours: 2-00:00:00
+max_nodes: 4
+max_gpus_per_node: 4
+max_memory_gb: 1.5T
+max_cpus: 64
+setup: |
+  module load cuda
+  source ~/env/bin/activate
+python: ~/env/bin/python
+environment:
+  OMP_NUM_THREADS: 4
+  CACHE: $SCRATCH/cache
+container:
+  image: ${SCRATCH}/image.sif
+  runtime: singularity
+  binds: [/data, "/a:/b:ro"]
+  options: [--cleanenv]
+  nv: no
+signal_seconds: 60
+sbatch: {exclusive: true, mail_user: me@example.org, comment: }
+srun: [--mpi=none]
+"""
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """``profile(text)`` reads a profile of that text, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(text):
+        Path("mine.yaml").write_text(text)
+        return read_profile(Path("mine.yaml"))
+
+    return read
+
+
+def test_every_field_is_read_as_what_it_is(profile, monkeypatch):
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    monkeypatch.setenv("HOME", "/home/me")
+    read = profile(FULL)
+    assert read.model_fields_set == set(Profile.model_fields) - {"executor"}
+    assert (read.account, read.qos, read.constraint) == ("0123", "on", "[rack1|rack2]&nvme")
+    assert (read.memory_gb, read.max_memory_gb) == (0.5, 1536)
+    assert (read.hours, read.max_hours) == (12.5, 48)
+    assert read.setup == ("module load cuda", "source ~/env/bin/activate")
+    assert read.python == "/home/me/env/bin/python"
+    assert read.environment == {"OMP_NUM_THREADS": "4", "CACHE": "/scratch/me/cache"}
+    assert read.container.image == "/scratch/me/image.sif"
+    assert read.container.nv is False
+    assert read.sbatch == {"exclusive": True, "mail-user": "me@example.org", "comment": True}
+
+
+def test_nothing_need_be_said(profile):
+    assert profile("") == profile("# nothing\npartition:\n") == Profile()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("partion: x", "unknown field 'partion': did you mean 'partition'?"),
+        ("container: {imag: x}", "unknown field 'imag': did you mean 'image'?"),
+        ("container: {runtime: docker}", "field 'container.image' is missing"),
+        ("container: x.sif", "field 'container' = 'x.sif': write lines of 'name: value' under it"),
+        ("executor: slrum", "field 'executor' = 'slrum': input should be 'slurm' or 'local'"),
+        ("cpus: four", "field 'cpus' = 'four': input should be a valid integer"),
+        ("gpus: -1", "field 'gpus' = '-1': input should be greater than or equal to 0"),
+        ("hours: inf", "field 'hours' = 'inf': input should be a finite number"),
+        ("hours: 12:30", "field 'hours' = '12:30': minutes and seconds, or hours and minutes?"),
+        ("hours: 48\nmax_hours: 24", "hours 48 is above max_hours 24"),
+        ("executor: local\npartition: x", "partition: means nothing with 'executor: local'"),
+        ("srun: --mpi=none", "field 'srun' = '--mpi=none': write a list"),
+        ("environment: {1A: x}", "is not the name of an environment variable"),
+        ("container: {image: x, binds: [data]}", "write a bind as /on/the/node"),
+        ("sbatch: {partition: x}", "'partition' is said by the profile's partition"),
+        ("sbatch: {array: 0-9}", "'array' is set by phase2hpc itself"),
+        ("sbatch: {p: x}", "'p' is not a long option of sbatch"),
+    ],
+)
+def test_a_wrong_field_is_one_line(profile, text, line):
+    with pytest.raises(InputError) as caught:
+        profile(text)
+    message = str(caught.value)
+    assert message.startswith("mine.yaml: ") and line in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'partition: "a\\nb"',
+        "partition: $(reboot)",
+        "account: a b",
+        "qos: --help",
+        "constraint: a;b",
+        "gpu_type: a`b`",
+        'sbatch: {comment: "a\\n#SBATCH --uid=0"}',
+        'sbatch: {"a=b\\nc": x}',
+        "python: $(reboot)",
+        'python: "/bin/python\\nreboot"',
+        "environment: {A: '`reboot`'}",
+        "container: {image: $(reboot).sif}",
+        "container: {image: x, options: ['$(reboot)']}",
+        'srun: ["--x\\ty"]',
+        'setup: ["a\\nb"]',
+    ],
+)
+def test_nothing_gets_into_the_script_by_the_back_door(profile, text):
+    with pytest.raises(InputError, match=r"^mine\.yaml: field '\w+"):
+        profile(text)
+
+
+def test_an_unset_variable_is_named(profile, monkeypatch):
+    monkeypatch.delenv("SCRATCH", raising=False)
+    with pytest.raises(InputError, match="the variable SCRATCH is not set here"):
+        profile("container: {image: $SCRATCH/x.sif}")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("cpus: 1\n\ngpus: 1\ncpus: 2", r"mine\.yaml, line 4: 'cpus' is given twice"),
+        ("container:\n  image: a\n  image: b", r"mine\.yaml, line 3: 'image' is given twice"),
+        ("partition: gpu\nsetup: [a", r"mine\.yaml, line 2: expected ',' or '\]'"),
+        ("a: &a [x, x]\nb: *a", r"mine\.yaml, line 1: anchors and aliases"),
+        ("constraint: *", r"mine\.yaml, line 1:"),
+        ("cpus: !!python/object/apply:os.getpid []", r"mine\.yaml, line 1: could not determine"),
+        ("? [a]\n: b", r"mine\.yaml, line 1: a name is wanted here"),
+        ("- gpu", r"mine\.yaml: not a profile: write it as lines of 'field: value'"),
+        ("\0", r"mine\.yaml: not YAML"),
+        ("[" * 20_000, r"mine\.yaml: nested too deeply"),
+        ("#" * 70_000, r"mine\.yaml: larger than 64 KiB"),
+    ],
+)
+def test_what_is_no_profile_is_refused_with_its_line(profile, text, line):
+    with pytest.raises(InputError, match=line):
+        profile(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [("1-12", 36), ("0-00:30", 0.5), ("1:00:00", 1), ("2", 2), ("1.5", "1.5"), (3, 3)],
+)
+def test_hours_as_slurm_writes_them(text, hours):
+    assert parse_hours(text) == hours
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """The folders in which profiles are found by name, in their order; the last is shipped."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv(FOLDERS_VARIABLE, f"{tmp_path / 'one'}:{tmp_path / 'two'}")
+    paths = [tmp_path / part for part in ("jobs", "one", "two", "config/phase2hpc/jobs")]
+    for path in paths:
+        path.mkdir(parents=True)
+    return paths
+
+
+def test_the_first_folder_that_has_the_name_wins(folders):
+    assert find_profile("slurm-gpu").description == "Slurm, one GPU"
+    for folder in reversed(folders):
+        (folder / "slurm-gpu.yaml").write_text(f"description: of {folder.name}")
+        assert find_profile("slurm-gpu").description == f"of {folder.name}"
+    table = profiles_table()
+    assert table.count("slurm-gpu  ") == 1
+    assert f"of jobs (goes before {folders[1] / 'slurm-gpu.yaml'}" in table
+
+
+def test_a_path_is_a_path(folders):
+    (folders[0] / "mine.yml").write_text("cpus: 3")
+    for name in ("mine", "jobs/mine.yml", str(folders[0] / "mine.yml")):
+        assert find_profile(name).cpus == 3
+    with pytest.raises(InputError, match=r"profile mine\.yml: no such file"):
+        find_profile("mine.yml")
+
+
+def test_what_a_profile_is_called_from_another_folder(folders, monkeypatch):
+    """By its name only where that means it everywhere."""
+    monkeypatch.setenv("HOME", str(folders[1]))
+    for folder in (folders[0], folders[1]):
+        (folder / f"in-{folder.name}.yaml").touch()
+    for name, expected in (
+        ("slurm-gpu", "slurm-gpu"),
+        ("in-one", "in-one"),
+        ("in-jobs", folders[0] / "in-jobs.yaml"),
+        ("./jobs/in-jobs.yaml", folders[0] / "in-jobs.yaml"),
+        ("~/in-one.yaml", folders[1] / "in-one.yaml"),
+    ):
+        assert named_from_anywhere(name) == str(expected)
+
+
+def test_an_unknown_name_brings_the_nearest(folders):
+    with pytest.raises(InputError, match="unknown profile 'slurm-gpuu': did you mean 'slurm-gpu'"):
+        find_profile("slurm-gpuu")
+    with pytest.raises(InputError, match=r"valid are .*local.*looked in jobs, .*one"):
+        find_profile("zzz")
+
+
+def test_a_broken_profile_does_not_hide_the_others(folders):
+    (folders[0] / "broken.yaml").write_text("partion: x")
+    table = profiles_table()
+    assert "wrong: jobs/broken.yaml: unknown field 'partion'" in table
+    assert "slurm-cpu" in table
+
+
+@pytest.mark.parametrize("path", sorted(shared_path("jobs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_profiles_are_valid_also_with_what_they_suggest(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("USER", "me")
+    page = (path.parent / "README.md").read_text()
+    assert f"| [{path.stem}]({path.name}) | {read_profile(path).description}" in page
+    # Suggestions are commented out: '# field: value' or, under it, '#   - item'.
+    lines = [line.replace("# ", "", 1) for line in path.read_text().splitlines()]
+    whole = tmp_path / path.name
+    whole.write_text("\n".join(line for line in lines if _is_yaml(line)))
+    read = read_profile(whole)
+    assert (read.executor == "local") != (read.partition is not None)
+
+
+def _is_yaml(line):
+    name = line.strip().partition(":")[0]
+    return line.strip().startswith("- ") or name in (*Profile.model_fields, "image", "binds")
+
+
+def test_the_page_has_every_field_and_its_example_is_valid(tmp_path, monkeypatch):
+    page = (shared_path("jobs") / "README.md").read_text()
+    assert page.endswith(f"## Every field\n\n{fields_table()}\n")
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    file = tmp_path / "example.yaml"
+    file.write_text("".join(line.removeprefix("   ") + "\n" for line in example.splitlines()))
+    monkeypatch.setenv("HOME", "/home/me")
+    read = read_profile(file)
+    assert read.environment == {"PHASE2HPC_CACHE": "/home/me/scratch/cache"}
+    assert read.sbatch["exclusive"] is True
+
+
+def test_a_login_node_needs_nothing_heavy():
+    program = (
+        "import sys; import phase2hpc.cluster.profiles.profile, phase2hpc.cluster.slurm.jobs;"
+        "import phase2hpc.runs.prune;"
+        "print([m for m in ('numpy', 'torch', 'h5py', 'submitit') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,211 @@
+"""The batch script in a real bash with stand-ins for Slurm's commands; what sbatch answers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, JobScript, said_by_slurm, sbatch
+from phase2hpc.errors import InputError, Phase2Error
+
+
+def script(folder: Path, python: str = "true", count: int | None = None) -> JobScript:
+    return JobScript(
+        folder=folder, python=python, python_name=python, count=count,
+        parameters={"time": 5, "wckey": None, "additional_parameters": {"requeue": True}},
+    )  # fmt: skip
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def run_script(
+    tmp_path: Path,
+    srun: str,
+    scontrol: str,
+    *,
+    count: int | None = None,
+    python: str = "true",
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
+    bin_ = tmp_path / "bin"
+    bin_.mkdir(exist_ok=True)
+    executable(bin_ / "srun", srun)
+    executable(bin_ / "scontrol", f'echo "scontrol $*" >> {tmp_path}/calls\n{scontrol}')
+    executable(bin_ / "sleep", "exit 0")
+    file = tmp_path / "job.sh"
+    file.write_text(script(tmp_path / "job", python, count).text())
+    return subprocess.run(
+        ["/bin/bash", str(file)], capture_output=True, text=True, timeout=30, cwd=tmp_path,
+        env={"PATH": f"{bin_}:/usr/bin:/bin", "SLURM_JOB_ID": "41", **variables},
+    )  # fmt: skip
+
+
+RUNNING = 'case "$*" in show*) echo "JobId=41 JobState=RUNNING Reason=None";; esac'
+
+
+# ---- the script --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [75, 140])
+def test_stopped_early_is_requeued(code: int, tmp_path: Path) -> None:
+    """By itself, or by a warning in the moment before python took notice of it."""
+    ended = run_script(tmp_path, f"exit {code}", RUNNING)
+    assert ended.returncode == 0 and "job 41 is requeued" in ended.stdout
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "scontrol show job --oneliner 41", "scontrol requeue 41",
+    ]  # fmt: skip
+
+
+def test_of_an_array_the_element_is_requeued(tmp_path: Path) -> None:
+    """Its own number may be that of the whole array."""
+    ended = run_script(
+        tmp_path, "exit 75", RUNNING, count=3, SLURM_ARRAY_JOB_ID="41", SLURM_ARRAY_TASK_ID="0"
+    )
+    assert ended.returncode == 0
+    assert "scontrol requeue 41_0" in (tmp_path / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 137])
+def test_any_other_code_is_passed_on(code: int, tmp_path: Path) -> None:
+    assert run_script(tmp_path, f"exit {code}", RUNNING).returncode == code
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING", "PREEMPTED", "TIMEOUT"])
+def test_a_job_that_slurm_is_ending_is_left_alone(state: str, tmp_path: Path) -> None:
+    ended = run_script(tmp_path, "exit 75", f'echo "JobId=41 JobState={state} Reason=None"')
+    assert ended.returncode == 75 and state in ended.stderr
+    assert "requeue 41" not in (tmp_path / "calls").read_text()
+
+
+def test_a_requeue_that_fails_is_tried_again_and_then_said(tmp_path: Path) -> None:
+    ended = run_script(tmp_path, "exit 75", f"{RUNNING}\necho 'Slurm is away' >&2; exit 1")
+    assert ended.returncode == 75 and "submit --resume" in ended.stderr.splitlines()[-1]
+    assert (tmp_path / "calls").read_text().count("requeue 41") == 4
+
+
+def test_the_shell_outlives_sigterm_and_its_children_do_not_ignore_it(tmp_path: Path) -> None:
+    """A preempted job gets SIGTERM, all its processes do."""
+    srun = "trap 'exit 75' TERM; kill -TERM $PPID $$; exit 9"
+    ended = run_script(tmp_path, srun, RUNNING)
+    assert ended.returncode == 0, ended
+    assert "requeued" in ended.stdout
+
+
+def test_a_restart_tells_the_task_its_number(tmp_path: Path) -> None:
+    srun = 'echo "n=$PHASE2HPC_RESTARTS cpus=$SRUN_CPUS_PER_TASK"'
+    assert "n=0 cpus=1" in run_script(tmp_path, srun, "").stdout
+    ended = run_script(tmp_path, srun, "", SLURM_RESTART_COUNT="2", SLURM_CPUS_PER_TASK="6")
+    assert "n=2 cpus=6" in ended.stdout
+
+
+def test_a_python_without_what_it_needs_is_said_before_it_starts(tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    for python, words in (
+        (f"{bare}/bin/python", "has no phase2hpc submitit torch"),
+        ("/nowhere/python", "/nowhere/python does not start"),
+    ):
+        ended = run_script(tmp_path, "echo started", "", python=python)
+        assert ended.returncode == 1 and "started" not in ended.stdout
+        line = ended.stderr.splitlines()[-1]
+        assert line.startswith("phase2hpc: on node ") and words in line and "profile" in line
+    assert "started" in run_script(tmp_path, "echo started", "", python=sys.executable).stdout
+
+
+# ---- sbatch ------------------------------------------------------------------------------------
+
+REFUSALS = [
+    (
+        "sbatch: error: invalid partition specified: nope\n"
+        "sbatch: error: Batch job submission failed: Invalid partition name specified\n",
+        "invalid partition specified: nope; Batch job submission failed: Invalid partition name",
+        InputError,
+    ),
+    (
+        "sbatch: error: Batch job submission failed: Invalid account or account/partition "
+        "combination specified\n",
+        "Invalid account or account/partition combination specified",
+        InputError,
+    ),
+    (
+        "sbatch: error: Memory specification can not be satisfied\n"
+        "sbatch: error: Batch job submission failed: Requested node configuration is not "
+        "available\n",
+        "Memory specification can not be satisfied",
+        InputError,
+    ),
+    (
+        "sbatch: error: Batch job submission failed: Unable to contact slurm controller "
+        "(connect failure)\n",
+        "Unable to contact slurm controller",
+        Phase2Error,
+    ),
+    ("", "no reason", InputError),
+]
+
+
+@pytest.mark.parametrize(("said", "words", "kind"), REFUSALS)
+def test_slurms_own_reason_in_one_line(
+    said: str, words: str, kind: type[Exception], slurm_commands: Any, tmp_path: Path
+) -> None:
+    slurm_commands(sbatch=("", said, 1))
+    with pytest.raises(kind) as caught:
+        sbatch(tmp_path / "job.sh")
+    assert type(caught.value) is kind
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="no sbatch on this machine.*--profile local"):
+        sbatch(tmp_path / "job.sh")
+
+
+def test_the_job_that_submits_does_not_speak_for_the_job_submitted(
+    slurm_commands: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From within a job sbatch would take its cores and memory for wishes."""
+    for name, value in (("JOB_ID", "5"), ("CPUS_PER_TASK", "3"), ("CONF", "/etc/x.conf")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    slurm_commands(sbatch=("78;cluster\n", "", 0))
+    assert sbatch(tmp_path / "job.sh") == "78"
+    environment = slurm_commands.environment()
+    assert "SLURM_CONF=/etc/x.conf" in environment and "SLURM_CPUS_PER_TASK" not in environment
+
+
+def test_said_by_slurm() -> None:
+    assert said_by_slurm("sbatch: error: a\nsbatch: error: a\n\nsrun: fatal: b\n") == "a; b"
+
+
+# ---- submission --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [None, 2])
+def test_no_call_can_begin_before_its_run_knows_the_job(
+    count: int | None, tmp_path: Path, slurm_commands: Any
+) -> None:
+    slurm_commands(sbatch=("1234\n", "", 0))
+    folder = tmp_path / "job"
+    seen: list[tuple[list[str], list[Path]]] = []
+    ids = BatchExecutor(script(folder, count=count)).submit_calls(
+        [(os.path.join, ("a", str(i))) for i in range(count or 1)],
+        lambda ids: seen.append((ids, list(folder.glob("*_submitted.pkl")))),
+    )
+    assert ids == (["1234"] if count is None else ["1234_0", "1234_1"])
+    assert seen == [(ids, [])]
+    for i, job_id in enumerate(ids):
+        call = pickle.loads((folder / f"{job_id}_submitted.pkl").read_bytes())
+        assert call.result() == f"a/{i}"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"1234_submission.sh", *(f"{job_id}_submitted.pkl" for job_id in ids)}
+    assert (folder / "1234_submission.sh").read_text() == script(folder, count=count).text()

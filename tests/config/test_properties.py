@@ -1,0 +1,89 @@
+"""The nine properties against the table of the design, and what a request for some resolves to."""
+
+import pytest
+
+from phase2hpc.config.properties import GROUPS, PROPERTIES, canonical_name, resolve, unit
+from phase2hpc.errors import InputError
+
+TABLE = """
+formation_energy  formation_energy_peratom   eV/atom  core4 priority7 all9
+band_gap          optb88vdw_bandgap          eV       core4 priority7 all9
+bulk_modulus      bulk_modulus_kv            GPa      core4 priority7 all9
+shear_modulus     shear_modulus_gv           GPa      core4 priority7 all9
+ehull             ehull                      eV/atom  priority7 all9
+band_gap_mbj      mbj_bandgap                eV       priority7 all9
+spillage          spillage                   -        priority7 all9
+dielectric        dfpt_piezo_max_dielectric  -        secondary2 all9
+piezoelectric     dfpt_piezo_max_dij         pC/N     secondary2 all9
+"""
+ROWS = [line.split() for line in TABLE.strip().splitlines()]
+
+
+def test_the_table():
+    assert [[p.name, p.jarvis_field, p.unit or "-", *p.groups] for p in PROPERTIES.values()] == ROWS
+    assert list(PROPERTIES) == [p.name for p in PROPERTIES.values()]
+    assert len({p.symbol for p in PROPERTIES.values()}) == 9
+
+
+@pytest.mark.parametrize(("group", "size"), [("core4", 4), ("priority7", 7), ("secondary2", 2)])
+def test_groups(group, size):
+    assert GROUPS[group] == tuple(row[0] for row in ROWS if group in row)
+    assert len(GROUPS[group]) == size
+    assert resolve(group, []) == list(GROUPS[group])
+
+
+def test_every_group_has_its_name_in_a_row_and_all9_is_all():
+    assert set(GROUPS) == {name for row in ROWS for name in row[3:]}
+    assert GROUPS["all9"] == tuple(PROPERTIES)
+
+
+def test_a_jarvis_field_is_our_name():
+    for name, field, *_ in ROWS:
+        assert canonical_name(field) == name
+        assert canonical_name(name) == name
+        assert resolve(field, []) == [name]
+    assert canonical_name("ehull_leaderboard") == "ehull_leaderboard"
+
+
+def test_units():
+    assert unit("bulk_modulus") == "GPa"
+    assert unit("spillage") == ""
+    assert unit("a_users_own") == ""
+
+
+def test_resolve_orders_by_the_table_with_a_users_own_columns_last():
+    assert resolve("zeta, spillage,alpha,band_gap", ["alpha", "zeta"]) == [
+        "band_gap",
+        "spillage",
+        "zeta",
+        "alpha",
+    ]
+
+
+def test_resolve_counts_a_property_once():
+    assert resolve("band_gap,core4,optb88vdw_bandgap,core4,", []) == list(GROUPS["core4"])
+    assert resolve("own,own", ["own"]) == ["own"]
+
+
+def test_resolve_of_an_unknown_name_says_what_there_is():
+    with pytest.raises(InputError) as caught:
+        resolve("band_gap,bandgap", ["own"])
+    message = str(caught.value)
+    assert "'bandgap'" in message and "band_gap" in message and "own" in message
+    assert "priority7" in message and "\n" not in message
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("empty", ["", " , ,"])
+def test_resolve_of_nothing(empty):
+    with pytest.raises(InputError, match="no property"):
+        resolve(empty, ["own"])
+
+
+def test_bounds_are_below_every_physical_value():
+    bounded = {p.name: p.lower_bound for p in PROPERTIES.values() if p.lower_bound is not None}
+    assert bounded["band_gap"] == bounded["band_gap_mbj"] == bounded["ehull"] == 0
+    assert bounded["dielectric"] == 1
+    # Moduli of unstable cells and formation energies can be negative.
+    assert not bounded.keys() & {"formation_energy", "bulk_modulus", "shear_modulus"}
+    assert {p.name for p in PROPERTIES.values() if p.heavy_tailed} == set(GROUPS["secondary2"])

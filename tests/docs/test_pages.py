@@ -1,0 +1,53 @@
+"""The pages in docs/ keep to what the program says and has."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+TROUBLE = ROOT / "docs" / "when-things-go-wrong.md"
+# What the operating system, not this program, says.
+NOT_OURS = {"no space left on device"}
+
+
+def said_by_the_program() -> str:
+    """Every text of the package, a line each; what is filled in is left out."""
+    texts = []
+    for path in (ROOT / "phase2hpc").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(re.sub(r"%[sdg]", "\n", node.value))
+    return "\n".join(texts)
+
+
+def messages() -> list[str]:
+    """What stands in code in the first column of the tables."""
+    rows = re.findall(r"^\|(.*?)\|", TROUBLE.read_text(), re.MULTILINE)
+    return [key for row in rows for key in re.findall(r"`([^`]+)`", row)]
+
+
+@pytest.fixture(scope="module")
+def said() -> str:
+    return said_by_the_program()
+
+
+@pytest.mark.parametrize("message", messages())
+def test_a_message_of_the_page_is_said_by_the_program(message: str, said: str) -> None:
+    if message in NOT_OURS:
+        return
+    words = [part.strip(" :;,.()/") for part in message.split("…")]
+    parts = [part for part in words if len(part) > 3]
+    assert parts, "nothing to look for"
+    assert [part for part in parts if part not in said] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
