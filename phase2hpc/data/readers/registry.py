@@ -19,14 +19,13 @@ from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.readers.ase_formats import read_ase_db, read_extxyz
 from phase2hpc.data.readers.cif.syntax import MAX_BYTES
 from phase2hpc.data.readers.csv_table import read_csv
+from phase2hpc.data.readers.id_prop import ID_PROP, read_id_prop
 from phase2hpc.data.readers.json_records import raw_crystal, read_json, read_json_lines
 from phase2hpc.data.readers.labels import ehull_warning
 from phase2hpc.data.readers.structure_files import (
-    ID_PROP,
     is_cif,
     is_poscar,
     read_folder,
-    read_id_prop,
     read_structure_file,
     structure_files,
 )
