@@ -34,6 +34,14 @@ ShardProfile = Annotated[
         "--profile", help="Site profile of the jobs of --shards; without one they run here."
     ),
 ]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME:unit=U,min=X,scale=S",
+        help="Unit, lower bound and scale (linear, log, asinh, auto) of a label column.",
+    ),
+]
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
 
 
@@ -89,6 +97,14 @@ class RunOptions:
     properties: Annotated[
         str | None,
         typer.Option(help="core4, priority7, secondary2, all9, or a comma list of names."),
+    ] = None
+    auxiliary: Annotated[
+        str | None,
+        typer.Option(help="Label columns that are trained but neither scored nor reported."),
+    ] = None
+    column: Columns = None
+    fold: Annotated[
+        int | None, typer.Option(help="Fold to test on, of a store prepared with --folds.")
     ] = None
     store: StoreOption = None
     models_dir: ModelsDir = Path("models")
@@ -154,6 +170,7 @@ def train_request(run: RunOptions, settings: SettingOptions) -> TrainRequest:
 
     Raises InputError.
     """
+    from phase2hpc.config.properties import parse_columns
     from phase2hpc.config.run_config import algorithm_named, level_named
     from phase2hpc.runs.registry import find_run
     from phase2hpc.training.request import TrainRequest
@@ -169,6 +186,9 @@ def train_request(run: RunOptions, settings: SettingOptions) -> TrainRequest:
         store=run.store,
         models_dir=run.models_dir,
         properties="all9" if run.all_properties else run.properties,
+        auxiliary=run.auxiliary,
+        columns=parse_columns(run.column or ()),
+        fold=run.fold,
         resume=run.resume,
         run_id=run.run_id,
         seed=run.seed,

@@ -80,7 +80,7 @@ def predict(
     predictor = load_predictor(runs, device, threads)
     rows = predict_all(predictor, inputs, plain_folder=folder is not None)
     if output is None:
-        print(table(rows, predictor.properties))
+        print(table(rows, predictor.properties, predictor.units))
     else:
         write_predictions(output, rows, predictor.properties)
     counts = Counter(row.status for row in rows)

@@ -1,4 +1,4 @@
-"""``prepare`` and ``store``: from crystals to a graph store."""
+"""``prepare`` and ``store``: graph stores from crystals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from phase2hpc.cli.options import ShardProfile, Shards, StoreOption
+from phase2hpc.cli.options import Columns, ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
 from phase2hpc.utils.output_path import warn_if_lost
 
@@ -27,11 +27,23 @@ def prepare(
     split: Annotated[
         str | None,
         typer.Option(
-            help="formula, random, column, or a CSV of id and split. Default: the "
-            "source's own column, else formula."
+            help="formula, random (each also with shares: formula:70/15/15), column, or a CSV of "
+            "id and split. Default: the source's own column, else formula."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of a random split.")] = 0,
+    folds: Annotated[
+        int | None, typer.Option(help="Folds by formula, for train --fold (3 to 100).")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Table of labels of a folder, in place of its id_prop.csv."),
+    ] = None,
+    column: Columns = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[SOURCE:]OLD=NEW", help="New name of a label column."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: the cores, up to 8.")
     ] = None,
@@ -54,7 +66,10 @@ def prepare(
     if shards is not None:
         from phase2hpc.cluster.submit.job_array import prepare_sharded
 
-        options = {"graph": given, "split": split, "seed": seed, "float64": float64}
+        options: dict[str, Any] = {"graph": given, "split": split, "seed": seed, "float64": float64}
+        further: dict[str, Any] = {"rename": rename, "columns": column, "folds": folds}
+        further["labels"] = None if labels is None else str(labels)
+        options |= {key: value for key, value in further.items() if value is not None}
         read = sources or [str(sample_source())]
         prepare_sharded(
             read, target, options, shards, profile, workers=workers, overwrite=overwrite
@@ -64,6 +79,7 @@ def prepare(
         raise InputError("--profile: only with --shards; without, this is one process here")
     if store is not None:
         warn_if_lost(store)
+    from phase2hpc.config.properties import parse_columns, parse_renames
     from phase2hpc.data.graph import GraphError, GraphSettings
     from phase2hpc.data.prepare import prepare as run_prepare
     from phase2hpc.utils.progress import Progress
@@ -72,6 +88,7 @@ def prepare(
         settings = GraphSettings(**given)
     except GraphError as error:
         raise InputError(str(error)) from None
+    columns, renames = parse_columns(column or ()), parse_renames(rename or ())
     with Progress("preparing", None, "crystals") as progress:
         summary = run_prepare(
             sources or [sample_source()],
@@ -80,6 +97,10 @@ def prepare(
             split=split,
             seed=seed,
             float64=float64,
+            labels=labels,
+            rename=renames,
+            columns=columns,
+            folds=folds,
             workers=workers,
             overwrite=overwrite,
             progress=progress.advance,
@@ -88,14 +109,14 @@ def prepare(
 
 
 def _store_of(source: str) -> Path:
-    """Where a source's store goes if nobody says: data/<name>.h5 in the working directory."""
+    """The default store of a source: data/<name>.h5 in the working directory."""
     name = Path(source.replace(":", "_")).name
     return Path("data") / f"{name.split('.')[0] or name}.h5"
 
 
 @store_app.command("info")
 def store_info(file: Path) -> None:
-    """What a store holds and how it was made."""
+    """Contents of a store and how it was made."""
     from phase2hpc.data.store.layout import info_lines
     from phase2hpc.data.store.verify import inspect
 
@@ -104,7 +125,7 @@ def store_info(file: Path) -> None:
 
 @store_app.command("verify")
 def store_verify(file: Path) -> None:
-    """Read every chunk with its checksum, the content hash, and whether the indices make sense."""
+    """Check every chunk's checksum, the content hash, and that the indices are valid."""
     from phase2hpc.data.store.verify import verify_store
 
     report = verify_store(file)

@@ -1,4 +1,4 @@
-"""What a run is: validated settings, written to its run directory and read back from there.
+"""Run configuration: validated settings, written to the run directory and read back from there.
 
 Three groups of settings: ``model`` and ``training`` change the result and are compared on resume;
 ``runtime`` (paths, device, threads, checkpoint intervals, logging) does not and may differ.
@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES, Algorithm, Level, ModelSettings
+from phase2hpc.config.properties import ColumnSettings, default_settings
 from phase2hpc.errors import InputError
 
 
@@ -95,6 +96,12 @@ class RunConfig(BaseModel):
     algorithm: str
     level: str
     properties: tuple[str, ...] = Field(min_length=1)
+    # Trained, but neither scored nor reported.
+    auxiliary: tuple[str, ...] = ()
+    # Settings of label columns that differ from the default ones.
+    columns: dict[str, ColumnSettings] = {}
+    # Of a store with folds; None: its own splits.
+    fold: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0, le=2**63 - 1)
     init_from: str | None = None
     model: SerializeAsAny[ModelSettings]
@@ -110,6 +117,10 @@ class RunConfig(BaseModel):
             settings = algorithm.settings
             data = {**data, "model": settings.model_validate(data["model"])}
         return data
+
+    def column(self, name: str) -> ColumnSettings:
+        """Unit, lower bound and scale of a property."""
+        return self.columns.get(name, ColumnSettings()).over(default_settings(name))
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
@@ -133,6 +144,9 @@ class RunConfig(BaseModel):
         flat: dict[str, Any] = {"algorithm": self.algorithm, "level": self.level}
         flat |= {
             "properties": list(self.properties),
+            "auxiliary": list(self.auxiliary),
+            "columns": {name: column.model_dump() for name, column in self.columns.items()},
+            "fold": self.fold,
             "seed": self.seed,
             "init_from": self.init_from,
         }
@@ -173,7 +187,9 @@ def build_config(
 ) -> RunConfig:
     """The settings of a level with ``overrides`` (flat, by setting name; ``preset`` too) on top.
 
-    ``fixed`` are seed and init_from. Raises InputError in one line for an unknown key or a value
+    ``fixed`` are the other fields of RunConfig, as seed and columns.
+
+    Raises InputError in one line for an unknown key or a value
     that does not fit.
     """
     chosen = algorithm_named(algorithm)

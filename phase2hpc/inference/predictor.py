@@ -8,7 +8,7 @@ import json
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
 from operator import itemgetter
@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from phase2hpc.config.properties import unit
 from phase2hpc.data.convert import Raw, Rejection, graphs_of
 from phase2hpc.data.crystal import Crystal, UnreadableRecord
 from phase2hpc.data.elements import SYMBOLS, atomic_number
@@ -73,9 +72,10 @@ class Predictor:
         self.device = device
         self.models = [TrainedModel.load(path, device) for path in best_files]
         first = self.models[0]
-        self.properties = first.scaler.properties
+        self.properties = first.scaler.reported
+        self.units = first.scaler.units
         for path, other in zip(best_files[1:], self.models[1:], strict=True):
-            if other.scaler.properties != self.properties:
+            if other.scaler.reported != self.properties:
                 raise InputError(f"{path}: predicts other properties than {best_files[0]}")
             if other.graph_settings != first.graph_settings:
                 raise InputError(f"{path}: was trained on other graphs than {best_files[0]}")
@@ -221,14 +221,20 @@ def _cell(value: Any) -> str:
     return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
-def table(rows: Sequence[Prediction], properties: Sequence[str]) -> str:
-    """Rows as text: one structure downwards, several across."""
+def table(rows: Sequence[Prediction], properties: Sequence[str], units: Mapping[str, str]) -> str:
+    """Rows as text: one structure downwards, several across; with the units by property."""
     if len(rows) == 1 and rows[0].status == "ok":
         row = rows[0]
-        lines = [[name, _with_sigma(row, name), unit(name) or tables.ABSENT] for name in properties]
+        lines = [
+            [name, _with_sigma(row, name), units.get(name) or tables.ABSENT] for name in properties
+        ]
         text = tables.aligned((f"{row.id} ({row.formula})", "prediction", "unit"), lines)
     else:
-        header = ["id", "formula", *(f"{p} ({unit(p)})" if unit(p) else p for p in properties)]
+        header = [
+            "id",
+            "formula",
+            *(f"{p} ({units[p]})" if units.get(p) else p for p in properties),
+        ]
         body = [
             [row.id, row.formula, *(_with_sigma(row, name) for name in properties)] for row in rows
         ]

@@ -86,4 +86,4 @@ def test_bounds_are_below_every_physical_value():
     assert bounded["dielectric"] == 1
     # Moduli of unstable cells and formation energies can be negative.
     assert not bounded.keys() & {"formation_energy", "bulk_modulus", "shear_modulus"}
-    assert {p.name for p in PROPERTIES.values() if p.heavy_tailed} == set(GROUPS["secondary2"])
+    assert {p.name for p in PROPERTIES.values() if p.scale == "asinh"} == set(GROUPS["secondary2"])

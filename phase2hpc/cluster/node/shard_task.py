@@ -68,10 +68,12 @@ def merge_prepared(
 
 
 def converter(options: dict[str, Any]) -> Converter:
-    """options: ``graph`` (settings that were given), ``split``, ``seed`` and ``float64``.
+    """options: ``graph`` (settings that were given), ``split``, ``seed`` and ``float64``; if given
+    ``labels`` (a path), ``rename`` and ``columns`` (as on the command line) and ``folds``.
 
     Raises InputError where they are wrong.
     """
+    from phase2hpc.config.properties import parse_columns, parse_renames
     from phase2hpc.data.convert import Converter
     from phase2hpc.data.graph import GraphError, GraphSettings
 
@@ -79,7 +81,11 @@ def converter(options: dict[str, Any]) -> Converter:
         settings = GraphSettings(**options["graph"])
     except GraphError as error:
         raise InputError(str(error)) from None
-    return Converter(settings, options["split"], options["seed"], options["float64"])
+    return Converter(
+        settings, options["split"], options["seed"], options["float64"], options.get("labels"),
+        parse_renames(options.get("rename") or ()), parse_columns(options.get("columns") or ()),
+        options.get("folds"),
+    )  # fmt: skip
 
 
 def predict_shard(
