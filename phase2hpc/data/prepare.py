@@ -23,7 +23,7 @@ from phase2hpc.data.readers.labels import renamed
 from phase2hpc.data.readers.registry import describe, read, source_hash
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.data.rejects_report import RejectsReport, rejects_path
-from phase2hpc.data.splits import hash_rule
+from phase2hpc.data.splits import hash_rule, make_splitter
 from phase2hpc.data.store.verified_cache import remember, state_of
 from phase2hpc.data.store.verify import inspect
 from phase2hpc.data.store.writer import StoreWriter
@@ -236,7 +236,7 @@ def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, An
         if source and source not in known:
             raise InputError(f"--rename {source}: no such source, there are: {', '.join(known)}")
     if rule is None or converter.folds is not None or _is_rule(rule):
-        _ = converter.splitter
+        make_splitter(rule, converter.seed, converter.folds)
     made_from: dict[str, Any] = {
         "sources": [
             source_hash(source, labels if Path(source).is_dir() else None) for source in sources

@@ -107,6 +107,10 @@ def _begin(request: TrainRequest, world: World, stop: StopRequest) -> RunDirecto
     columns = _labelled_columns(store, request.fold)
     config = new_config(request, store.path, columns, announce=world.is_main)
     trainer = _trainer(config, store, world)
+    if world.is_main:
+        for name, scale in trainer.scaler.scales.items():
+            if config.column(name).scale == "auto":
+                print(f"{name}: learned on a scale of kind {scale} (auto, by its skew)", flush=True)
     if config.init_from is not None:
         trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).best))
     run = world.run_on_main(lambda: new_directory(request.models_dir, family, request.run_id))

@@ -153,7 +153,7 @@ class TargetScaler:
             "asinh_scale": self.asinh_scale.tolist(),
             "label_fraction": self.label_fraction.tolist(),
             "log": self.log.tolist(),
-            "lower_bound": self.lower_bound.tolist(),
+            "lower_bound": [None if np.isinf(b) else b for b in self.lower_bound.tolist()],
             "units": [self.units[name] for name in self.properties],
             "auxiliary": self.auxiliary,
         }
@@ -170,7 +170,8 @@ class TargetScaler:
             if any(not isinstance(v, list) or len(v) != len(names) for v in further):
                 raise ValueError("log, lower_bound and units are not lists by property")
             scaler.log = np.array(further[0], dtype=bool)
-            scaler.lower_bound = np.array(further[1], dtype=np.float64)
+            bounds = [-np.inf if bound is None else bound for bound in further[1]]
+            scaler.lower_bound = np.array(bounds, dtype=np.float64)
             scaler.units = dict(zip(names, further[2], strict=True))
         return scaler
 

@@ -79,7 +79,8 @@ def is_missing(value: Any) -> bool:
     """Whether a cell is a missing marker: None, NaN, blank, "N/A", "--" and their like."""
     if isinstance(value, str):
         return value.strip().lower() in MISSING_MARKERS
-    return value is None or (isinstance(value, Real) and math.isnan(value))
+    # math.isnan overflows on large integers.
+    return value is None or (isinstance(value, Real) and value != value)
 
 
 def labels_in(
