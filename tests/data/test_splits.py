@@ -130,8 +130,10 @@ def test_shares_of_a_split(crystals_of_many_compounds):
     assert all(same(c) == make_splitter("formula")(c) for c in crystals_of_many_compounds[:50])
 
 
-@pytest.mark.parametrize("rule", ["formula:", "formula:70/30", "random:70/15/16", "formula:90/10/0",
-                                  "formula:a/b/c", "formula:nan/1/1", "formula:110/-5/-5"])  # fmt: skip
+WRONG_SHARES = ("", "70/30", "70/15/16", "90/10/0", "a/b/c", "nan/1/1", "110/-5/-5")
+
+
+@pytest.mark.parametrize("rule", [f"formula:{shares}" for shares in WRONG_SHARES])
 def test_wrong_shares_are_one_line(rule):
     with pytest.raises(InputError, match="add up to 100, as in (formula|random):70/15/15"):
         make_splitter(rule)
