@@ -7,19 +7,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
-
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.data.crystal import Crystal, RawCrystal, UnreadableRecord
 from phase2hpc.data.graph import Graph, GraphError, GraphSettings, build_graph
-from phase2hpc.data.graph_arrays import GraphArrays, pack
+from phase2hpc.data.graph_arrays import MAX_LABEL, GraphArrays, pack
 from phase2hpc.data.readers.label_report import LabelReport
 from phase2hpc.data.splits import Splitter, UnknownSplit, make_splitter
 from phase2hpc.data.validation import Rejected, reason_kind, validate
 
 Raw = RawCrystal | UnreadableRecord
-
-MAX_LABEL = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)

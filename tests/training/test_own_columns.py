@@ -16,8 +16,9 @@ from tiny import LITTLE, Tiny
 
 from phase2hpc.analysis.comparison import compare, comparison_records, comparison_table
 from phase2hpc.config.properties import ColumnSettings, parse_columns, parse_renames
+from phase2hpc.data.composition import composition_key
 from phase2hpc.data.prepare import prepare
-from phase2hpc.data.splits import SPLITS, reduced_formula
+from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.layout import read_info
 from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store
@@ -103,7 +104,7 @@ def test_folds_are_leak_free_and_cover_everything(store: Path) -> None:
     numbers = opened.arrays
     formulas = np.array(
         [
-            reduced_formula(numbers.atomic_number[a:b])
+            composition_key(numbers.atomic_number[a:b])
             for a, b in zip(numbers.node_ptr[:-1], numbers.node_ptr[1:], strict=True)
         ]
     )
