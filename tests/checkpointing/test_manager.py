@@ -610,7 +610,7 @@ def test_best(run: RunDirectory) -> None:
     with pytest.raises(InputError, match="damaged"):
         load_best(run.best)
     save_checkpoint(run, state_of(1), 1, keep=1)
-    with pytest.raises(InputError, match="no state of a best: 'kind'"):
+    with pytest.raises(InputError, match="no state of a best: key 'kind'"):
         load_best(run.checkpoint)
     for key in best_of(1).keys() - {"epoch"}:
         save_best(run, best_of(1, **{key: ["x"]}))
