@@ -1,21 +1,24 @@
-"""The errors a user meets, and the exit code of each (README, "Exit codes")."""
+"""Exceptions with their exit codes, and the exit codes of the command line."""
+
+# As a shell reports a command that SIGINT ended.
+INTERRUPTED = 130
 
 
 class Phase2Error(Exception):
-    """Something went wrong that is not the user's input; the message is one line."""
+    """An expected failure other than wrong input; the message is one line."""
 
     exit_code = 1
-    # Whether another process of the same run tells it: then this one only ends with its code.
+    # Another process of the same run reports it: this one only exits with its code.
     already_reported = False
 
 
 class InputError(Phase2Error):
-    """The user's input is wrong: the message says what, where and what to do, in one line."""
+    """Wrong user input: the message says what is wrong, where, and what to do, in one line."""
 
     exit_code = 2
 
 
 class StoppedEarly(Phase2Error):
-    """A signal or a time limit stopped the work; its state is saved, ``--resume`` goes on."""
+    """Work stopped by a signal or a time limit, with its state saved for ``--resume``."""
 
     exit_code = 75

@@ -41,7 +41,13 @@ from phase2hpc.data.store.verify import trust
 from phase2hpc.data.store.writer import StoreWriter
 from phase2hpc.data.validation import reason_kind
 from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.utils.shard_folder import ShardFolder, fingerprints, read_lines, write_line, writing
+from phase2hpc.utils.shard_folder import (
+    ShardFolder,
+    atomic_text,
+    fingerprints,
+    read_lines,
+    write_line,
+)
 from phase2hpc.utils.worker_pool import ordered_map
 
 # Records in a row that are one shard's: few, so that small sources are shared too.
@@ -76,7 +82,7 @@ def make_shard(
     blocks = ((block, [raw for _, raw in group]) for block, group in numbered)
     function = _BlockConverter(converter)
     with (
-        writing(folder.part(shard)) as part,
+        atomic_text(folder.part(shard)) as part,
         closing(ordered_map(function, blocks, number_of(workers))) as results,
     ):
         write_line(part, {"sources": fingerprints(sources)})

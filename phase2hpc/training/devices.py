@@ -8,7 +8,7 @@ import os
 import torch
 
 from phase2hpc.errors import InputError
-from phase2hpc.utils.gpus import gpu_count, why_torch_sees_none
+from phase2hpc.utils.gpus import advice_for_invisible_gpus, gpu_count
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +27,14 @@ def choose_device(wanted: str) -> torch.device:
     if wanted == "cuda":
         raise InputError(
             "--device cuda: torch sees no GPU here: "
-            f"{why_torch_sees_none(torch.version.cuda)}; or use --device cpu or auto"
+            f"{advice_for_invisible_gpus(torch.version.cuda)}; or use --device cpu or auto"
         )
     if wanted == "auto" and (there := _gpus_that_are_there()):
         log.warning(
             "%s, but torch sees none, and the CPU is used: %s (--device cpu says that this is "
             "meant)",
             there,
-            why_torch_sees_none(torch.version.cuda),
+            advice_for_invisible_gpus(torch.version.cuda),
         )
     return torch.device("cpu")
 

@@ -703,7 +703,7 @@ def test_what_reads_back_otherwise_is_not_taken(
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "pread", lie)
-            with pytest.raises(Phase2Error, match="cannot be saved: reads back other"):
+            with pytest.raises(Phase2Error, match="cannot be saved: the content read back differs"):
                 save_checkpoint(run, state_of(2), 2, keep=2)
         assert names(run) == ["checkpoint.pt"]
         assert found_step(run) == 1
