@@ -64,7 +64,7 @@ def test_prepare_with_a_shard_that_fails(slurm: VirtualCluster, site: Path) -> N
     assert made.preparation == read_info("alone.h5").preparation
     assert "in 150   kept 150" in Path(f"s.h5.jobs/{last}_0_log.out").read_text()
     assert not Path("s.h5.shards").exists()
-    assert "is there already" in phase2hpc(slurm, *words)
+    assert "exists already" in phase2hpc(slurm, *words)
 
 
 def test_predict(slurm: VirtualCluster, site: Path, trained: dict[str, Any]) -> None:
