@@ -38,7 +38,7 @@ class UnreadableCheckpoint(CheckpointError):
     suffix = "unreadable"
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_checkpoint(path: Path) -> BinaryIO:
     """Open a regular file for reading; never blocks on a pipe or a device.
 
     Raises FileNotFoundError, CheckpointError, and any other OSError where the fault is not the

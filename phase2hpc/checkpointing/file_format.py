@@ -31,7 +31,7 @@ from phase2hpc.checkpointing import legacy_format
 from phase2hpc.checkpointing.file_errors import (
     CorruptCheckpoint,
     NewerVersion,
-    open_regular,
+    open_checkpoint,
     reading,
 )
 from phase2hpc.checkpointing.plain_values import to_plain
@@ -95,7 +95,7 @@ def seal(archive: memoryview | bytes, step: int) -> bytes:
 
 def read_step(path: Path) -> int:
     """The step of a file, from its comment alone. Raises as ``read_state``."""
-    with open_regular(path) as file, reading():
+    with open_checkpoint(path) as file, reading():
         if legacy_format.is_legacy(file):
             return legacy_format.read_header(file).step
         return _read_seal(file).step
@@ -107,7 +107,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], int]:
     Raises CorruptCheckpoint, NewerVersion or UnreadableCheckpoint, FileNotFoundError where there
     is no file, and any other OSError where the fault is not the file's.
     """
-    with open_regular(path) as file, reading():
+    with open_checkpoint(path) as file, reading():
         if legacy_format.is_legacy(file):
             archive, step = legacy_format.read_payload(file)
             return _load(archive, comment_size=0), step
