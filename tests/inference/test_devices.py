@@ -1,4 +1,4 @@
-"""The device that is used, and what is said where a GPU should be and is not seen."""
+"""Choice of the device, and the warning where a GPU is present and torch sees none."""
 
 from __future__ import annotations
 

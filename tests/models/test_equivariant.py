@@ -1,4 +1,4 @@
-"""The fast contraction is e3nn's tensor product, and features turn with the crystal."""
+"""The batched contraction equals e3nn's tensor product, and features are equivariant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers gone wrong: bad steps are skipped and counted, a run goes back once, then gives up."""
+"""Steps that are not finite are skipped and counted; a run rolls back once, then fails."""
 
 from __future__ import annotations
 

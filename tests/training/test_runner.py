@@ -1,4 +1,4 @@
-"""A run from request to results: nothing is left of one that could not begin."""
+"""Runs from request to results; a run that cannot start leaves nothing behind."""
 
 from __future__ import annotations
 

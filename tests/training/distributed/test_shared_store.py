@@ -1,4 +1,4 @@
-"""A node's ranks have one copy of the store's arrays, which is gone as soon as they are."""
+"""The ranks of a node share one copy of the store's arrays, freed when they end."""
 
 from __future__ import annotations
 
