@@ -37,6 +37,7 @@ from phase2hpc.checkpointing.file_errors import (
 from phase2hpc.checkpointing.plain_values import to_plain
 from phase2hpc.checkpointing.safe_load import ZIP_MAGIC, Unexpected, screen
 from phase2hpc.utils.atomic_io import PartialFile
+from phase2hpc.utils.error_text import first_line
 
 VERSION = 2
 _FIELDS = "phase2hpc format {version:04d} step {step:020d} bytes {size:020d} check "
@@ -135,9 +136,7 @@ def _load(archive: bytes, comment_size: int) -> dict[str, Any]:
             f"it holds other things than tensors and plain values: {error}"
         ) from None
     except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
-        raise CorruptCheckpoint(
-            f"torch cannot read it: {str(error).partition(chr(10))[0]}"
-        ) from None
+        raise CorruptCheckpoint(f"torch cannot read it: {first_line(error)}") from None
     return state
 
 

@@ -208,11 +208,11 @@ def put_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     ("put", "reason"),
     [
-        (put_folder, "a folder is in its place"),
+        (put_folder, "not a file: it is a folder"),
         (lambda path: path.symlink_to("nowhere"), "a link to nothing"),
         (lambda path: path.symlink_to(path), "cannot be read"),
-        (os.mkfifo, "it is not a regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "it is not a regular file"),
+        (os.mkfifo, "not a file: it is a named pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a file: it is a device"),
     ],
 )
 def test_what_is_no_file_is_set_aside(
@@ -472,7 +472,7 @@ def test_best(run: RunDirectory) -> None:
     with pytest.raises(InputError, match="damaged"):
         load_best(run.best)
     save_checkpoint(run, state_of(1), 1, keep=1)
-    with pytest.raises(InputError, match="not a valid best state: 'kind'"):
+    with pytest.raises(InputError, match="not a valid best state: key 'kind'"):
         load_best(run.checkpoint)
     for key in best_of(1).keys() - {"epoch"}:
         save_best(run, best_of(1, **{key: ["x"]}))
