@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import LITTLE, prepare_tiny
 from lives import CHECKPOINT, END, EVALUATION, VALIDATION, WRITE, Life
 from same_run import assert_same_run
+from tiny import LITTLE, prepare_tiny
 
 from phase2hpc.checkpointing.manager import load_best, load_newest
 from phase2hpc.runs.run_directory import RunDirectory, family_folder

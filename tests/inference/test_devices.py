@@ -1,4 +1,4 @@
-"""The device that is used, and what is said where a GPU should be and is not seen."""
+"""Choice of the device, and the warning where a GPU is present and torch sees none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from phase2hpc.errors import InputError
-from phase2hpc.training.devices import choose_device
+from phase2hpc.inference.devices import choose_device
 from phase2hpc.utils import gpus as hardware
 
 
