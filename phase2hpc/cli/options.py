@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES
 from phase2hpc.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ ShardProfile = Annotated[
         "--profile", help="Site profile of the jobs of --shards; without one they run here."
     ),
 ]
+_ALGORITHMS_HELP = f"{', '.join(ALGORITHMS)} or an installed plug-in's (see `levels`)."
+_LEVELS_HELP = f"{', '.join(LEVEL_NAMES[:-1])} or {LEVEL_NAMES[-1]}."
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
 
 
@@ -83,8 +86,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 class RunOptions:
     """Which run: what ``train`` and ``submit`` ask for beside settings."""
 
-    algorithm: Annotated[str, typer.Option(help="e3nn or cgcnn.")] = "e3nn"
-    level: Annotated[str, typer.Option(help="smoke, lite, std, pro or max.")] = "std"
+    algorithm: Annotated[str, typer.Option(help=_ALGORITHMS_HELP)] = "e3nn"
+    level: Annotated[str, typer.Option(help=_LEVELS_HELP)] = "std"
     all_properties: Annotated[bool, typer.Option("--all-properties", help="All nine.")] = False
     properties: Annotated[
         str | None,
