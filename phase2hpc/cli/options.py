@@ -157,25 +157,6 @@ def train_request(run: RunOptions, settings: SettingOptions) -> TrainRequest:
 
     Raises InputError.
     """
-    from phase2hpc.config.run_config import algorithm_named, level_named
-    from phase2hpc.runs.registry import find_run
-    from phase2hpc.training.request import TrainRequest
+    from phase2hpc import api
 
-    level_named(algorithm_named(run.algorithm), run.level)
-    if run.all_properties and run.properties:
-        raise InputError("--all-properties and --properties: give one of them")
-    if run.resume and run.init_from:
-        raise InputError("--resume goes on with a run's own weights: leave --init-from out")
-    return TrainRequest(
-        algorithm=run.algorithm,
-        level=run.level,
-        store=run.store,
-        models_dir=run.models_dir,
-        properties="all9" if run.all_properties else run.properties,
-        resume=run.resume,
-        run_id=run.run_id,
-        seed=run.seed,
-        accept_changes=run.accept_changes,
-        overrides=settings.overrides(),
-        init_from=find_run(run.models_dir, run.init_from) if run.init_from else None,
-    )
+    return api.train_request(**vars(run), settings=settings.overrides())

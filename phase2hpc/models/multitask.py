@@ -35,6 +35,7 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         features = encoder.out_features
         assert isinstance(features, int)
+        self.out_features = features
         self.heads = nn.ModuleList(
             nn.Sequential(
                 nn.Dropout(head_dropout),
