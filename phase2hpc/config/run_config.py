@@ -150,7 +150,8 @@ def algorithm_named(name: str) -> Algorithm:
         return ALGORITHMS[name]
     plugin = load_plugin(name, _plugin_problem)
     if plugin is None:
-        raise InputError(unknown_key("algorithm", name, [*ALGORITHMS, *plugin_entry_points()]))
+        known = unknown_key("algorithm", name, [*ALGORITHMS, *plugin_entry_points()])
+        raise InputError(f"{known}; that of a plug-in has to be installed here")
     return plugin
 
 
