@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read as read_ase
-from paths import EXAMPLES
+from paths import EXAMPLES, ROOT
 from pymatgen.core import Lattice, Molecule, Structure
 from tiny import LITTLE, Tiny
 from torch_geometric.loader import DataLoader
@@ -374,6 +376,17 @@ def test_wrong_requests(tiny: Tiny, tmp_path: Path) -> None:
         phase2hpc.prepare(tiny.source, tmp_path / "x.h5", cutoff=100.0)
     with pytest.raises(phase2hpc.InputError, match="no store at"):
         phase2hpc.open_store(tmp_path / "gone.h5")
+
+
+def test_the_readme_in_python(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EXAMPLES, "data/examples")
+    shutil.copy(tiny.store, "my.h5")
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["frame"]["status"].tolist() == ["ok"] * len(CIFS) and len(names["dataset"]) == 110
+    assert names["vectors"].shape[0] == len(CIFS) and names["run"].metrics_json.exists()
 
 
 def test_a_dataset_in_a_loader(tiny: Tiny) -> None:

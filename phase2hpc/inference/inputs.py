@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phase2hpc.data.convert import Raw
 from phase2hpc.data.crystal import UnreadableRecord
-from phase2hpc.data.readers.registry import describe, read
+from phase2hpc.data.readers.in_memory import is_structure, read_object
+from phase2hpc.data.readers.registry import (
+    check_source,
+    describe,
+    is_structure_file,
+    read,
+    read_files,
+)
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
 
@@ -37,16 +45,33 @@ def read_structures(
     """
     units = partition or RecordPartition()
     items = _as_iterable(structures)
-    opened = (_open(item, i, id_prop, units) for i, item in enumerate(items))
-    # A wrong path in a list is an error before the work, not after half of it.
-    return chain.from_iterable(list(opened) if isinstance(items, Sequence) else opened)
+    if isinstance(items, Sequence):
+        for item in items:
+            if isinstance(item, (str, os.PathLike)):
+                check_source(os.fspath(item), id_prop=id_prop)
+    return _read_items(items, id_prop, units)
+
+
+def _read_items(items: Iterable[object], id_prop: bool, units: RecordPartition) -> Iterator[Raw]:
+    for are_files, group in groupby(enumerate(items), key=lambda pair: _is_file(pair[1])):
+        if are_files:
+            yield from read_files((Path(str(item)) for _, item in group), units)
+            continue
+        for index, item in group:
+            if isinstance(item, (str, os.PathLike)):
+                source = os.fspath(item)
+                yield from _to_the_end(source, read(source, id_prop=id_prop, units=units), units)
+            elif units.take():
+                yield read_object(item, f"structures#{index}")
+
+
+def _is_file(item: object) -> bool:
+    return isinstance(item, (str, os.PathLike)) and is_structure_file(os.fspath(item))
 
 
 def _as_iterable(structures: Structures) -> Iterable[object]:
     if isinstance(structures, (str, os.PathLike)):
         return [structures]
-    from phase2hpc.data.readers.in_memory import is_structure
-
     # pymatgen's and ASE's are iterables, of their sites.
     if is_structure(structures):
         return [structures]
@@ -56,20 +81,6 @@ def _as_iterable(structures: Structures) -> Iterable[object]:
         f"{type(structures).__name__} is not a structure: give a pymatgen Structure, ASE Atoms, a "
         "path, or an iterable of these"
     )
-
-
-def _open(item: object, index: int, id_prop: bool, units: RecordPartition) -> Iterator[Raw]:
-    if isinstance(item, (str, os.PathLike)):
-        source = os.fspath(item)
-        return _to_the_end(source, read(source, id_prop=id_prop, units=units), units)
-    return _in_memory(item, f"structures#{index}", units)
-
-
-def _in_memory(item: object, place: str, units: RecordPartition) -> Iterator[Raw]:
-    from phase2hpc.data.readers.in_memory import read_object
-
-    if units.take():
-        yield read_object(item, place)
 
 
 def _to_the_end(source: str, raws: Iterator[Raw], units: RecordPartition) -> Iterator[Raw]:
