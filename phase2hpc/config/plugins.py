@@ -19,6 +19,7 @@ from importlib import metadata
 
 from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES, Algorithm
 from phase2hpc.errors import InputError
+from phase2hpc.utils.error_text import first_line
 from phase2hpc.utils.text import one_line
 
 GROUP = "phase2hpc.algorithms"
@@ -62,8 +63,7 @@ def load_plugin(name: str, check: Check) -> Algorithm | None:
         problem = _problem(name, algorithm) or check(algorithm)
     # Importing a package runs any code of it.
     except (Exception, SystemExit) as error:
-        first_line = next(iter(str(error).splitlines()), "")
-        detail = one_line(f"{type(error).__name__}: {first_line}"[:200])
+        detail = f"{type(error).__name__}: {first_line(error)}"[:200]
         raise PluginError(
             f"{label}: cannot be loaded from {points[0].value} ({detail}); update or uninstall it"
         ) from error

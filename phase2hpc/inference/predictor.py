@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 
 from phase2hpc.config.properties import unit
+from phase2hpc.data.composition import reduced_formula
 from phase2hpc.data.convert import Raw, Rejection, graphs_of
 from phase2hpc.data.crystal import Crystal, UnreadableRecord
-from phase2hpc.data.elements import SYMBOLS, atomic_number
+from phase2hpc.data.elements import atomic_number
 from phase2hpc.data.graph import Graph
 from phase2hpc.data.graph_arrays import GraphArrays, pack
 from phase2hpc.data.loader import collate
@@ -25,9 +26,11 @@ from phase2hpc.inference.batched import predict as predict_batches
 from phase2hpc.inference.inputs import read_structures
 from phase2hpc.inference.prediction_table import Prediction, as_frame
 from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.runs.model_selection import describe_model
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.devices import choose_device
 from phase2hpc.training.out_of_memory import OutOfMemory
+from phase2hpc.utils.error_text import first_line
 from phase2hpc.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -77,6 +80,9 @@ class Predictor:
         self.units = {name: unit(name) for name in self.properties}
         self.graph_settings = first.graph_settings
         self.elements = frozenset.intersection(*(frozenset(m.elements) for m in self.models))
+
+    def __repr__(self) -> str:
+        return f"Predictor({describe_model(self.runs)})"
 
     def predict(self, structures: Structures) -> pd.DataFrame:
         """Predict the properties of structures.
@@ -169,7 +175,7 @@ class Predictor:
                 row = Prediction(raw.id, raw.input, _formula_of(raw), status, result.reason)
             else:
                 numbers = result[0].numbers.tolist()
-                row = Prediction(raw.id, raw.input, formula(numbers), "ok")
+                row = Prediction(raw.id, raw.input, reduced_formula(numbers), "ok")
                 row.in_domain = None if self.elements.issuperset(numbers) else False
                 accepted.append((row, result))
             rows.append(row)
@@ -198,7 +204,7 @@ class Predictor:
             return list(function(pack(pairs, float64=float64)))
         except (RuntimeError, OutOfMemory) as error:
             if len(pairs) == 1:
-                return [f"the model failed on it: {_first_line(error)}"]
+                return [f"the model failed on it: {first_line(error)}"]
             return [self._compute(function, [pair])[0] for pair in pairs]
 
     def _members(self, arrays: GraphArrays) -> Array:
@@ -233,27 +239,13 @@ def _chunks(raws: Iterable[Raw]) -> Iterator[list[Raw]]:
         yield chunk
 
 
-def formula(numbers: Sequence[int]) -> str:
-    """Reduced formula as chemists write it, from atomic numbers."""
-    from pymatgen.core import Composition
-
-    symbols, counts = np.unique([SYMBOLS[z] for z in numbers], return_counts=True)
-    return str(
-        Composition(dict(zip(symbols.tolist(), counts.tolist(), strict=True))).reduced_formula
-    )
-
-
 def _formula_of(raw: Raw) -> str:
     """Formula of a rejected structure, empty where its species are not all elements."""
     if isinstance(raw, UnreadableRecord):
         return ""
     numbers = [atomic_number(str(species)) for species in raw.species]
     known = [z for z in numbers if z is not None]
-    return formula(known) if known and len(known) == len(numbers) else ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return reduced_formula(known) if known and len(known) == len(numbers) else ""
 
 
 def load_predictor(

@@ -11,6 +11,7 @@ from phase2hpc.config.algorithms import Algorithm, ModelSettings
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.loader import CrystalData
 from phase2hpc.errors import InputError
+from phase2hpc.utils.error_text import first_line
 
 
 class Encoder(Protocol):
@@ -56,8 +57,8 @@ def make_encoder(algorithm: Algorithm, settings: ModelSettings, graph: GraphSett
     except Exception as error:
         if algorithm.provider == "phase2hpc":
             raise
-        detail = next(iter(str(error).splitlines()), "")
-        raise InputError(f"{where} cannot be made ({type(error).__name__}: {detail})") from error
+        detail = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{where} cannot be made ({detail})") from error
     if not isinstance(encoder, nn.Module):
         raise InputError(f"{where} is not a torch.nn.Module")
     features = getattr(encoder, "out_features", None)
