@@ -78,7 +78,7 @@ def predict(
     model = load_model(runs, device=device, threads=threads)
     rows = model.predict_all(inputs, id_prop=folder is None)
     if output is None:
-        print(prediction_table.table(rows, model.properties))
+        print(prediction_table.table(rows, model.properties, model.units))
     else:
         prediction_table.write_predictions(output, rows, model.properties)
     counts: Counter[str] = Counter()

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from phase2hpc.config.properties import unit
 from phase2hpc.utils import tables
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.os_errors import refused
@@ -117,14 +116,20 @@ def _cell(value: Any) -> str:
     return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
-def table(rows: Sequence[Prediction], properties: Sequence[str]) -> str:
+def table(rows: Sequence[Prediction], properties: Sequence[str], units: Mapping[str, str]) -> str:
     """Rows as text: one line per property for one structure, else one line per structure."""
     if len(rows) == 1 and rows[0].status == "ok":
         row = rows[0]
-        lines = [[name, _with_sigma(row, name), unit(name) or tables.ABSENT] for name in properties]
+        lines = [
+            [name, _with_sigma(row, name), units.get(name) or tables.ABSENT] for name in properties
+        ]
         text = tables.aligned((f"{row.id} ({row.formula})", "prediction", "unit"), lines)
     else:
-        header = ["id", "formula", *(f"{p} ({unit(p)})" if unit(p) else p for p in properties)]
+        header = [
+            "id",
+            "formula",
+            *(f"{p} ({units[p]})" if units.get(p) else p for p in properties),
+        ]
         body = [
             [row.id, row.formula, *(_with_sigma(row, name) for name in properties)] for row in rows
         ]
