@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from phase2hpc.errors import InputError
 
@@ -35,6 +36,21 @@ ShardProfile = Annotated[
     ),
 ]
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
+
+
+class RunCommand(TyperCommand):
+    """A command with ``--algorithm`` and ``--level``, whose help lists what is installed."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES
+        from phase2hpc.config.plugins import plugin_entry_points
+
+        names = {"algorithm": {**ALGORITHMS, **plugin_entry_points()}, "level": LEVEL_NAMES}
+        for parameter in self.params:
+            if parameter.name in names:
+                *most, last = names[parameter.name]
+                parameter.help = f"{', '.join(most)} or {last}."  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
 
 
 def expand(command: Callable[..., None]) -> Callable[..., None]:
@@ -83,8 +99,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 class RunOptions:
     """Options of ``train`` and ``submit`` that select the run."""
 
-    algorithm: Annotated[str, typer.Option(help="e3nn or cgcnn.")] = "e3nn"
-    level: Annotated[str, typer.Option(help="smoke, lite, std, pro or max.")] = "std"
+    algorithm: Annotated[str, typer.Option(help="Algorithm.")] = "e3nn"
+    level: Annotated[str, typer.Option(help="Level.")] = "std"
     all_properties: Annotated[bool, typer.Option("--all-properties", help="All nine.")] = False
     properties: Annotated[
         str | None,
@@ -152,26 +168,10 @@ class SettingOptions:
 
 
 def train_request(run: RunOptions, settings: SettingOptions) -> TrainRequest:
-    """The request, checked as far as possible without a store. Raises InputError."""
-    from phase2hpc.config.run_config import algorithm_named, level_named
-    from phase2hpc.runs.registry import find_run
-    from phase2hpc.training.request import TrainRequest
+    """What was asked for, checked as far as it can be before a store is read.
 
-    level_named(algorithm_named(run.algorithm), run.level)
-    if run.all_properties and run.properties:
-        raise InputError("--all-properties and --properties: give only one of them")
-    if run.resume and run.init_from:
-        raise InputError("--resume uses the weights of the run itself: leave out --init-from")
-    return TrainRequest(
-        algorithm=run.algorithm,
-        level=run.level,
-        store=run.store,
-        models_dir=run.models_dir,
-        properties="all9" if run.all_properties else run.properties,
-        resume=run.resume,
-        run_id=run.run_id,
-        seed=run.seed,
-        accept_changes=run.accept_changes,
-        overrides=settings.overrides(),
-        init_from=find_run(run.models_dir, run.init_from) if run.init_from else None,
-    )
+    Raises InputError.
+    """
+    from phase2hpc import api
+
+    return api.train_request(**vars(run), settings=settings.overrides())

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from phase2hpc.config.algorithms import EquivariantSettings
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
+from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.geometry import mean_over_atoms
 from phase2hpc.models.tensor_product import Bucket, Convolution, Features, Geometry
 
@@ -101,47 +103,29 @@ def root_mean_square(x: Tensor) -> Tensor:
 
 
 class EquivariantEncoder(nn.Module):
-    """batch -> one vector a crystal, (B, out_features): the e3nn track.
+    """Batch -> crystal vectors (B, out_features) of the equivariant (e3nn) track.
 
     It is invariant under rotation, inversion, choice of cell and origin and the order of atoms.
-    channels: number by degree l; all are of natural parity (-1)^l. The last layer makes scalars
-    only. cutoff, max_neighbors, shell_width: the graph's (``GraphSettings``).
+    Features of degree l have natural parity (-1)^l. The last layer makes scalars only.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: Sequence[int],
-        layers: int,
-        basis_size: int,
-        embedding_size: int,
-        hidden: int,
-        out_features: int,
-        dropout: float,
-        cutoff: float,
-        max_neighbors: int | None,
-        shell_width: float,
-    ) -> None:
+    def __init__(self, settings: EquivariantSettings, graph: GraphSettings) -> None:
         super().__init__()
+        channels, layers = settings.channels, settings.layers
+        embedding_size, out_features = settings.embedding_size, settings.out_features
         self.out_features = out_features
         lmax = len(channels) - 1
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, embedding_size)
-        self.geometry = Geometry(
-            lmax,
-            basis_size,
-            cutoff=cutoff,
-            max_neighbors=max_neighbors,
-            shell_width=shell_width,
-        )
+        self.geometry = Geometry(lmax, settings.basis_size, graph)
         widths = [[embedding_size], *[list(channels)] * (layers - 1), [channels[0]]]
         layer_list = [
             Interaction(
                 before,
                 after,
                 lmax=lmax,
-                basis_size=basis_size,
+                basis_size=settings.basis_size,
                 embedding_size=embedding_size,
-                hidden=hidden,
+                hidden=settings.hidden,
             )
             for before, after in itertools.pairwise(widths)
         ]
@@ -150,7 +134,7 @@ class EquivariantEncoder(nn.Module):
         self.readout = nn.Sequential(
             nn.Linear(embedding_size + layers * channels[0], out_features),
             nn.SiLU(),
-            nn.Dropout(dropout),
+            nn.Dropout(settings.dropout),
             nn.Linear(out_features, out_features),
             nn.SiLU(),
         )

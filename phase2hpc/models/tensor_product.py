@@ -26,6 +26,7 @@ from e3nn import o3
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.geometry import BesselBasis, edge_geometry
 
 # Features of degree l, by l: (N, 2l+1, channels). Components come before channels, so that every
@@ -66,19 +67,10 @@ def bucket_bounds(sorted_degrees: list[int], smallest: int = 16) -> list[int]:
 class Geometry(nn.Module):
     """Batch -> degree-sorted atoms and their constant operators."""
 
-    def __init__(
-        self,
-        lmax: int,
-        basis_size: int,
-        *,
-        cutoff: float,
-        max_neighbors: int | None,
-        shell_width: float,
-    ) -> None:
+    def __init__(self, lmax: int, basis_size: int, graph: GraphSettings) -> None:
         super().__init__()
-        self.lmax, self.basis_size = lmax, basis_size
-        self.cutoff, self.max_neighbors, self.shell_width = cutoff, max_neighbors, shell_width
-        self.basis = BesselBasis(basis_size, cutoff)
+        self.lmax, self.basis_size, self.graph = lmax, basis_size, graph
+        self.basis = BesselBasis(basis_size, graph.cutoff)
         self.pairs = [(a, b) for a in range(lmax + 1) for b in range(lmax + 1)]
         for l_in, l_out in self.pairs:
             self.register_buffer(
@@ -101,12 +93,7 @@ class Geometry(nn.Module):
         sender, receiver = batch.edge_index
         n = batch.num_nodes
         degree = torch.bincount(receiver, minlength=n)
-        vector, length, weight = edge_geometry(
-            batch,
-            cutoff=self.cutoff,
-            max_neighbors=self.max_neighbors,
-            shell_width=self.shell_width,
-        )
+        vector, length, weight = edge_geometry(batch, self.graph)
         radial = self.basis(length) * weight.unsqueeze(1)
         harmonics = o3.spherical_harmonics(
             list(range(self.lmax + 1)), vector, normalize=True, normalization="component"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from phase2hpc.config.run_config import RunConfig
+from phase2hpc.config.run_config import RunConfig, algorithm_named
 from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import trust
@@ -198,7 +198,7 @@ def _train_and_evaluate(
             if world.is_main:
                 _write_start(trainer, run)
             loop.fit()
-            evaluate(trainer, run, loop.predict, loop.check_lease)
+            evaluate(trainer, run, loop.predict_or_stop, loop.check_lease)
             world.run_on_main(lambda: _write_end(run, lease, "finished", "", **loop.progress()))
     except OSError as error:
         _write_failure(run, lease, world, error, **loop.progress())
@@ -216,11 +216,14 @@ def _write_start(trainer: Trainer, run: RunDirectory) -> None:
     """Record in the run directory that this process trains the run, and its settings."""
     run.write_config(trainer.config)
     run.take_over(current_job_id())
+    algorithm = algorithm_named(trainer.config.algorithm)
     run.update_manifest(
+        versions=run.read_manifest().versions | algorithm.provider_version(),
         epochs=trainer.settings.epochs,
         properties=list(trainer.properties),
         store=str(trainer.store.path.resolve()),
         store_hash=trainer.store.content_hash,
+        training_crystals=len(trainer.train),
         device=str(trainer.device),
         processes=trainer.world.size,
     )

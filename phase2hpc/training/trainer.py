@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from phase2hpc.checkpointing.rng_state import seed_everything
-from phase2hpc.config.algorithms import ALGORITHMS
-from phase2hpc.config.run_config import RunConfig
+from phase2hpc.config.run_config import RunConfig, algorithm_named
 from phase2hpc.data.loader import CrystalData, make_loader
 from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import compositions, predict
+from phase2hpc.inference.batched import compositions, predict_graphs
 from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
 from phase2hpc.inference.trained_model import TrainedModel
@@ -83,7 +82,7 @@ class Trainer:
         )
         seed_everything(config.seed)
         self.model = build_model(
-            ALGORITHMS[config.algorithm], config.model, store.graph_settings, self.properties
+            algorithm_named(config.algorithm), config.model, store.graph_settings, self.properties
         ).to(self.device, self.dtype)
         if self.world.size > 1 and self.settings.max_edges and _has_batch_statistics(self.model):
             raise InputError(
@@ -214,7 +213,7 @@ class Trainer:
             self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
         )
 
-    def predict(
+    def predict_on_all_ranks(
         self,
         model: MultiTaskModel,
         indices: npt.NDArray[np.int64],
@@ -230,7 +229,7 @@ class Trainer:
         interrupted = torch.zeros(1)
         try:
             out[rows] = torch.from_numpy(
-                predict(
+                predict_graphs(
                     model,
                     self.scaler,
                     self.store,
