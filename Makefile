@@ -91,7 +91,7 @@ container-test: $(INSTALLED)  ## install podman, Apptainer, Slurm (root, apt), t
 
 .PHONY: docs
 docs: $(DOCS)/.installed  ## build the documentation strictly, in build/site
-	@$(DOCS)/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 	echo "documentation: build/site/index.html"
 
 .PHONY: docs-serve

@@ -23,6 +23,7 @@ URLS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["pro
 INCLUDED = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "README.md": "index.md",
     "benchmarks/RESULTS.md": "benchmarks.md",
     "data/README.md": "data.md",
     "jobs/README.md": "site-profiles.md",
