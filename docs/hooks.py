@@ -2,7 +2,8 @@
 
 A page of ``INCLUDED`` stays where readers of the repository look for it. Its relative links, and
 those of pages in docs/ to files of the repository, lead to the page of the site that shows the
-file, else to the file in the repository.
+file, else to the file in the repository. Options in inline code are marked, so that lines break
+between them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ INCLUDED = {
 }
 _SOURCES = {page: source for source, page in INCLUDED.items()}
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)#\s]+)")
+_INLINE_CODE = re.compile(r"<code>([^<]+)</code>")
+_OPTION = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
 _LOADED = re.compile(
     r"<(?:script|img|iframe|source)[^>]+src=[\"']?(?:https?:)?//[^\"'> ]+"
     r"|<link[^>]+rel=[\"']?(?:stylesheet|icon|preconnect|preload)[^>]+href=[\"']?(?:https?:)?//[^>]+"
@@ -62,6 +65,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return f"{URLS['Source']}/{kind}/main/{target}"
 
     return _LINK.sub(on_the_site, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    def marked(code: re.Match[str]) -> str:
+        return _OPTION.sub(r'<span class="option">\g<0></span>', code[0])
+
+    return _INLINE_CODE.sub(marked, html)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:

@@ -8,6 +8,8 @@ import re
 import pytest
 from paths import ROOT
 
+import phase2hpc
+
 TROUBLE = ROOT / "docs" / "when-things-go-wrong.md"
 # What the operating system, not this program, says.
 NOT_OURS = {"no space left on device"}
@@ -51,3 +53,9 @@ def test_paths_in_code_are_there() -> None:
     assert len(named) > 20
     missing = [n for n in named if not any((r / n).exists() for r in (ROOT, ROOT / "phase2hpc"))]
     assert missing == []
+
+
+def test_the_python_api_is_documented() -> None:
+    page = (ROOT / "docs" / "python-api.md").read_text()
+    documented = set(re.findall(r"^::: phase2hpc\.(\w+)$", page, re.MULTILINE))
+    assert documented == set(phase2hpc.__all__) - {"__version__"}
