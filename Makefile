@@ -46,10 +46,12 @@ smoke: $(INSTALLED)  ## sample data -> store -> trained e3nn model -> prediction
 	@set -x
 	$(BIN)/phase2hpc prepare
 	$(BIN)/phase2hpc train --algorithm e3nn --level smoke
-	$(BIN)/phase2hpc predict --cif $(EXAMPLE)
-	$(BIN)/phase2hpc predict --dir data/examples --output preds.csv
 	{ set +x; } 2>/dev/null
 	run=$$(ls -dt models/multitask_smoke_e3nn/run_*/ | head -n 1)
+	set -x
+	$(BIN)/phase2hpc predict --cif $(EXAMPLE) --run $$run
+	$(BIN)/phase2hpc predict --dir data/examples --run $$run --output preds.csv
+	{ set +x; } 2>/dev/null
 	echo
 	echo "smoke run:   $$run"
 	echo "its errors:  $${run}metrics.csv  (phase2hpc runs show)"
@@ -136,7 +138,7 @@ wheel-test: $(INSTALLED)  ## build the wheel, install it elsewhere, train and pr
 	phase2hpc train --algorithm e3nn --level lite
 	examples=$$(python -c 'from phase2hpc.utils.package_files import shared_path; print(shared_path("data/examples"))')
 	case "$$examples" in "$$away"/*) ;; *) echo "not in the wheel: $$examples" >&2; exit 1;; esac
-	phase2hpc predict --dir "$$examples" --output preds.csv
+	phase2hpc predict --dir "$$examples" --run models/multitask_lite_e3nn/run_* --output preds.csv
 	cut -d, -f1,3-6 preds.csv
 	test "$$(grep -c ',ok,' preds.csv)" -eq "$$(ls "$$examples" | wc -l)"
 	echo "wheel-test passed: $$(basename "$$wheel")"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
+from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.geometry import (
     BesselBasis,
     GaussianBasis,
@@ -67,7 +68,7 @@ class FullyConnectedModel(nn.Module):
         self.scalars = channels[0]
 
     def forward(self, batch: Data) -> Tensor:
-        vector, length, weight = edge_geometry(batch, **self.graph)
+        vector, length, weight = edge_geometry(batch, GraphSettings(**self.graph))
         harmonics = o3.spherical_harmonics(list(range(self.lmax + 1)), vector, normalize=True)
         radial = self.basis(length) * weight.unsqueeze(1)
         x = self.embedding(batch.z)
@@ -109,7 +110,7 @@ class ConcatenatedModel(nn.Module):
 
     def forward(self, batch: Data) -> Tensor:
         with torch.no_grad():
-            _, length, _ = edge_geometry(batch, **self.graph)
+            _, length, _ = edge_geometry(batch, GraphSettings(**self.graph))
             edges = self.basis(length)
         atoms = self.embedding(batch.z)
         for convolution in self.convolutions:

@@ -1,5 +1,6 @@
-"""The command line: its commands put together, and what becomes of their errors. Heavy imports
-wait until a command needs them, so that ``--help`` is quick on a login node."""
+"""Command-line application: commands, and errors as one line with an exit code.
+
+Heavy modules are imported inside commands, so that ``--help`` is quick on a login node."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ for command in (prepare, train, submit, status, logs, cancel, predict, export, l
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")
 
-# What a shell says of a command that SIGINT ended.
+# Exit code of a command that SIGINT ended, as in a shell.
 INTERRUPTED = 130
 
 
@@ -60,7 +61,7 @@ def main() -> None:
     logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
     try:
         code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # what typer makes of it
+        if code == INTERRUPTED:  # typer returns it
             raise KeyboardInterrupt
         if sys.stdout is not None:  # closed by `>&-`
             sys.stdout.flush()
@@ -82,12 +83,12 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         _end(INTERRUPTED, "interrupted")
     except OSError as error:
-        # `| head` had enough; it is said in silence, as typer does where it notices first.
+        # The reader of a pipe (`| head`) has closed it: no message, as in typer.
         message = "" if isinstance(error, BrokenPipeError) else str(refused(error))
         _end(Phase2Error.exit_code, message)
     except Exception as error:
-        # A wrong option or value. Typer's versions take these classes from different packages,
-        # and show them as a box of several lines.
+        # A wrong option or value. The classes come from different packages in different versions of
+        # typer, which show them as a box of several lines.
         if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
             raise
         message = " ".join(error.format_message().split())
@@ -95,7 +96,7 @@ def main() -> None:
 
 
 def _end(code: int, message: str = "") -> NoReturn:
-    """Exit with this code, whatever has become of the standard streams."""
+    """Exit with this code, also if the standard streams are closed."""
     if message:
         with suppress(OSError):
             print(f"phase2hpc: {message}", file=sys.stderr)
@@ -104,7 +105,7 @@ def _end(code: int, message: str = "") -> NoReturn:
             if stream is not None:
                 stream.flush()
         except OSError:
-            # Python flushes at exit: what cannot be written would be its own error, and code 120.
+            # Python flushes at exit: unwritable output would be another error, with code 120.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 

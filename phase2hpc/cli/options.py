@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES
 from phase2hpc.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ ShardProfile = Annotated[
         "--profile", help="Site profile of the jobs of --shards; without one they run here."
     ),
 ]
+_ALGORITHMS_HELP = f"{', '.join(ALGORITHMS)} or an installed plug-in's (see `levels`)."
+_LEVELS_HELP = f"{', '.join(LEVEL_NAMES[:-1])} or {LEVEL_NAMES[-1]}."
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
 
 
@@ -83,8 +86,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 class RunOptions:
     """Which run: what ``train`` and ``submit`` ask for beside settings."""
 
-    algorithm: Annotated[str, typer.Option(help="e3nn or cgcnn.")] = "e3nn"
-    level: Annotated[str, typer.Option(help="smoke, lite, std, pro or max.")] = "std"
+    algorithm: Annotated[str, typer.Option(help=_ALGORITHMS_HELP)] = "e3nn"
+    level: Annotated[str, typer.Option(help=_LEVELS_HELP)] = "std"
     all_properties: Annotated[bool, typer.Option("--all-properties", help="All nine.")] = False
     properties: Annotated[
         str | None,
@@ -154,25 +157,6 @@ def train_request(run: RunOptions, settings: SettingOptions) -> TrainRequest:
 
     Raises InputError.
     """
-    from phase2hpc.config.run_config import algorithm_named, level_named
-    from phase2hpc.runs.registry import find_run
-    from phase2hpc.training.request import TrainRequest
+    from phase2hpc import api
 
-    level_named(algorithm_named(run.algorithm), run.level)
-    if run.all_properties and run.properties:
-        raise InputError("--all-properties and --properties: give one of them")
-    if run.resume and run.init_from:
-        raise InputError("--resume goes on with a run's own weights: leave --init-from out")
-    return TrainRequest(
-        algorithm=run.algorithm,
-        level=run.level,
-        store=run.store,
-        models_dir=run.models_dir,
-        properties="all9" if run.all_properties else run.properties,
-        resume=run.resume,
-        run_id=run.run_id,
-        seed=run.seed,
-        accept_changes=run.accept_changes,
-        overrides=settings.overrides(),
-        init_from=find_run(run.models_dir, run.init_from) if run.init_from else None,
-    )
+    return api.train_request(**vars(run), settings=settings.overrides())

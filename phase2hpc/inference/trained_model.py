@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from phase2hpc.checkpointing.manager import load_best, save_best
-from phase2hpc.config.algorithms import ALGORITHMS
-from phase2hpc.config.run_config import RunConfig, RuntimeSettings
+from phase2hpc.config.run_config import RunConfig, RuntimeSettings, algorithm_named
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.errors import InputError
 from phase2hpc.models.multitask import MultiTaskModel, build_model
@@ -68,7 +67,7 @@ class TrainedModel:
             graph_settings = GraphSettings(**state["graph_settings"])
             scaler = TargetScaler.from_state_dict(state["scaler"])
             model = build_model(
-                ALGORITHMS[config.algorithm], config.model, graph_settings, scaler.properties
+                algorithm_named(config.algorithm), config.model, graph_settings, scaler.properties
             )
             best = cls(
                 config,

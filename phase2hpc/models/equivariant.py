@@ -27,7 +27,9 @@ from e3nn import o3
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from phase2hpc.config.algorithms import EquivariantSettings
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
+from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.geometry import BesselBasis, edge_geometry, mean_over_atoms
 
 # Features of degree l, by l: (N, 2l+1, channels). Components come before channels, so that every
@@ -68,19 +70,10 @@ def bucket_bounds(sorted_degrees: list[int], smallest: int = 16) -> list[int]:
 class Geometry(nn.Module):
     """Batch -> degree-sorted atoms and their constant operators."""
 
-    def __init__(
-        self,
-        lmax: int,
-        basis_size: int,
-        *,
-        cutoff: float,
-        max_neighbors: int | None,
-        shell_width: float,
-    ) -> None:
+    def __init__(self, lmax: int, basis_size: int, graph: GraphSettings) -> None:
         super().__init__()
-        self.lmax, self.basis_size = lmax, basis_size
-        self.cutoff, self.max_neighbors, self.shell_width = cutoff, max_neighbors, shell_width
-        self.basis = BesselBasis(basis_size, cutoff)
+        self.lmax, self.basis_size, self.graph = lmax, basis_size, graph
+        self.basis = BesselBasis(basis_size, graph.cutoff)
         self.pairs = [(a, b) for a in range(lmax + 1) for b in range(lmax + 1)]
         for l_in, l_out in self.pairs:
             self.register_buffer(
@@ -103,12 +96,7 @@ class Geometry(nn.Module):
         sender, receiver = batch.edge_index
         n = batch.num_nodes
         degree = torch.bincount(receiver, minlength=n)
-        vector, length, weight = edge_geometry(
-            batch,
-            cutoff=self.cutoff,
-            max_neighbors=self.max_neighbors,
-            shell_width=self.shell_width,
-        )
+        vector, length, weight = edge_geometry(batch, self.graph)
         radial = self.basis(length) * weight.unsqueeze(1)
         harmonics = o3.spherical_harmonics(
             list(range(self.lmax + 1)), vector, normalize=True, normalization="component"
@@ -288,47 +276,29 @@ def root_mean_square(x: Tensor) -> Tensor:
 
 
 class EquivariantEncoder(nn.Module):
-    """batch -> one vector a crystal, (B, out_features): the e3nn track.
+    """Batch -> crystal vectors (B, out_features) of the equivariant (e3nn) track.
 
     It is invariant under rotation, inversion, choice of cell and origin and the order of atoms.
-    channels: number by degree l; all are of natural parity (-1)^l. The last layer makes scalars
-    only. cutoff, max_neighbors, shell_width: the graph's (``GraphSettings``).
+    Features of degree l have natural parity (-1)^l. The last layer makes scalars only.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: Sequence[int],
-        layers: int,
-        basis_size: int,
-        embedding_size: int,
-        hidden: int,
-        out_features: int,
-        dropout: float,
-        cutoff: float,
-        max_neighbors: int | None,
-        shell_width: float,
-    ) -> None:
+    def __init__(self, settings: EquivariantSettings, graph: GraphSettings) -> None:
         super().__init__()
+        channels, layers = settings.channels, settings.layers
+        embedding_size, out_features = settings.embedding_size, settings.out_features
         self.out_features = out_features
         lmax = len(channels) - 1
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, embedding_size)
-        self.geometry = Geometry(
-            lmax,
-            basis_size,
-            cutoff=cutoff,
-            max_neighbors=max_neighbors,
-            shell_width=shell_width,
-        )
+        self.geometry = Geometry(lmax, settings.basis_size, graph)
         widths = [[embedding_size], *[list(channels)] * (layers - 1), [channels[0]]]
         layer_list = [
             Interaction(
                 before,
                 after,
                 lmax=lmax,
-                basis_size=basis_size,
+                basis_size=settings.basis_size,
                 embedding_size=embedding_size,
-                hidden=hidden,
+                hidden=settings.hidden,
             )
             for before, after in itertools.pairwise(widths)
         ]
@@ -337,7 +307,7 @@ class EquivariantEncoder(nn.Module):
         self.readout = nn.Sequential(
             nn.Linear(embedding_size + layers * channels[0], out_features),
             nn.SiLU(),
-            nn.Dropout(dropout),
+            nn.Dropout(settings.dropout),
             nn.Linear(out_features, out_features),
             nn.SiLU(),
         )

@@ -218,6 +218,7 @@ def _take_over(trainer: Trainer, run: RunDirectory) -> None:
         properties=list(trainer.properties),
         store=str(trainer.store.path.resolve()),
         store_hash=trainer.store.content_hash,
+        training_crystals=len(trainer.train),
         device=str(trainer.device),
         processes=trainer.world.size,
     )

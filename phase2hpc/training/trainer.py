@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from phase2hpc.checkpointing.manager import rng_state, set_rng_state
-from phase2hpc.config.algorithms import ALGORITHMS
-from phase2hpc.config.run_config import RunConfig
+from phase2hpc.config.run_config import RunConfig, algorithm_named
 from phase2hpc.data.loader import CrystalData, make_loader
 from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store
@@ -98,7 +97,7 @@ class Trainer:
         )
         seed_everything(config.seed)
         self.model = build_model(
-            ALGORITHMS[config.algorithm], config.model, store.graph_settings, self.properties
+            algorithm_named(config.algorithm), config.model, store.graph_settings, self.properties
         ).to(self.device, self.dtype)
         if self.world.size > 1 and self.settings.max_edges and _has_batch_statistics(self.model):
             raise InputError(

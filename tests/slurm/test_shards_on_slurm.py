@@ -14,7 +14,8 @@ from virtual_cluster import VirtualCluster
 
 from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store.layout import read_info
-from phase2hpc.inference.predictor import load_predictor, predict_all, write_predictions
+from phase2hpc.inference.prediction_table import write_predictions
+from phase2hpc.inference.predictor import load_predictor
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_predict(slurm: VirtualCluster, site: Path, trained: dict[str, Any]) -> 
     _, last = jobs(said)
     slurm.wait_for(last, "COMPLETED", timeout=200)
     predictor = load_predictor([run], "cpu", 1)
-    rows = predict_all(predictor, ["in.jsonl"], plain_folder=False)
+    rows = predictor.predict_all(["in.jsonl"], id_prop=True)
     write_predictions(Path("alone.csv"), rows, predictor.properties)
     assert Path("p.csv").read_bytes() == Path("alone.csv").read_bytes()
     assert "150 structures: 150 ok" in Path(f"p.csv.jobs/{last}_0_log.out").read_text()

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from phase2hpc import __version__
+from phase2hpc.cluster.doctor.algorithms import algorithm_checks
 from phase2hpc.cluster.doctor.check import Check, fail, ok, warn
 from phase2hpc.cluster.doctor.filesystem import folder_checks
 from phase2hpc.cluster.doctor.node import node_checks
@@ -47,7 +48,7 @@ def doctor(profile: Profile | None, folder: Path, on_node: bool = False) -> list
     """
     if on_node and (profile is None or profile.executor == "local"):
         raise InputError("--on-node: name a profile for Slurm by --profile")
-    checks = [_python(), *package_checks(), *torch_checks()]
+    checks = [_python(), *package_checks(), *torch_checks(), *algorithm_checks()]
     checks += container_checks(profile)
     checks += folder_checks(folder)
     if profile is None or profile.executor == "slurm":

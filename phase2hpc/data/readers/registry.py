@@ -11,7 +11,7 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from phase2hpc.data.readers.structure_files import (
     read_folder,
     read_id_prop,
     read_structure_file,
+    read_structure_files,
     structure_files,
 )
 from phase2hpc.data.record_partition import RecordPartition
@@ -71,6 +72,27 @@ def read(
         return _watched(_read_jarvis_tools(str(source), units), str(source), units)
     path = _existing(source)
     return _watched(_reader(path, id_prop)(path, units), str(source), units)
+
+
+def check_source(source: str | Path, *, id_prop: bool = True) -> None:
+    """Raises InputError as ``read`` does at once."""
+    if not str(source).startswith(JARVIS_PREFIX):
+        _reader(_existing(source), id_prop)
+
+
+def is_structure_file(source: str | Path) -> bool:
+    """Whether ``source`` has the name of a CIF or POSCAR file and is not a folder."""
+    path = Path(source)
+    return (is_cif(path) or is_poscar(path)) and not path.is_dir()
+
+
+def read_files(paths: Iterable[Path], units: RecordPartition) -> Items:
+    """As ``read`` of each of these structure files, in order, in one process for all: to start
+    one takes longer than to read a file."""
+    for items in read_structure_files(map(_existing, paths)):
+        for item in items:
+            if units.take():
+                yield _storable(item)
 
 
 def describe(source: str | Path) -> str:
