@@ -378,7 +378,7 @@ def test_wrong_requests(tiny: Tiny, tmp_path: Path) -> None:
         phase2hpc.open_store(tmp_path / "gone.h5")
 
 
-def test_the_readme_in_python(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_in_python(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(EXAMPLES, "data/examples")
     shutil.copy(tiny.store, "my.h5")
