@@ -71,7 +71,10 @@ else:
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        from phase2hpc.utils.dependencies import naming_the_extra
+
+        with naming_the_extra(f"{__name__}.{name}"):
+            value = globals()[name] = getattr(import_module(_MODULES[name]), name)
         return value
 
     def __dir__() -> list[str]:

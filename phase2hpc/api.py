@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.utils.dependencies import naming_the_extra
 
 if TYPE_CHECKING:
     from phase2hpc.data.prepare import PrepareSummary
@@ -24,6 +25,7 @@ PathLike = str | os.PathLike[str]
 Run = PathLike | RunDirectory
 
 
+@naming_the_extra("phase2hpc.load_model")
 def load_model(
     run: Run | Sequence[Run] | None = None,
     *,
@@ -64,6 +66,7 @@ def _names(run: Run | Sequence[Run] | None) -> list[str] | None:
     return [str(one.path) if isinstance(one, RunDirectory) else os.fspath(one) for one in several]
 
 
+@naming_the_extra("phase2hpc.open_store")
 def open_store(path: PathLike | None = None) -> Store:
     """Open a graph store for reading; its content is verified unless it was before.
 
@@ -82,6 +85,7 @@ def open_store(path: PathLike | None = None) -> Store:
     return Store.open(target)
 
 
+@naming_the_extra("phase2hpc.prepare")
 def prepare(
     sources: PathLike | Sequence[PathLike] | None = None,
     store: PathLike | None = None,
@@ -163,6 +167,7 @@ def store_of(sources: Sequence[PathLike], store: PathLike | None = None) -> Path
     return Path("data") / f"{name.split('.')[0] or name}.h5"
 
 
+@naming_the_extra("phase2hpc.train")
 def train(
     store: PathLike | None = None,
     *,

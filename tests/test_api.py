@@ -89,6 +89,26 @@ def test_import_is_light() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.parametrize(
+    ("statement", "module", "extra"),
+    [
+        ("phase2hpc.load_model('e3nn-std')", "torch", "train"),
+        ("phase2hpc.train('x.h5')", "torch", "train"),
+        ("phase2hpc.StoreDataset", "torch", "train"),
+        ("phase2hpc.open_store('x.h5')", "h5py", "data"),
+        ("phase2hpc.prepare('x.cif')", "numpy", "data"),
+    ],
+)
+def test_without_an_extra(statement: str, module: str, extra: str) -> None:
+    program = f"import sys; sys.modules[{module!r}] = None; import phase2hpc; {statement}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    name = statement.partition("(")[0]
+    assert done.stderr.splitlines()[-1] == (
+        f"ModuleNotFoundError: {name} needs {module}, which is not installed here: "
+        f"pip install 'phase2hpc[{extra}]'"
+    )
+
+
 def test_python_dash_m() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "phase2hpc", "--version"], capture_output=True, text=True

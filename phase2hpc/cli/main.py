@@ -15,13 +15,13 @@ import typer
 from phase2hpc.cli.doctor import doctor
 from phase2hpc.cli.jobs import cancel, logs, status
 from phase2hpc.cli.levels import levels
+from phase2hpc.cli.options import RunCommand
 from phase2hpc.cli.predict import export, predict
 from phase2hpc.cli.runs import runs_app
 from phase2hpc.cli.store import prepare, store_app
 from phase2hpc.cli.submit import submit
 from phase2hpc.cli.train import train
 from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.utils.os_errors import refused
 
 app = typer.Typer(
     name="phase2hpc",
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (prepare, train, submit, status, logs, cancel, predict, export, levels, doctor):
-    app.command()(command)
+    app.command(cls=RunCommand if command in (train, submit) else None)(command)
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")
 
@@ -83,6 +83,8 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         _end(INTERRUPTED, "interrupted")
     except OSError as error:
+        from phase2hpc.utils.os_errors import refused
+
         # The reader of a pipe (`| head`) has closed it: no message, as in typer.
         message = "" if isinstance(error, BrokenPipeError) else str(refused(error))
         _end(Phase2Error.exit_code, message)

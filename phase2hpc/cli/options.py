@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
-from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES
 from phase2hpc.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,9 +35,22 @@ ShardProfile = Annotated[
         "--profile", help="Site profile of the jobs of --shards; without one they run here."
     ),
 ]
-_ALGORITHMS_HELP = f"{', '.join(ALGORITHMS)} or an installed plug-in's (see `levels`)."
-_LEVELS_HELP = f"{', '.join(LEVEL_NAMES[:-1])} or {LEVEL_NAMES[-1]}."
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
+
+
+class RunCommand(TyperCommand):
+    """A command with ``--algorithm`` and ``--level``, whose help lists what is installed."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES
+        from phase2hpc.config.plugins import plugin_entry_points
+
+        names = {"algorithm": {**ALGORITHMS, **plugin_entry_points()}, "level": LEVEL_NAMES}
+        for parameter in self.params:
+            if parameter.name in names:
+                *most, last = names[parameter.name]
+                parameter.help = f"{', '.join(most)} or {last}."  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
 
 
 def expand(command: Callable[..., None]) -> Callable[..., None]:
@@ -86,8 +99,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 class RunOptions:
     """Which run: what ``train`` and ``submit`` ask for beside settings."""
 
-    algorithm: Annotated[str, typer.Option(help=_ALGORITHMS_HELP)] = "e3nn"
-    level: Annotated[str, typer.Option(help=_LEVELS_HELP)] = "std"
+    algorithm: Annotated[str, typer.Option(help="Algorithm.")] = "e3nn"
+    level: Annotated[str, typer.Option(help="Level.")] = "std"
     all_properties: Annotated[bool, typer.Option("--all-properties", help="All nine.")] = False
     properties: Annotated[
         str | None,

@@ -11,8 +11,6 @@ import typer
 
 from phase2hpc.cli.options import ModelsDir, RunArgument, ShardProfile, Shards
 from phase2hpc.errors import InputError
-from phase2hpc.utils.container_image import unseen
-from phase2hpc.utils.output_path import check_output, warn_if_lost
 
 
 def predict(
@@ -43,6 +41,9 @@ def predict(
     profile: ShardProfile = None,
 ) -> None:
     """Predict the properties of structures with a trained model."""
+    from phase2hpc.utils.container_image import unseen
+    from phase2hpc.utils.output_path import check_output
+
     if sum(map(bool, (cif, folder, sources))) != 1:
         raise InputError("give one of --cif FILE, --dir FOLDER, or SOURCE...")
     if cif is not None and not cif.is_file():
@@ -101,6 +102,7 @@ def export(
 
     found = find_run(models_dir, run)
     from phase2hpc.inference.export import export_run
+    from phase2hpc.utils.output_path import warn_if_lost
 
     warn_if_lost(folder)
     print(f"exported: {export_run(found, folder).path}")

@@ -9,7 +9,6 @@ import typer
 
 from phase2hpc.cli.options import ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
-from phase2hpc.utils.output_path import warn_if_lost
 
 store_app = typer.Typer(help="Look into, check and join graph stores.", no_args_is_help=True)
 
@@ -60,6 +59,8 @@ def prepare(
     if profile is not None:
         raise InputError("--profile: only with --shards; without, this is one process here")
     if store is not None:
+        from phase2hpc.utils.output_path import warn_if_lost
+
         warn_if_lost(store)
     from phase2hpc.utils.progress import Progress
 

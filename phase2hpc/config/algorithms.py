@@ -109,6 +109,11 @@ class Algorithm:
         """Name of the folder that holds all runs at a level."""
         return self.folder.format(level=level, name=self.name)
 
+    def provider_version(self) -> dict[str, str]:
+        """Version of a plug-in's distribution by its name; empty for a built-in algorithm."""
+        name, _, version = self.provider.partition(" ")
+        return {name: version} if version else {}
+
 
 # Speeds: one thread of an AMD EPYC with AVX-512, at the batch size of the first level with the
 # preset. Those of medium are from benchmarks/RESULTS.md, the others have their ratio to it in

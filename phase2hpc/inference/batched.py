@@ -1,4 +1,4 @@
-"""A trained model's predictions in physical units: one code for validation, test and predict."""
+"""Batched inference in physical units, shared by validation, test and prediction."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def batches_by_size(
 
 
 @torch.inference_mode()
-def predict(
+def predict_graphs(
     model: MultiTaskModel,
     scaler: TargetScaler,
     source: Store | GraphArrays,

@@ -21,8 +21,7 @@ from phase2hpc.data.graph_arrays import GraphArrays, pack
 from phase2hpc.data.loader import collate
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import batches_by_size
-from phase2hpc.inference.batched import predict as predict_batches
+from phase2hpc.inference.batched import batches_by_size, predict_graphs
 from phase2hpc.inference.inputs import read_structures
 from phase2hpc.inference.prediction_table import Prediction, as_frame
 from phase2hpc.inference.trained_model import TrainedModel
@@ -212,7 +211,7 @@ class Predictor:
         indices = np.arange(len(arrays))
         return np.stack(
             [
-                predict_batches(
+                predict_graphs(
                     m.model, m.scaler, arrays, indices, device=self.device, dtype=m.dtype
                 )
                 for m in self.models

@@ -33,8 +33,9 @@ def evaluate(
 ) -> None:
     """Write metrics and test predictions of the best weights, and print the tables.
 
-    Every rank computes its share, the main one writes. predict: as the trainer's. before_write:
-    called before each file. Both may raise, and nothing is lost: this can be done again.
+    Every rank computes its share, the main one writes. predict: as
+    ``Trainer.predict_on_all_ranks``. before_write: called before each file. Both may raise, and
+    nothing is lost: this can be done again.
     """
     # On another node the file may not have arrived yet.
     best = trainer.world.run_on_main(lambda: TrainedModel.load(run.best))

@@ -183,7 +183,7 @@ class TrainingLoop:
     def _end_epoch(self, scalars: TensorBoardLog | None) -> None:
         trainer = self.trainer
         self._beat(phase="validating")
-        prediction = self.predict(trainer.averaged.module, trainer.val)
+        prediction = self.predict_or_stop(trainer.averaged.module, trainer.val)
         metrics = metrics_by_property(
             trainer.properties,
             prediction,
@@ -220,13 +220,13 @@ class TrainingLoop:
         patience = self.settings.patience
         return patience is not None and self.trainer.epoch - self.trainer.best_epoch >= patience
 
-    def predict(
+    def predict_or_stop(
         self, model: MultiTaskModel, indices: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float64]:
         """As the trainer's; saves and stops where that is asked for between two batches, since an
         evaluation has no state of its own."""
         try:
-            return self.trainer.predict(model, indices, self._interrupt_if_asked)
+            return self.trainer.predict_on_all_ranks(model, indices, self._interrupt_if_asked)
         except Interrupted:
             self._save_and_stop()
 

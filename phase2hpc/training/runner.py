@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from phase2hpc.config.run_config import RunConfig
+from phase2hpc.config.run_config import RunConfig, algorithm_named
 from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import trust
@@ -195,7 +195,7 @@ def _carry_out(
             if world.is_main:
                 _take_over(trainer, run)
             loop.fit()
-            evaluate(trainer, run, loop.predict, loop.check_lease)
+            evaluate(trainer, run, loop.predict_or_stop, loop.check_lease)
             world.run_on_main(lambda: _record(run, lease, "finished", "", **loop.progress()))
     except OSError as error:
         _record_failure(run, lease, world, error, **loop.progress())
@@ -213,7 +213,9 @@ def _take_over(trainer: Trainer, run: RunDirectory) -> None:
     """Say in the run directory that this process trains the run now, and how."""
     run.write_config(trainer.config)
     run.take_over(current_job_id())
+    algorithm = algorithm_named(trainer.config.algorithm)
     run.update_manifest(
+        versions=run.read_manifest().versions | algorithm.provider_version(),
         epochs=trainer.settings.epochs,
         properties=list(trainer.properties),
         store=str(trainer.store.path.resolve()),

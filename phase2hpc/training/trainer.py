@@ -18,7 +18,7 @@ from phase2hpc.data.loader import CrystalData, make_loader
 from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import compositions, predict
+from phase2hpc.inference.batched import compositions, predict_graphs
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.training.compile import compiled, naming_the_compiler
@@ -224,7 +224,7 @@ class Trainer:
             self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
         )
 
-    def predict(
+    def predict_on_all_ranks(
         self,
         model: MultiTaskModel,
         indices: npt.NDArray[np.int64],
@@ -240,7 +240,7 @@ class Trainer:
         interrupted = torch.zeros(1)
         try:
             out[rows] = torch.from_numpy(
-                predict(
+                predict_graphs(
                     model,
                     self.scaler,
                     self.store,

@@ -179,6 +179,12 @@ def test_help_is_light(command) -> None:
     assert code == 0 and out.startswith("phase2hpc ")
 
 
+def test_help_needs_neither_settings_nor_submission() -> None:
+    """They take half of its time."""
+    program = "import sys, phase2hpc.cli.main; print({'pydantic', 'submitit'} & set(sys.modules))"
+    assert in_a_process("-c", program).stdout.strip() == "set()"
+
+
 def test_flags_of_the_manual(command) -> None:
     """The operation manual's names stay as they are."""
     train, predict = (command(name, "--help")[1] for name in ("train", "predict"))

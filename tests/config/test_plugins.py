@@ -87,6 +87,8 @@ def test_a_plugin_is_an_algorithm_like_any_other(install: Install, command: Any)
         ["mine", "lite"]
     ]
     assert "model, mine" in out
+    for name in ("train", "submit"):
+        assert "e3nn, cgcnn or mine." in command(name, "--help")[1]
 
 
 @pytest.mark.parametrize(

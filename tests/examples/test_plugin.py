@@ -4,6 +4,7 @@ process of its own."""
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -60,6 +61,10 @@ def test_from_submission_to_prediction(installed: Path, tiny: Tiny, tmp_path: Pa
         installed, tmp_path, "train", *which, "--resume", "--run-id", "one", "--epochs", 2
     )
     assert code == 0 and "resuming from step 2 of 4" in out, out + err
+
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["versions"]["phase2hpc-schnet"] == "0.1.0"
+    assert manifest["training_crystals"] == 32
 
     output = tmp_path / "preds.csv"
     predict = ("predict", "--dir", EXAMPLES, "--run", run, "--output", output)

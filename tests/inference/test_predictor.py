@@ -272,7 +272,7 @@ def test_a_value_that_is_not_finite_fails(trained, folder, command, tmp_path, mo
         values[0, 3] = np.nan
         return values
 
-    monkeypatch.setattr(module, "predict_batches", broken)
+    monkeypatch.setattr(module, "predict_graphs", broken)
     output = tmp_path / "p.json"
     run = trained["cgcnn"].path
     assert command("predict", "--dir", folder, "--run", run, "--output", output)[0] == 0

@@ -88,7 +88,9 @@ def ten_steps(store: Path, algorithm: str, out: Path) -> None:
                         "counted": trainer.counted,
                     }
                 )
-        prediction = torch.from_numpy(trainer.predict(trainer.averaged.module, trainer.val))
+        prediction = torch.from_numpy(
+            trainer.predict_on_all_ranks(trainer.averaged.module, trainer.val)
+        )
         torch.save((steps, seen, prediction), out / f"{world.size}-{world.rank}.pt")
 
 
@@ -107,7 +109,7 @@ def disturbed(act: Callable[[], object], rank: int | None, step: int, *words: ob
 
 
 def disturbed_validation(rank: int, *words: object) -> None:
-    original = Trainer.predict
+    original = Trainer.predict_on_all_ranks
 
     def predict(self: Trainer, model: Any, indices: Any, before_each: Any = None) -> Any:
         def asked() -> None:
@@ -117,7 +119,7 @@ def disturbed_validation(rank: int, *words: object) -> None:
 
         return original(self, model, indices, asked)
 
-    Trainer.predict = predict  # type: ignore[method-assign]
+    Trainer.predict_on_all_ranks = predict  # type: ignore[method-assign]
     command_line(*words)
 
 
