@@ -398,11 +398,12 @@ def test_wrong_requests(tiny: Tiny, tmp_path: Path) -> None:
         phase2hpc.open_store(tmp_path / "gone.h5")
 
 
-def test_the_readme_in_python(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_in_python(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(EXAMPLES, "data/examples")
     shutil.copy(tiny.store, "my.h5")
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    page = (ROOT / "docs" / "python-api.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
     exec(block, names)
     assert names["frame"]["status"].tolist() == ["ok"] * len(CIFS) and len(names["dataset"]) == 110
