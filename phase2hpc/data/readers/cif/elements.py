@@ -12,8 +12,11 @@ from phase2hpc.data.readers.cif.block import CifError
 # Names of scattering factors for bonded atoms (International Tables C; SHELX): valence carbon.
 _SCATTERING_FACTOR = re.compile(r"([A-Z][a-z]?)(?:val|va|iso|\.)")
 _VACANCY = re.compile(r"(?:vac|vacancy)[\d_]*", re.IGNORECASE)
-# What follows an element in a label: a site of an oxide (FeT, CaM1), a number, a Roman numeral.
-_ELEMENT_AND_SITE = re.compile(r"([A-Z][a-z])[A-Z]*(?![A-Za-z])")
+# What follows an element in a label, as AMCSD writes them: a site (FeT, CaM1, AlVI, AlOct, Ala), a
+# number. More small letters make another word (Site, Cen).
+_ELEMENT_AND_SITE = re.compile(r"([A-Z][a-z])(?:[A-Z]*|[a-d]|Oct|Tet)(?![A-Za-z])")
+# Water, hydroxyl and lettered sites of oxygen and hydrogen: Ow1, Oa, Hw.
+_ANION_AND_SITE = re.compile(r"([OH]|D(?=w))[a-z](?![A-Za-z])")
 
 
 def is_vacancy(type_symbol: str | None, label: str | None) -> bool:
@@ -52,6 +55,9 @@ def element_of_label(label: str) -> str:
         return site[1]
     letters = re.match(r"[A-Za-z]*", text)
     word = letters[0] if letters else ""
+    anion = _ANION_AND_SITE.match(text)
+    if anion is not None and atomic_number(word) is None:
+        return anion[1]
     if word in ("T", "t"):
         raise CifError(
             f"ambiguous element: label {text[:20]} may be tritium or a tetrahedral site; give "

@@ -9,6 +9,7 @@ raised only when that item is used (``Block.item``). gemmi stops at the first on
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -61,6 +62,7 @@ def parse_leniently(text: str) -> list[Block] | None:
 class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
+        self._line_ends = [match.start() for match in re.finditer("\n", text)]
         self._tokens = self._tokenise()
         self._token: _Token | None = next(self._tokens, None)
         self._loops = 0
@@ -78,7 +80,7 @@ class _Parser:
         return self._token
 
     def _line(self, start: int) -> int:
-        return self._text.count("\n", 0, start) + 1
+        return bisect_right(self._line_ends, start) + 1
 
     def blocks(self) -> list[Block] | None:
         blocks: list[Block] = []

@@ -168,6 +168,8 @@ def _cell(block: Block) -> list[float]:
         text = block.text(tag)
         if text is None:
             raise CifError(f"no cell: {tag} is missing or unknown")
+        if len(set(block.column(tag))) > 1:
+            raise CifError(f"several cells: {tag} has more than one value (one block for each)")
         value = number_in(text)
         if not np.isfinite(value) or value <= 0.0:
             raise CifError(f"bad cell: {tag} is '{text[:30]}'")

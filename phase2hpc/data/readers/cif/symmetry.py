@@ -98,8 +98,8 @@ def stated_symmetry(block: Block, cell: Sequence[float]) -> gemmi.GroupOps | Non
 
 
 def _texts(block: Block, *tags: str) -> list[str]:
-    texts = [block.text(tag) for tag in tags if tag in block]
-    return list(dict.fromkeys(text for text in texts if text is not None))
+    texts = [plain_text(value) for tag in tags if tag in block for value in block.column(tag)]
+    return [text for text in dict.fromkeys(texts) if text]
 
 
 def _number(block: Block) -> int | None:

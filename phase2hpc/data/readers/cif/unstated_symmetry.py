@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import gemmi
 from gemmi import cif
 
 from phase2hpc.data.readers.cif.block import Block, CifError, number_in, plain_text
@@ -23,13 +24,15 @@ _SYMMETRY = re.compile(
     r"symmetry|space_?group|symop|sym_op|spgr|_sgr?(?:_|$)|hermann|mauguin|_h-m|schoenf|"
     r"wyckoff|pearson|crystal_system|cell_setting|_magn|_moment|^_parent|bravais|laue|centring|"
     r"centering|"
-    r"point_group|_it_number|int_tables|hall(?:_|$)"
+    r"point_group|_it_number|int_tables|hall(?:_|$)|^_sym|equiv_pos"
 )
 # The symmetry of a measurement, a calculation or a reference says nothing of the sites.
 _NOT_OF_THE_SITES = re.compile(
     r"_(?:refln|reflns|diffrn|exptl|refine|geom_.*_publ|citation|publ|journal|audit|software|"
     r"computing|database)_|_magnification|magnesium|_details?$|_special_details"
 )
+# Values that speak of symmetry whatever their tag: an operation other than x,y,z.
+_OPERATION = re.compile(r"(?!x,y,z)(?:[-+\d./]*[xyz][-+xyz\d./]*,){2}[-+\d./]*[xyz][-+xyz\d./]*")
 _COUNTS = re.compile(r"_atom_site_.*(?:multiplicity|order)$")
 _OPERATION_NUMBERS = re.compile(r"(?:symop|equiv).*_id$")
 _BOND_CODES = re.compile(r"_(?:geom|hbond|valence)_.*symmetry")
@@ -74,10 +77,11 @@ def refuse_evidence_against_p1(block: Block, others: Sequence[Block], sites: int
     for source in (block, *others):
         for tag, item in source:
             if not _SYMMETRY.search(tag) or _NOT_OF_THE_SITES.search(tag):
+                against = _operation_or_group(tag, item.values())
+            elif tag.endswith("_id") and not _OPERATION_NUMBERS.search(tag):
                 continue
-            if tag.endswith("_id") and not _OPERATION_NUMBERS.search(tag):
-                continue
-            against = _against_p1(tag, item.values(), sites)
+            else:
+                against = _against_p1(tag, item.values(), sites)
             if against is not None:
                 where = "" if source is block else f" in the block data_{source.name[:20]}"
                 raise CifError(
@@ -85,6 +89,20 @@ def refuse_evidence_against_p1(block: Block, others: Sequence[Block], sites: int
                     "operations, symbol or number could be read (write "
                     "_symmetry_equiv_pos_as_xyz)"
                 )
+
+
+def _operation_or_group(tag: str, values: Sequence[str]) -> str | None:
+    """A value that is a symmetry operation, or the name of a space group in a tag of groups."""
+    for value in values[:2]:
+        text = plain_text(value)
+        if _OPERATION.fullmatch(text.lower().replace(" ", "")):
+            return f"'{text[:30]}'"
+    if "group" in tag and "disorder" not in tag and values:
+        text = plain_text(values[0])
+        found = gemmi.find_spacegroup_by_name(text) if 0 < len(text) < 30 else None
+        if found is not None and found.number > 1:
+            return f"'{text}'"
+    return None
 
 
 def _against_p1(tag: str, values: Sequence[str], sites: int) -> str | None:

@@ -246,6 +246,18 @@ REFUSED = {
         with_head("_geom_bond_site_symmetry_2 3_555\n"), "_geom_bond_site_symmetry_2",
     ),
     "Pearson symbol": (with_head("_x_pearson_symbol cF8\n"), "_x_pearson_symbol says 'cF8'"),
+    "operation in an unknown tag": (
+        with_head("loop_\n_my_list\nx,y,z\n-x,-y,z+1/2\n"), "_my_list says '-x,-y,z+1/2'",
+    ),
+    "group in an unknown tag": (with_head("_my_group 'F m -3 m'\n"), "_my_group says 'F m -3 m'"),
+    "several cells": (
+        with_head(NUMBER).replace("_cell_length_a 5.64", "loop_\n_cell_length_a\n5.64\n5.7"),
+        "several cells: _cell_length_a",
+    ),
+    "several symbols": (
+        with_head("loop_\n_space_group_name_H-M_alt\n'F m -3 m'\n'P m -3 m'\n"),
+        "conflicting symmetry",
+    ),
     "density": (with_head("_exptl_crystal_density_diffrn 2.165\n"), "missing symmetry"),
     "weight": (
         with_head("_chemical_formula_weight 58.44\n_cell_formula_units_Z 4\n"), "missing symmetry",
@@ -359,6 +371,10 @@ def test_p1_where_nothing_speaks_against_it() -> None:
 def test_labels_with_a_site_behind_the_element() -> None:
     assert outcome(with_labels("NaM1", "OA")) == "Na4 O4"
     assert outcome(with_labels("FeT", "OW1")) == "Fe4 O4"
+    assert outcome(with_labels("AlOct", "Ow1")) == "Al4 O4"
+    assert outcome(with_labels("Sia", "Oa")) == "O4 Si4"
+    for word in ("Site", "Wat1", "Cen", "Du1", "Cg1", "FeMg"):
+        assert "unknown element: label" in outcome(with_labels(word, "O1"))
 
 
 def test_magnetic_operations_give_the_nuclear_structure() -> None:
