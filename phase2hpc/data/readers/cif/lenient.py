@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from phase2hpc.data.readers.cif.block import NO_LOOP, Block, Item
 
 # A pure Python parser for the rare file: larger ones keep the error of the strict parser.
-MAX_CHARACTERS = 4 * 2**20
+MAX_CHARACTERS = 2 * 2**20
 # A quoted text may end at most this many lines further down.
-MAX_QUOTED_LINES = 30
+MAX_QUOTED_LINES = 10
 # Written behind the last value by programs that end a file with a word of their own.
 _END_TAGS = ("_end", "_eof")
 # Free text, which some programs write without quotes.
