@@ -28,6 +28,7 @@ from pymatgen.io.vasp import Poscar
 
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.readers.cif.structures import structures_in_cif
+from phase2hpc.data.readers.poscar import structure_in_poscar
 from phase2hpc.data.readers.registry import read
 from phase2hpc.data.validation import Limits, Rejected, reason_kind, validate
 from phase2hpc.errors import InputError
@@ -79,11 +80,13 @@ def _structures(value: Any) -> Iterator[Structure]:
 
 def ours(path: Path) -> list[Structure | str]:
     """Structures, and the reason in the place of each that is refused."""
-    if kind_of(path) == "CIF":
-        # In this process: a sandbox for each file costs more than reading it.
+    # CIF and POSCAR in this process: a sandbox for each file costs more than reading it.
+    if kind_of(path) in ("CIF", "POSCAR"):
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
-        return [_validated(item) for item in structures_in_cif(data, path.name, str(path))]
+        if kind_of(path) == "CIF":
+            return [_validated(item) for item in structures_in_cif(data, path.name, str(path))]
+        return [_validated(structure_in_poscar(data, path.name, str(path)))]
     results: list[Structure | str] = []
     try:
         for item in read(path):
