@@ -9,7 +9,6 @@ import typer
 
 from phase2hpc.cli.options import Columns, ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
-from phase2hpc.utils.output_path import warn_if_lost
 
 store_app = typer.Typer(help="Look into, check and join graph stores.", no_args_is_help=True)
 
@@ -55,17 +54,14 @@ def prepare(
     profile: ShardProfile = None,
 ) -> None:
     """Read crystals, validate them, build their graphs and write one HDF5 store."""
-    from phase2hpc.utils.package_files import default_store, sample_source
+    from phase2hpc import api
 
-    given: dict[str, Any] = {}
-    if cutoff is not None:
-        given["cutoff"] = cutoff
-    if max_neighbors is not None:
-        given["max_neighbors"] = max_neighbors or None
-    target = store or (_store_of(sources[0]) if sources else default_store())
+    target = api.store_of(sources or [], store)
     if shards is not None:
         from phase2hpc.cluster.submit.job_array import prepare_sharded
+        from phase2hpc.utils.package_files import sample_source
 
+        given = api.graph_settings_given(cutoff, max_neighbors)
         options: dict[str, Any] = {"graph": given, "split": split, "seed": seed, "float64": float64}
         further: dict[str, Any] = {"rename": rename, "columns": column, "folds": folds}
         further["labels"] = None if labels is None else str(labels)
@@ -78,28 +74,23 @@ def prepare(
     if profile is not None:
         raise InputError("--profile: only with --shards; without, this is one process here")
     if store is not None:
+        from phase2hpc.utils.output_path import warn_if_lost
+
         warn_if_lost(store)
-    from phase2hpc.config.properties import parse_columns, parse_renames
-    from phase2hpc.data.graph import GraphError, GraphSettings
-    from phase2hpc.data.prepare import prepare as run_prepare
     from phase2hpc.utils.progress import Progress
 
-    try:
-        settings = GraphSettings(**given)
-    except GraphError as error:
-        raise InputError(str(error)) from None
-    columns, renames = parse_columns(column or ()), parse_renames(rename or ())
     with Progress("preparing", None, "crystals") as progress:
-        summary = run_prepare(
-            sources or [sample_source()],
+        summary = api.prepare(
+            sources,
             target,
-            settings,
+            cutoff=cutoff,
+            max_neighbors=max_neighbors,
             split=split,
             seed=seed,
             float64=float64,
             labels=labels,
-            rename=renames,
-            columns=columns,
+            columns=column,
+            rename=rename,
             folds=folds,
             workers=workers,
             overwrite=overwrite,
@@ -108,15 +99,9 @@ def prepare(
     print(summary)
 
 
-def _store_of(source: str) -> Path:
-    """The default store of a source: data/<name>.h5 in the working directory."""
-    name = Path(source.replace(":", "_")).name
-    return Path("data") / f"{name.split('.')[0] or name}.h5"
-
-
 @store_app.command("info")
 def store_info(file: Path) -> None:
-    """Contents of a store and how it was made."""
+    """What a store holds and how it was made."""
     from phase2hpc.data.store.layout import info_lines
     from phase2hpc.data.store.verify import inspect
 
@@ -125,7 +110,7 @@ def store_info(file: Path) -> None:
 
 @store_app.command("verify")
 def store_verify(file: Path) -> None:
-    """Check every chunk's checksum, the content hash, and that the indices are valid."""
+    """Read every chunk with its checksum, the content hash, and whether the indices make sense."""
     from phase2hpc.data.store.verify import verify_store
 
     report = verify_store(file)

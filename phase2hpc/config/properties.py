@@ -83,12 +83,12 @@ _KEYS = {"unit": "unit", "min": "lower_bound", "scale": "scale"}
 
 
 def canonical_name(column: str) -> str:
-    """The property that a label column holds: our name for a JARVIS field, else the column's."""
+    """Name of the property in a label column: ours for a JARVIS field, else the column's own."""
     return _BY_JARVIS_FIELD.get(column, column)
 
 
 def unit(name: str) -> str:
-    """Unit of one of the nine properties, empty for a dimensionless one or another column."""
+    """Unit of a property; empty if it is dimensionless or unknown."""
     known = PROPERTIES.get(name)
     return known.unit if known else ""
 
@@ -173,12 +173,12 @@ def resolve(spec: str, available: Sequence[str]) -> list[str]:
                 raise InputError(
                     f"unknown property '{name}': use a group ({', '.join(GROUPS)}), one of "
                     f"{', '.join(PROPERTIES)}, or a label column of the store "
-                    f"({', '.join(available) or 'it has none'})"
+                    f"({', '.join(available) or 'there is none'})"
                 )
             if name not in wanted:
                 wanted.append(name)
     if not wanted:
-        raise InputError("no property asked for: give --properties a group or a comma list")
+        raise InputError("--properties is empty: give a group or a comma list")
     return in_order(wanted)
 
 

@@ -34,11 +34,11 @@ __all__ = ["PrepareSummary", "prepare"]
 
 Source = str | Path
 
-# Crystals a task: enough that sending costs little, few enough that workers end together.
-BATCH = 128
-# More workers than this only wait for the one process that reads the source.
+# Crystals per task: few enough that all workers end at about the same time.
+BATCH_SIZE = 128
+# The one process that reads the sources cannot keep more workers busy.
 MAX_DEFAULT_WORKERS = 8
-DUPLICATE = "duplicate id: the first crystal of this id was taken, ids must be unique"
+DUPLICATE = "duplicate id: only the first crystal with this id is used, ids must be unique"
 _log = logging.getLogger(__name__)
 
 
@@ -84,10 +84,12 @@ def prepare(
         dict(rename or {}), dict(columns or {}), folds,
     )  # fmt: skip
     made_from = preparation(sources, converter)
-    if not overwrite and (there := already_there(path, made_from)) is not None:
+    if not overwrite and (there := existing_store(path, made_from)) is not None:
         return there
-    raws = first_of_each_id(read_sources(sources, converter))
-    with closing(ordered_map(converter, _batches(raws, BATCH), number_of(workers))) as results:
+    raws = reject_duplicate_ids(read_sources(sources, converter))
+    with closing(
+        ordered_map(converter, _batches(raws, BATCH_SIZE), worker_count(workers))
+    ) as results:
         return write_prepared(path, sources, converter, made_from, results, begin, progress)
 
 
@@ -197,12 +199,12 @@ def _warn_without_labels(
     _log.warning("%s: %s", summary.store, message)
 
 
-def number_of(workers: int | None) -> int:
+def worker_count(workers: int | None) -> int:
     """The default for None: as many as cores, up to MAX_DEFAULT_WORKERS."""
     return workers or min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))
 
 
-def first_of_each_id(raws: Iterable[Raw]) -> Iterator[Raw]:
+def reject_duplicate_ids(raws: Iterable[Raw]) -> Iterator[Raw]:
     """The records, those that repeat an id as UnreadableRecord: which is meant is not known."""
     seen: set[str] = set()
     for raw in raws:
@@ -254,13 +256,13 @@ def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, An
             made_from["split"] = hashlib.sha256(Path(rule).read_bytes()).hexdigest()
         except OSError as error:
             raise InputError(
-                f"--split {rule}: no such file that can be read; use formula, random, column or a "
+                f"--split {rule}: not a readable file; use formula, random, column or a "
                 "CSV of id and split"
             ) from error
     return made_from
 
 
-def already_there(path: Path, made_from: dict[str, Any]) -> PrepareSummary | None:
+def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | None:
     """Summary of the store that is there, None without one; InputError if it is another."""
     if not path.exists():
         return None
@@ -268,12 +270,12 @@ def already_there(path: Path, made_from: dict[str, Any]) -> PrepareSummary | Non
         info = inspect(path)
     except InputError as error:
         raise InputError(
-            f"{path} is there but cannot be used ({error}): remove it, replace it with "
+            f"{path} exists but cannot be used ({error}): remove it, replace it with "
             "--overwrite or give another --store"
         ) from error
     if different := _differences(info.preparation, made_from):
         raise InputError(
-            f"{path} is there already, {different}: replace it with --overwrite or give another "
+            f"{path} exists already, {different}: replace it with --overwrite or give another "
             "--store"
         )
     return PrepareSummary(
@@ -322,7 +324,7 @@ def _check_not_empty(summary: PrepareSummary) -> None:
     if not summary.kept:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(summary.rejected.items()))
         raise InputError(
-            f"none of {summary.read} crystals can be used ({kinds}): see {summary.rejects_report}"
+            f"none of {summary.read} crystals is valid ({kinds}): see {summary.rejects_report}"
         )
     empty = [name for name, count in summary.splits.items() if not count]
     if empty:
@@ -331,5 +333,5 @@ def _check_not_empty(summary: PrepareSummary) -> None:
             f"split {' and '.join(empty)} would be empty ({counts}): give more crystals, "
             "--split random, other shares (--split formula:70/15/15), or --split FILE with a line "
             "'id,split' for each crystal"
-            + (f"; what was left out: {summary.rejects_report}" if summary.rejected else "")
+            + (f"; rejected crystals: {summary.rejects_report}" if summary.rejected else "")
         )

@@ -43,7 +43,7 @@ class PrepareSummary(SplitCounts):
     def lines(self) -> list[str]:
         """The summary as text."""
         if self.already_there:
-            first = f"{self.store} is there already, made from the same sources and settings"
+            first = f"{self.store} exists already, made from the same sources and settings"
         else:
             rate = self.read / max(self.seconds, 1e-9)
             first = f"{self.store}: {self.seconds:.1f} s, {rate:,.0f} crystals/s"
@@ -51,7 +51,7 @@ class PrepareSummary(SplitCounts):
         lines = [first, f"  in {self.read:,}   kept {self.kept:,}   rejected {left_out:,}"]
         lines += [f"    {count:,} x {kind}" for kind, count in sorted(self.rejected.items())]
         if left_out:
-            lines.append(f"    each with its reason: {self.rejects_report}")
+            lines.append(f"    reasons in {self.rejects_report}")
         lines.append(f"  {'':<28}{''.join(f'{name:>10}' for name in SPLITS)}")
         lines.append(f"  {'crystals':<28}{_row(self.splits)}")
         for name in in_order(self.labels):

@@ -26,11 +26,11 @@ from phase2hpc.data.graph_arrays import GraphArrays, concatenate, pack
 from phase2hpc.data.prepare import (
     DUPLICATE,
     Source,
-    already_there,
-    first_of_each_id,
-    number_of,
+    existing_store,
     preparation,
     read_sources,
+    reject_duplicate_ids,
+    worker_count,
     write_prepared,
 )
 from phase2hpc.data.prepare_summary import PrepareSummary
@@ -42,7 +42,13 @@ from phase2hpc.data.store.verify import trust
 from phase2hpc.data.store.writer import StoreWriter
 from phase2hpc.data.validation import reason_kind
 from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.utils.shard_folder import ShardFolder, fingerprints, read_lines, write_line, writing
+from phase2hpc.utils.shard_folder import (
+    ShardFolder,
+    atomic_text,
+    fingerprints,
+    read_lines,
+    write_line,
+)
 from phase2hpc.utils.worker_pool import ordered_map
 
 # Records in a row that are one shard's: few, so that small sources are shared too.
@@ -72,13 +78,13 @@ def make_shard(
         return
     begin = time.monotonic()
     units = RecordPartition(shard, folder.count, BLOCK)
-    raws = first_of_each_id(read_sources(sources, converter, units))
+    raws = reject_duplicate_ids(read_sources(sources, converter, units))
     numbered = groupby(((units.current, raw) for raw in raws), key=itemgetter(0))
     blocks = ((block, [raw for _, raw in group]) for block, group in numbered)
     function = _BlockConverter(converter)
     with (
-        writing(folder.part(shard)) as part,
-        closing(ordered_map(function, blocks, number_of(workers))) as results,
+        atomic_text(folder.part(shard)) as part,
+        closing(ordered_map(function, blocks, worker_count(workers))) as results,
     ):
         write_line(part, {"sources": _fingerprints(sources, converter)})
         with StoreWriter(
@@ -138,7 +144,7 @@ def merge_shards(
     """
     begin = time.monotonic()
     made_from = preparation(sources, converter)
-    if not overwrite and (there := already_there(store, made_from)) is not None:
+    if not overwrite and (there := existing_store(store, made_from)) is not None:
         folder.remove()
         return there
     folder.require_all()

@@ -73,6 +73,7 @@ class Manifest(BaseModel):
     image: Image | None = Field(default_factory=this_image)
     store: str | None = None
     store_hash: str | None = None
+    training_crystals: int | None = None
     device: str | None = None
     processes: int = 1
     job_ids: list[str] = []
@@ -264,7 +265,7 @@ class RunDirectory:
 
 def family_folder(algorithm: str, level: str) -> str:
     """Name of the folder that holds all runs of an algorithm at a level."""
-    return algorithm_named(algorithm).folder.format(level=level)
+    return algorithm_named(algorithm).family(level)
 
 
 def checked_run_id(run_id: str) -> str:

@@ -12,13 +12,14 @@ from importlib import metadata
 from pathlib import Path
 
 from phase2hpc import __version__
+from phase2hpc.cluster.doctor.algorithms import algorithm_checks
 from phase2hpc.cluster.doctor.check import Check, fail, ok, warn
 from phase2hpc.cluster.doctor.filesystem import folder_checks
 from phase2hpc.cluster.doctor.node import node_checks
 from phase2hpc.cluster.doctor.slurm import slurm_checks
 from phase2hpc.cluster.profiles.profile import Profile
 from phase2hpc.errors import InputError
-from phase2hpc.utils.gpus import gpu_count, why_torch_sees_none
+from phase2hpc.utils.gpus import advice_for_invisible_gpus, gpu_count
 
 TORCH_TIMEOUT_SECONDS = 90.0
 RUNTIME_TIMEOUT_SECONDS = 10.0
@@ -47,7 +48,7 @@ def doctor(profile: Profile | None, folder: Path, on_node: bool = False) -> list
     """
     if on_node and (profile is None or profile.executor == "local"):
         raise InputError("--on-node: name a profile for Slurm by --profile")
-    checks = [_python(), *package_checks(), *torch_checks()]
+    checks = [_python(), *package_checks(), *torch_checks(), *algorithm_checks()]
     checks += container_checks(profile)
     checks += folder_checks(folder)
     if profile is None or profile.executor == "slurm":
@@ -144,10 +145,10 @@ def torch_checks() -> list[Check]:
     elif not gpu_count():
         checks.append(ok("GPUs", "none on this machine (as on most login nodes)"))
     elif about["cuda"]:
-        advice = why_torch_sees_none(about["cuda"])
+        advice = advice_for_invisible_gpus(about["cuda"])
         checks.append(fail("GPUs", "there are some, but torch cannot use them", advice))
     else:
-        advice = why_torch_sees_none(None)
+        advice = advice_for_invisible_gpus(None)
         checks.append(warn("GPUs", "there are some, but this torch is for CPU only", advice))
     return checks
 
