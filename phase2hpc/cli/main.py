@@ -1,6 +1,7 @@
-"""Command-line application: commands, and errors as one line with an exit code.
+"""Assemble the commands, and turn their errors into one line and an exit code.
 
-Heavy modules are imported inside commands, so that ``--help`` is quick on a login node."""
+Commands import heavy modules when they run, so that ``--help`` is fast on a login node.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from phase2hpc.cli.runs import runs_app
 from phase2hpc.cli.store import prepare, store_app
 from phase2hpc.cli.submit import submit
 from phase2hpc.cli.train import train
-from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.errors import INTERRUPTED, InputError, Phase2Error
 
 app = typer.Typer(
     name="phase2hpc",
@@ -34,9 +35,6 @@ for command in (prepare, train, submit, status, logs, cancel, predict, export, l
     app.command(cls=RunCommand if command in (train, submit) else None)(command)
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")
-
-# Exit code of a command that SIGINT ended, as in a shell.
-INTERRUPTED = 130
 
 
 def _version(asked: bool) -> None:
@@ -61,7 +59,7 @@ def main() -> None:
     logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
     try:
         code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # typer returns it
+        if code == INTERRUPTED:  # typer's translation of KeyboardInterrupt
             raise KeyboardInterrupt
         if sys.stdout is not None:  # closed by `>&-`
             sys.stdout.flush()
@@ -85,12 +83,12 @@ def main() -> None:
     except OSError as error:
         from phase2hpc.utils.os_errors import refused
 
-        # The reader of a pipe (`| head`) has closed it: no message, as in typer.
+        # A closed pipe (`| head`) is no error to report; typer does the same.
         message = "" if isinstance(error, BrokenPipeError) else str(refused(error))
         _end(Phase2Error.exit_code, message)
     except Exception as error:
-        # A wrong option or value. The classes come from different packages in different versions of
-        # typer, which show them as a box of several lines.
+        # A usage error, which typer would show as a box of several lines. Versions of typer take
+        # the class from different packages.
         if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
             raise
         message = " ".join(error.format_message().split())
@@ -98,7 +96,7 @@ def main() -> None:
 
 
 def _end(code: int, message: str = "") -> NoReturn:
-    """Exit with this code, also if the standard streams are closed."""
+    """Exit with this code, even if a standard stream is closed or its disk is full."""
     if message:
         with suppress(OSError):
             print(f"phase2hpc: {message}", file=sys.stderr)
@@ -107,7 +105,7 @@ def _end(code: int, message: str = "") -> NoReturn:
             if stream is not None:
                 stream.flush()
         except OSError:
-            # Python flushes at exit: unwritable output would be another error, with code 120.
+            # Python flushes again at exit; a failure there would change the exit code to 120.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 

@@ -24,8 +24,10 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layers: int = Field(ge=1, le=20, description="message passing layers")
-    out_features: int = Field(128, ge=1, le=4096, description="length of a crystal's vector")
-    head_hidden: int = Field(64, ge=1, le=4096, description="hidden units of each property's head")
+    out_features: int = Field(128, ge=1, le=4096, description="length of the vector of a crystal")
+    head_hidden: int = Field(
+        64, ge=1, le=4096, description="hidden units of the head of each property"
+    )
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout inside the encoder's readout")
     head_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout before each head")
 
@@ -37,18 +39,18 @@ class EquivariantSettings(ModelSettings):
         min_length=1, max_length=5, description="channels by degree: 64,32,16 is 64x0e+32x1o+16x2e"
     )
     basis_size: int = Field(8, ge=1, le=64, description="Bessel functions of the distance")
-    # On val, std: with less dropout and decay the training set is learned by heart.
+    # Chosen on val at level std: with less dropout and weight decay the model overfits.
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout inside the readout")
     head_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout before each head")
-    embedding_size: int = Field(64, ge=1, le=1024, description="features of an element")
+    embedding_size: int = Field(64, ge=1, le=1024, description="features per element")
     hidden: int = Field(128, ge=1, le=4096, description="hidden units of the per-atom update")
 
 
 class CGCNNSettings(ModelSettings):
     """The CGCNN encoder."""
 
-    hidden: int = Field(ge=1, le=4096, description="features of an atom")
-    basis_size: int = Field(41, ge=2, le=512, description="Gaussians of the distance")
+    hidden: int = Field(ge=1, le=4096, description="features per atom")
+    basis_size: int = Field(41, ge=2, le=512, description="Gaussian functions of the distance")
 
 
 @dataclass(frozen=True)

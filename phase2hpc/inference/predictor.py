@@ -22,13 +22,13 @@ from phase2hpc.data.loader import collate
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import batches_by_size, predict_graphs
+from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.inputs import read_structures
+from phase2hpc.inference.out_of_memory import OutOfMemory
 from phase2hpc.inference.prediction_table import Prediction, as_frame
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.model_selection import describe_model
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.training.devices import choose_device
-from phase2hpc.training.out_of_memory import OutOfMemory
 from phase2hpc.utils.error_text import first_line
 from phase2hpc.utils.progress import Progress
 

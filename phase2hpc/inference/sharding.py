@@ -16,7 +16,13 @@ from typing import Any
 from phase2hpc.errors import Phase2Error
 from phase2hpc.inference.prediction_table import as_records, count_record, write_records
 from phase2hpc.inference.predictor import Predictor
-from phase2hpc.utils.shard_folder import ShardFolder, fingerprints, read_lines, write_line, writing
+from phase2hpc.utils.shard_folder import (
+    ShardFolder,
+    atomic_text,
+    fingerprints,
+    read_lines,
+    write_line,
+)
 
 
 def predict_shard(
@@ -27,7 +33,7 @@ def predict_shard(
     if folder.part(shard).exists():
         return
     chunks = predictor.predict_chunks(inputs, id_prop=id_prop, shard=shard, shards=folder.count)
-    with writing(folder.part(shard)) as part:
+    with atomic_text(folder.part(shard)) as part:
         write_line(part, [list(predictor.properties), fingerprints(inputs)])
         for number, rows in chunks:
             write_line(part, [number, list(as_records(rows, predictor.properties))])
