@@ -245,9 +245,9 @@ def train_request(
 
     level_named(algorithm_named(algorithm), level)
     if all_properties and properties:
-        raise InputError("--all-properties and --properties: give one of them")
+        raise InputError("--all-properties and --properties: give only one of them")
     if resume and init_from:
-        raise InputError("--resume goes on with a run's own weights: leave --init-from out")
+        raise InputError("--resume uses the weights of the run itself: leave out --init-from")
     folder = Path(models_dir)
     spec = properties if isinstance(properties, str) else ",".join(properties or ())
     if init_from is not None and not isinstance(init_from, RunDirectory):

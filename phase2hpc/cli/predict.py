@@ -11,7 +11,6 @@ import typer
 
 from phase2hpc.cli.options import ModelsDir, RunArgument, ShardProfile, Shards
 from phase2hpc.errors import InputError
-from phase2hpc.utils.container_image import mount_hint
 
 
 def predict(
@@ -42,6 +41,7 @@ def predict(
     profile: ShardProfile = None,
 ) -> None:
     """Predict the properties of structures with a trained model."""
+    from phase2hpc.utils.container_image import mount_hint
     from phase2hpc.utils.output_path import check_output
 
     if sum(map(bool, (cif, folder, sources))) != 1:
