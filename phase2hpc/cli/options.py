@@ -34,6 +34,10 @@ ShardProfile = Annotated[
         "--profile", help="Site profile of the jobs of --shards; without one they run here."
     ),
 ]
+MaxAtoms = Annotated[
+    int | None,
+    typer.Option(min=1, help="Most atoms in a cell; default 1000. Memory grows with it."),
+]
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import ModelsDir, RunArgument, ShardProfile, Shards
+from phase2hpc.cli.options import MaxAtoms, ModelsDir, RunArgument, ShardProfile, Shards
 from phase2hpc.errors import InputError
 from phase2hpc.utils.container_image import unseen
 from phase2hpc.utils.output_path import check_output, warn_if_lost
@@ -37,6 +37,7 @@ def predict(
     models_dir: ModelsDir = Path("models"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    max_atoms: MaxAtoms = None,
     shards: Shards = None,
     profile: ShardProfile = None,
 ) -> None:
@@ -62,7 +63,7 @@ def predict(
 
         work = predict_work(
             inputs, output, runs, shards,
-            plain_folder=folder is not None, device=device, threads=threads,
+            plain_folder=folder is not None, device=device, threads=threads, max_atoms=max_atoms,
         )  # fmt: skip
         run_sharded(work, profile)
         return
@@ -77,7 +78,7 @@ def predict(
 
     if output is not None:
         check_output(output)
-    predictor = load_predictor(runs, device, threads)
+    predictor = load_predictor(runs, device, threads, max_atoms)
     rows = predict_all(predictor, inputs, plain_folder=folder is not None)
     if output is None:
         print(table(rows, predictor.properties))

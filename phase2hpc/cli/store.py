@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from phase2hpc.cli.options import ShardProfile, Shards, StoreOption
+from phase2hpc.cli.options import MaxAtoms, ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
 from phase2hpc.utils.output_path import warn_if_lost
 
@@ -32,6 +32,7 @@ def prepare(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of a random split.")] = 0,
+    max_atoms: MaxAtoms = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: the cores, up to 8.")
     ] = None,
@@ -50,11 +51,12 @@ def prepare(
         given["cutoff"] = cutoff
     if max_neighbors is not None:
         given["max_neighbors"] = max_neighbors or None
+    limit = {} if max_atoms is None else {"max_atoms": max_atoms}
     target = store or (_store_of(sources[0]) if sources else default_store())
     if shards is not None:
         from phase2hpc.cluster.submit.job_array import prepare_sharded
 
-        options = {"graph": given, "split": split, "seed": seed, "float64": float64}
+        options = {"graph": given, "split": split, "seed": seed, "float64": float64, **limit}
         read = sources or [str(sample_source())]
         prepare_sharded(
             read, target, options, shards, profile, workers=workers, overwrite=overwrite
@@ -80,6 +82,7 @@ def prepare(
             split=split,
             seed=seed,
             float64=float64,
+            **limit,
             workers=workers,
             overwrite=overwrite,
             progress=progress.advance,

@@ -27,8 +27,10 @@ from phase2hpc.data.graph import Graph
 from phase2hpc.data.graph_arrays import pack
 from phase2hpc.data.readers.registry import describe, read
 from phase2hpc.data.record_partition import RecordPartition
+from phase2hpc.data.validation import DEFAULT_LIMITS, Limits
 from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import predict as predict_batches
+from phase2hpc.inference.domain import outside_domain
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.devices import choose_device
@@ -49,7 +51,7 @@ class Prediction:
 
     status: "ok", "rejected" (a structure, but none to predict for) or "failed" (unreadable, or
     the model could not); ``reason`` says why. in_domain: False where an element never occurred in
-    training, None where nothing speaks against it but nothing vouches for it either.
+    training or an atom has no neighbour, and ``reason`` says which; None otherwise.
     """
 
     id: str
@@ -66,11 +68,15 @@ class Predictor:
     """One or several trained models, loaded once.
 
     Several models (an ensemble) predict their mean, and the standard deviation among them is the
-    sigma. Raises InputError where they differ in properties or graph settings.
+    sigma. limits: of the structures to predict for. Raises InputError where the models differ in
+    properties or graph settings.
     """
 
-    def __init__(self, best_files: Sequence[Path], device: torch.device) -> None:
+    def __init__(
+        self, best_files: Sequence[Path], device: torch.device, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self.device = device
+        self.limits = limits
         self.models = [TrainedModel.load(path, device) for path in best_files]
         first = self.models[0]
         self.properties = first.scaler.properties
@@ -91,14 +97,17 @@ class Predictor:
     def _predict_chunk(self, raws: list[Raw]) -> list[Prediction]:
         rows: list[Prediction] = []
         accepted: list[tuple[Prediction, tuple[Crystal, Graph]]] = []
-        for raw, result in zip(raws, graphs_of(raws, self.graph_settings), strict=True):
+        for raw, result in zip(
+            raws, graphs_of(raws, self.graph_settings, self.limits), strict=True
+        ):
             if isinstance(result, Rejection):
                 status = "failed" if isinstance(raw, UnreadableRecord) else "rejected"
                 row = Prediction(raw.id, raw.input, _formula_of(raw), status, result.reason)
             else:
                 numbers = result[0].numbers.tolist()
                 row = Prediction(raw.id, raw.input, formula(numbers), "ok")
-                row.in_domain = None if self.elements.issuperset(numbers) else False
+                row.reason = outside_domain(*result, self.elements, self.graph_settings.cutoff)
+                row.in_domain = False if row.reason else None
                 accepted.append((row, result))
             rows.append(row)
         self._fill(accepted)
@@ -235,7 +244,7 @@ def table(rows: Sequence[Prediction], properties: Sequence[str]) -> str:
         text = tables.aligned(header, body, left=2)
     notes = [f"{row.id}: {row.status}: {row.reason}" for row in rows if row.status != "ok"]
     notes += [
-        f"{row.id}: has an element that never occurred in training: do not rely on it"
+        f"{row.id}: outside the model's domain ({row.reason}): do not rely on it"
         for row in rows
         if row.in_domain is False
     ]
@@ -249,10 +258,13 @@ def _with_sigma(row: Prediction, name: str) -> str:
     return f"{value:.4g}" if sigma is None else tables.with_error(value, sigma)
 
 
-def load_predictor(runs: Sequence[RunDirectory], device: str, threads: int) -> Predictor:
-    """The best models of these runs, on ``--device``."""
+def load_predictor(
+    runs: Sequence[RunDirectory], device: str, threads: int, max_atoms: int | None = None
+) -> Predictor:
+    """The best models of these runs, on ``--device``; max_atoms: of a structure, None: default."""
     torch.set_num_threads(threads)
-    return Predictor([run.best for run in runs], choose_device(device))
+    limits = DEFAULT_LIMITS if max_atoms is None else Limits(max_atoms=max_atoms)
+    return Predictor([run.best for run in runs], choose_device(device), limits)
 
 
 def predict_all(

@@ -1,5 +1,8 @@
-"""A function of files from anywhere, in a process that a hostile one can neither hold up nor take
-down with others: what it may use of time and memory is limited, also inside C code."""
+"""Map of a function over untrusted inputs in a subprocess with limits on time and memory.
+
+The limits hold inside C code too. An input that exceeds them, or crashes the process, costs only
+its own result.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,11 @@ from phase2hpc.utils.worker_pool import Worker, WorkerDied
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-# Seconds: the largest CIF that is read takes a few, a stalled file system some more.
+# Seconds. The largest CIF that is read takes a few, a stalled file system some more.
 TIME_LIMIT = 60.0
-# Bytes a process may take beyond what it starts with: twice what the worst CIF of the largest size
-# was seen to take.
+# Bytes beyond the size at the start: twice the measured need of the worst CIF of the largest size.
 MEMORY_LIMIT = 2 * 2**30
-# Tasks sent before the first answer is waited for, so that neither side waits for the other.
+# Tasks sent before the first answer arrives, so that neither side waits for the other.
 AHEAD = 16
 
 
@@ -32,11 +34,11 @@ def sandboxed_map(
     time_limit: float | None = None,
     memory_limit: int | None = None,
 ) -> Iterator[Result]:
-    """``function`` (picklable) of each task, in order, in one other process.
+    """Results of ``function`` (picklable) for each task, in order, from one subprocess.
 
-    ``failed(task, reason)`` stands where a task took longer than ``time_limit`` seconds, needed
-    more than ``memory_limit`` bytes, or crashed the process; the next ones go to a fresh process.
-    The defaults are TIME_LIMIT and MEMORY_LIMIT.
+    ``failed(task, reason)`` is the result of a task that took longer than ``time_limit`` seconds,
+    needed more than ``memory_limit`` bytes, or crashed the process; the next ones go to a new
+    process. The defaults are TIME_LIMIT and MEMORY_LIMIT.
     """
     seconds = TIME_LIMIT if time_limit is None else time_limit
     limited = _Limited(function, MEMORY_LIMIT if memory_limit is None else memory_limit)
@@ -74,7 +76,7 @@ class _Failed:
 
 @dataclass(frozen=True)
 class _Limited(Generic[Task, Result]):
-    """``function``, and the limit that the process takes which this is sent to."""
+    """``function``, and the memory limit that the process sets when it unpickles this."""
 
     function: Callable[[Task], Result]
     memory: int
@@ -89,16 +91,16 @@ class _Limited(Generic[Task, Result]):
             return self.function(task)
         except MemoryError:
             return _Failed(f"too much memory: reading it needs more than {self.memory >> 20} MiB")
-        except Exception as error:  # Said in the task's place: the other tasks are not lost by it.
+        except Exception as error:  # Reported as the task's result, so that the others go on.
             detail = " ".join(f"{type(error).__name__}, {error}".split())[:120]
             return _Failed(f"internal error: {detail}; please report it with the file")
 
 
 class _SandboxWorker(Worker):
-    """A worker that is not waited for longer than so many seconds."""
+    """A worker process whose answers have a time limit."""
 
     def send_all(self, tasks: Iterable[Any]) -> None:
-        # Its last answers may still be on the way: what it died of is said by receive_within.
+        # Its last answers may still be on the way; receive_within reports the cause of death.
         with contextlib.suppress(WorkerDied):
             for task in tasks:
                 self.send(task)

@@ -10,14 +10,16 @@ from typing import Any
 
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.readers.cif.structures import structures_in_cif
-from phase2hpc.data.readers.json_records import ID_FIELDS, raw_crystal, record_id
-from phase2hpc.data.readers.labels import labels_in
-from phase2hpc.data.readers.text_files import (
+from phase2hpc.data.readers.json_records import (
+    ID_FIELDS,
     MAX_RECORD_BYTES,
     bounded_lines,
     is_unicode,
     open_text,
+    raw_crystal,
+    record_id,
 )
+from phase2hpc.data.readers.labels import labels_in
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
 from phase2hpc.utils.text import name_problem

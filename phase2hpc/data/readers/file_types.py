@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 
@@ -38,7 +39,7 @@ _TEXT: tuple[tuple[re.Pattern[bytes], str], ...] = (
      "the same calculation, or ase convert FILE NEW.extxyz"),
     (re.compile(rb"ITEM: TIMESTEP"), "a LAMMPS dump: write the structures as extxyz"),
     (re.compile(rb"\(dp\d|\(lp\d|ccopy_reg"), _PICKLE),
-    (re.compile(rb"HEADER|CRYST1|(?:ATOM  |HETATM) *\d"), "a PDB file: write it as CIF"),
+    (re.compile(rb"HEADER|CRYST1|MODEL  |(?:ATOM  |HETATM) *\d"), "a PDB file: write it as CIF"),
     (re.compile(rb"[^\n]*\n *\d+\r?\n *\d+\w+ +\w+ *\d+ +-?\d+\.\d{3}"), "a GROMACS .gro file: "
      "write it as CIF"),
 )  # fmt: skip
@@ -63,7 +64,7 @@ def is_sqlite(head: bytes) -> bool:
 
 
 def is_cif_text(head: bytes) -> bool:
-    lower = head.lower()
+    lower = head.removeprefix(codecs.BOM_UTF8).lower()
     return b"_cell" in lower and any(line.startswith(b"data_") for line in lower.splitlines())
 
 
@@ -85,12 +86,12 @@ def _is_number(word: bytes) -> bool:
 
 
 def is_json_text(head: bytes) -> bool:
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+    return head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[")
 
 
 def is_json_document(head: bytes) -> bool:
     """True for JSON that is no JSON lines: an array, or an object over several lines."""
-    lines = head.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)
+    lines = head.removeprefix(codecs.BOM_UTF8).split(b"\n", 1)
     first = lines[0].strip()
     return first[:1] == b"[" or (first == b"{" and len(lines) > 1)
 
@@ -125,7 +126,7 @@ def _known_to_ase(name: str, head: bytes) -> str | None:
     stream = io.BytesIO(head)
     stream.name = name
     try:
-        kind = ioformats.get(filetype(stream, guess=False))
+        kind = ioformats.get(filetype(stream))
     except UnknownFileTypeError:
         return None
     # Forms that ase shares with the readers here are not named after what they merely look like.

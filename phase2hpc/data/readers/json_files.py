@@ -137,7 +137,8 @@ def _read_object(path: Path, stream: JsonStream, units: RecordPartition) -> Item
                 document[key] = None
                 continue
         value = stream.value(MAX_FRAME_BYTES)
-        if not document and is_record(value) and not is_record({key: value}):
+        named = key in _LISTS or is_record({key: value})
+        if not document and is_record(value) and not named:
             yield from _records_by_id(path, key, value, keys, stream, units)
             return _check_end(stream, "something follows the object")
         if stream.repeated:
@@ -197,8 +198,10 @@ def _whole(
         records = [(plain_name(path.name).rpartition(".")[0] or path.name, document)]
     for key in _LISTS:
         inner = document.get(key)
-        if records is None and isinstance(inner, dict):
-            records = [(key, inner)] if is_record(inner) else inner.items()
+        if records is None and is_record(inner):
+            records = [(key, inner)]
+        elif records is None and isinstance(inner, dict):
+            records = inner.items() if any(map(_holds_structure, inner.values())) else None
         elif records is None and isinstance(inner, list):
             records = [(f"record {number}", record) for number, record in enumerate(inner)]
     if records is None and any(map(_holds_structure, document.values())):
