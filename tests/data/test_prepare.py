@@ -161,7 +161,7 @@ def test_one_bad_record_does_not_stop_the_others(tmp_path: Path) -> None:
         assert summary.kept == 147 and summary.rejected == {"split": 2, "bad id": 1}
         with summary.rejects_report.open(encoding="utf-8") as report:
             rejects = {row["id"]: row for row in csv.DictReader(report)}
-        assert list(rejects) == [rows[7]["id"], "line 10", rows[11]["id"]]
+        assert list(rejects) == [rows[7]["id"], "x\\ud800", rows[11]["id"]]
         wrong = rejects[rows[7]["id"]]
         assert wrong["reason"].startswith("split: unknown split 'foo'")
         assert wrong["input"] == f"{source}:8"

@@ -22,7 +22,8 @@ MAX_ATOMS = 100_000
 MAX_FRAMES = 10_000
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d{1,4})?")
-_CONFIGURATION = re.compile(r"\s*direct\s+configuration\s*=", re.IGNORECASE)
+_CONFIGURATION = re.compile(r"\s*(?:direct\s+configuration|konfig)\s*=", re.IGNORECASE)
+_FUSED = re.compile(r"(?<=\d)-(?=\d*\.\d)")
 _INTEGER = re.compile(r"\d{1,20}")
 
 
@@ -127,7 +128,7 @@ def _structure(
         )
     rows = range(first, first + total)
     coords = np.array([_floats(lines, i, "coordinates") for i in rows])
-    words = [lines[i].split() for i in rows]
+    words = [_words(lines[i]) for i in rows]
     at_end = open_end and rows.stop == len(lines)
     if at_end and looks_cut(words[-1][2], [row[2] for row in words[:-1]]):
         raise PoscarError(
@@ -282,7 +283,7 @@ def _factors(
 
 def _floats(lines: list[str], index: int, what: str) -> list[float]:
     """The three numbers that a line begins with."""
-    words = lines[index].split()[:3]
+    words = _words(lines[index])[:3]
     if len(words) == 3 and all(_NUMBER.fullmatch(word) for word in words):
         values = [_number(word) for word in words]
         if np.isfinite(values).all():
@@ -290,6 +291,11 @@ def _floats(lines: list[str], index: int, what: str) -> list[float]:
     raise PoscarError(
         f"bad POSCAR: line {index + 1} must hold {what}, not '{lines[index].strip()[:30]}'"
     )
+
+
+def _words(line: str) -> list[str]:
+    """Words of a line of numbers; a fixed format leaves no blank before some minus signs."""
+    return _FUSED.sub(" -", line).split()
 
 
 def _number(word: str) -> float:

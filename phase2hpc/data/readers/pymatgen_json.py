@@ -27,6 +27,11 @@ def structure_geometry(structure: Mapping[str, Any] | str) -> Geometry:
     RecordError, KeyError, TypeError, ValueError, IndexError or AttributeError for what is no
     structure.
     """
+    if isinstance(structure, str) and structure.lstrip()[:1] not in ("{", "["):
+        raise RecordError(
+            f"bad record: the structure is the text {structure[:20]!a}..., neither JSON nor CIF "
+            "(write Structure.as_dict())"
+        )
     data = json.loads(structure) if isinstance(structure, str) else structure
     sites = data["sites"]
     if "lattice" not in data and isinstance(sites, list):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from pymatgen.core import Lattice, Molecule, Structure
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 
+from phase2hpc.data.convert import Rejection, graphs_of
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
+from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.readers.registry import read
 from phase2hpc.errors import InputError
 
@@ -165,6 +168,7 @@ SLAB = Structure(
         ([ENTRY], "no structure: a ComputedEntry has"), ([SLAB], "not periodic: not along c"),
         ([{"positions": [], "numbers": []}], "an ASE Atoms object"),
         ([{"@class": "Spin", "a": 1}], "it is a 'Spin'"),
+        ([{"structure": str(SALT)}], "the structure is the text 'Full Formula (Na4 Cl"),
         ([{"structure": {"lattice": {"matrix": 1}}}], "the structure has no 'sites'"),
     ],
 )  # fmt: skip
@@ -299,6 +303,48 @@ def test_mixed_species_are_several_partial_sites(tmp_path: Path) -> None:
     assert item.occupancies == [0.5, 0.5] * 4 + [1.0] * 4
     (other,) = read(written(tmp_path / "a.json", [resource() | {"type": "references"}]))
     assert "of type 'references'" in other.reason
+
+
+# ---- mutations -----------------------------------------------------------------------------------
+
+
+def _mutated(value: Any, rng: random.Random) -> Any:
+    """The value with one part of it, anywhere, replaced or removed."""
+    odd = (None, True, 0, -1e308, "", "x", [], {}, [[]], {"a": {}}, {"sites": 1, "lattice": 2})
+    if not isinstance(value, (dict, list)) or not value or rng.random() < 0.1:
+        return rng.choice(odd)
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    key = rng.choice(keys)
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    if rng.random() < 0.1:
+        del copy[key]
+    else:
+        copy[key] = _mutated(copy[key], rng)
+    return copy
+
+
+def test_mutations_raise_nothing_but_one_line(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    entry = ComputedStructureEntry(CESIUM, -1.0).as_dict()
+    columns = {"structure": {"0": DICTS[1]}, "gap": {"0": 1}}
+    split = {"columns": ["structure"], "index": [0], "data": [[DICTS[1]]]}
+    forms: list[Any] = [
+        {"entries": [entry]}, {"data": [resource(CESIUM)], "meta": {}}, [DICTS[1]], columns, split,
+        {"p": {"structure": DICTS[1]}}, DICTS[1], {"data": [split], "schema": {}},
+    ]  # fmt: skip
+    read_well = 0
+    for _ in range(600):
+        path = written(tmp_path / "a.json", _mutated(rng.choice(forms), rng))
+        try:
+            items = list(read(path))
+        except InputError as error:
+            assert "\n" not in str(error)
+            continue
+        for item, result in zip(items, graphs_of(items, GraphSettings()), strict=True):
+            read_well += not isinstance(result, Rejection)
+            if isinstance(item, UnreadableRecord):
+                assert item.reason.isprintable() and len(item.reason) < 250 and ": " in item.reason
+    assert 50 < read_well < 550
 
 
 # ---- the shared cases ----------------------------------------------------------------------------
