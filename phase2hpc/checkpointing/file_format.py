@@ -13,7 +13,6 @@ import hashlib
 import io
 import os
 import pickle
-import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,8 @@ import torch
 
 from phase2hpc.checkpointing.safe_load import Unexpected, screen
 from phase2hpc.utils.atomic_io import PartialFile
+from phase2hpc.utils.error_text import first_line
+from phase2hpc.utils.regular_file import NotRegularFile, open_regular
 
 MAGIC = b"PHASE2ST"
 VERSION = 1
@@ -143,21 +144,16 @@ def read_state(path: Path) -> tuple[dict[str, Any], int]:
             f"it holds other things than tensors and plain values: {what}"
         ) from None
     except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
-        raise CorruptCheckpoint(
-            f"torch cannot read it: {str(error).partition(chr(10))[0]}"
-        ) from None
+        raise CorruptCheckpoint(f"torch cannot read it: {first_line(error)}") from None
     return state, step
 
 
 def _open(path: Path) -> BinaryIO:
     """Open a file for reading, never waiting for the other end of what is none."""
     try:
-        kind = path.stat().st_mode
-        if not stat.S_ISREG(kind):
-            raise CorruptCheckpoint(
-                "a folder is in its place" if stat.S_ISDIR(kind) else "it is no file"
-            )
-        return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        return open_regular(path)
+    except NotRegularFile as error:
+        raise CorruptCheckpoint(error.reason) from None
     except FileNotFoundError:
         if path.is_symlink():
             raise CorruptCheckpoint("it is a link to nothing") from None

@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phase2hpc.checkpointing.file_format import CorruptCheckpoint, NewerVersion
+from phase2hpc.utils.error_text import first_problem
 
 SCHEMA_VERSION = 2
 
@@ -97,9 +98,7 @@ def current(kind: Kind, state: State) -> State:
     try:
         _SCHEMAS[kind].model_validate(state)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise CorruptCheckpoint(f"no state of a {kind}: '{key}': {problem['msg']}") from None
+        raise CorruptCheckpoint(f"no state of a {kind}: {first_problem(error, 'key')}") from None
     return state
 
 

@@ -3,25 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import socket
 import subprocess
-from importlib import metadata
 from pathlib import Path
-
-PACKAGES = ("phase2hpc", "torch", "e3nn", "torch-geometric", "numpy", "scipy", "h5py", "vesin",
-            "pymatgen-core", "gemmi", "pydantic")  # fmt: skip
-
-
-def package_versions() -> dict[str, str]:
-    """Version by package, Python's own among them; a package that is not installed is absent."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def git_commit() -> str | None:

@@ -15,6 +15,7 @@ from phase2hpc.runs.run_directory import PREFIX, Manifest, RunDirectory, read_js
 from phase2hpc.utils import tables
 from phase2hpc.utils.package_files import pretrained_models
 from phase2hpc.utils.text import one_line
+from phase2hpc.utils.time_format import format_time
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def list_rows(summaries: list[RunSummary]) -> list[tuple[str, ...]]:
                 summary.state,
                 f"{m.epoch}/{m.epochs}",
                 tables.number(m.best_score),
-                f"{m.created.astimezone():%Y-%m-%d %H:%M}",
+                format_time(m.created),
             )
         )
     return [tuple(map(one_line, row)) for row in rows]
@@ -278,8 +279,8 @@ def _facts(run: RunDirectory, m: Manifest) -> list[tuple[str, str]]:
         ("seed", str(m.seed)),
         ("host", f"{m.host}, process {m.pid}" if m.host else "not said"),
         ("jobs", ", ".join(m.job_ids) or "none"),
-        ("created", f"{m.created:%Y-%m-%d %H:%M:%S %Z}"),
-        ("updated", f"{m.updated:%Y-%m-%d %H:%M:%S %Z}"),
+        ("created", format_time(m.created)),
+        ("updated", format_time(m.updated)),
         ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
         ("git commit", m.git_commit or "none (not a checkout)"),
         ("image", str(m.image or "none (not in a container of phase2hpc)")),

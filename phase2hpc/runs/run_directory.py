@@ -9,7 +9,6 @@ import json
 import os
 import re
 import secrets
-import stat
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,9 +23,12 @@ from phase2hpc.runs import provenance
 from phase2hpc.runs.job_request import Submission
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.container_image import Image, this_image
+from phase2hpc.utils.dependencies import installed_versions
+from phase2hpc.utils.error_text import first_problem
 from phase2hpc.utils.mounts import nearest_folder
 from phase2hpc.utils.os_errors import refused_place
-from phase2hpc.utils.text import one_line
+from phase2hpc.utils.regular_file import open_regular
+from phase2hpc.utils.time_format import utc_now
 
 PREFIX = "run_"
 SCHEMA_VERSION = 1
@@ -39,10 +41,6 @@ Moment = Annotated[
     AwareDatetime,
     Field(ge=datetime(1970, 1, 2, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
 ]
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Manifest(BaseModel):
@@ -60,8 +58,8 @@ class Manifest(BaseModel):
     level: str
     properties: list[str]
     state: State = "running"
-    created: Moment = Field(default_factory=_now)
-    updated: Moment = Field(default_factory=_now)
+    created: Moment = Field(default_factory=utc_now)
+    updated: Moment = Field(default_factory=utc_now)
     step: int = 0
     epoch: int = 0
     epochs: int
@@ -69,7 +67,7 @@ class Manifest(BaseModel):
     host: str = Field(default_factory=provenance.host)
     pid: int = Field(default_factory=os.getpid, ge=0, lt=2**31)
     process_start: str | None = Field(default_factory=lambda: provenance.process_start(os.getpid()))
-    versions: dict[str, str] = Field(default_factory=provenance.package_versions)
+    versions: dict[str, str] = Field(default_factory=installed_versions)
     git_commit: str | None = Field(default_factory=provenance.git_commit)
     # None outside of a container of phase2hpc.
     image: Image | None = Field(default_factory=this_image)
@@ -233,9 +231,7 @@ class RunDirectory:
                 )
             return Manifest.model_validate(data)
         except ValidationError as error:
-            problem = error.errors()[0]
-            key = ".".join(str(part) for part in problem["loc"])
-            raise InputError(f"{self.manifest}: '{one_line(key)}': {problem['msg']}") from None
+            raise InputError(f"{self.manifest}: {first_problem(error, 'key')}") from None
 
     def update_manifest(self, **changes: Any) -> Manifest:
         """Set some keys, and the time; the run's one writer calls this."""
@@ -243,7 +239,7 @@ class RunDirectory:
         if unknown:
             raise TypeError(f"a manifest has no {sorted(unknown)}")
         manifest = self.read_manifest()
-        for key, value in {**changes, "updated": _now()}.items():
+        for key, value in {**changes, "updated": utc_now()}.items():
             setattr(manifest, key, value)
         self.write_manifest(manifest)
         return manifest
@@ -258,7 +254,7 @@ class RunDirectory:
             host=provenance.host(),
             pid=os.getpid(),
             process_start=provenance.process_start(os.getpid()),
-            versions=provenance.package_versions(),
+            versions=installed_versions(),
             git_commit=provenance.git_commit(),
             image=this_image(),
             job_ids=job_ids,
@@ -284,7 +280,7 @@ def checked_run_id(run_id: str) -> str:
 
 def new_run_id() -> str:
     """A made-up id; that it is nobody else's shows when its directory is made."""
-    return f"{_now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    return f"{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def create_run(models_dir: Path, family: str, run_id: str | None = None) -> RunDirectory:
@@ -335,11 +331,10 @@ def read_json(path: Path) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        found = path.stat()
-        # A pipe would be waited for.
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_TEXT_BYTES:
-            raise InputError(f"{path}: not a file of a run (a folder or pipe, or too large)")
-        return path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_TEXT_BYTES:
+                raise InputError(f"{path}: not a file of a run: larger than {MAX_TEXT_BYTES} bytes")
+            return file.read().decode("utf-8")
     except FileNotFoundError:
         raise InputError(f"{path.parent}: no {path.name} here: not a run directory?") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -202,11 +202,11 @@ def put_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     ("put", "reason"),
     [
-        (put_folder, "a folder is in its place"),
+        (put_folder, "not a file: it is a folder"),
         (lambda path: path.symlink_to("nowhere"), "a link to nothing"),
         (lambda path: path.symlink_to(path), "cannot be read"),
-        (os.mkfifo, "it is no file"),
-        (lambda path: path.symlink_to("/dev/zero"), "it is no file"),
+        (os.mkfifo, "not a file: it is a named pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a file: it is a device"),
     ],
 )
 def test_what_is_no_file_is_set_aside(

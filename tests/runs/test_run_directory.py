@@ -75,7 +75,7 @@ def test_ids_are_unique_when_many_start_at_once(
     # So few random digits that threads collide: only the exclusive mkdir keeps them apart.
     digits = itertools.cycle(f"{i // 2:06x}" for i in range(14))
     monkeypatch.setattr("phase2hpc.runs.run_directory.secrets.token_hex", lambda _: next(digits))
-    monkeypatch.setattr("phase2hpc.runs.run_directory._now", lambda: START)
+    monkeypatch.setattr("phase2hpc.runs.run_directory.utc_now", lambda: START)
     with ThreadPoolExecutor(7) as pool:
         runs = list(pool.map(lambda _: create_run(tmp_path, FAMILY), range(7)))
     assert len({run.id for run in runs}) == 7

@@ -10,14 +10,12 @@ from __future__ import annotations
 import codecs
 import os
 import re
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import Manifest, RunDirectory
+from phase2hpc.utils.regular_file import open_regular
 
 # So much of a log's end is looked at for the reason of a job's end.
 END_BYTES = 1 << 16
@@ -64,7 +62,7 @@ def last_lines(path: Path, count: int) -> list[str]:
     """The last lines of a log that are not empty, from its last END_BYTES; [] where it is not
     there, or is no plain file."""
     try:
-        with opened(path) as log:
+        with open_regular(path, follow_symlinks=False) as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(0, size - END_BYTES))
             text = log.read().decode(errors="replace")
@@ -90,7 +88,7 @@ class LogReader:
     def read(self) -> Iterator[str]:
         """Nothing where the file is not there yet. Raises InputError where it cannot be read."""
         try:
-            with opened(self.path) as log:
+            with open_regular(self.path, follow_symlinks=False) as log:
                 # Shorter than before: somebody has emptied it.
                 if log.seek(0, os.SEEK_END) < self._position:
                     self._position = 0
@@ -107,7 +105,7 @@ class LogReader:
 def _begin_of_last(path: Path, count: int) -> int:
     """Where the last ``count`` lines begin; 0 where the file is not there yet."""
     try:
-        with opened(path) as log:
+        with open_regular(path, follow_symlinks=False) as log:
             begin = end = log.seek(0, os.SEEK_END)
             found = b""
             # The last line end is the last line's own.
@@ -119,17 +117,6 @@ def _begin_of_last(path: Path, count: int) -> int:
         return 0
     lines = found.splitlines(keepends=True)
     return end - sum(map(len, lines[len(lines) - min(count, len(lines)) :]))
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A log, for reading. Raises OSError, also for a link, a pipe or a device."""
-    # A pipe without O_NONBLOCK would hold the reader for ever.
-    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(number, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise OSError(f"{path}: no plain file")
-        yield file
 
 
 def plain(text: str) -> str:

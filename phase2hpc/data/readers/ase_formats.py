@@ -25,6 +25,7 @@ from phase2hpc.data.readers.periodicity import VACUUM_NOTE, periodicity_problem
 from phase2hpc.data.readers.text_files import MAX_RECORD_BYTES, bounded_lines, open_text
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
+from phase2hpc.utils.error_text import type_and_message
 from phase2hpc.utils.text import one_line
 
 # Exceptions of ase's parser for a damaged frame.
@@ -74,7 +75,7 @@ def read_extxyz(path: Path, units: RecordPartition) -> Iterator[RawCrystal | Unr
             try:
                 atoms = next(read_xyz(StringIO("".join(frame)), index=0))
             except (*_FRAME_ERRORS, StopIteration) as error:
-                reason = f"bad frame: {type(error).__name__}, {' '.join(str(error).split())[:120]}"
+                reason = f"bad frame: {type_and_message(error)}"
                 yield UnreadableRecord(name, place, reason)
                 continue
             columns = atoms.info | (atoms.calc.results if atoms.calc else {})
@@ -191,7 +192,7 @@ def _db_row(
             place,
         )
     except (TypeError, ValueError, RecursionError, AttributeError) as error:
-        reason = f"bad row: {type(error).__name__}, {' '.join(str(error).split())[:120]}"
+        reason = f"bad row: {type_and_message(error)}"
         return UnreadableRecord(name, place, reason)
 
 

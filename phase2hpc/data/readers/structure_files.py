@@ -9,7 +9,6 @@ import logging
 import lzma
 import os
 import re
-import stat
 import zipfile
 import zlib
 from collections import Counter
@@ -31,6 +30,7 @@ from phase2hpc.data.readers.poscar import structures_in_poscar
 from phase2hpc.data.readers.text_files import DAMAGED, decompressed, plain_name
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
+from phase2hpc.utils.regular_file import NotRegularFile, open_regular
 from phase2hpc.utils.sandbox import sandboxed_map
 from phase2hpc.utils.text import one_line
 
@@ -137,9 +137,11 @@ def _read(task: tuple[Path, str]) -> Items:
     path, name = task
     try:
         data = _content(path)
+    except NotRegularFile as error:
+        return _unreadable(task, error.reason)
     except DAMAGED as error:
         return _unreadable(task, _why_not_read(path, error))
-    except (_NotAFile, InputError) as error:
+    except (_TooLarge, InputError) as error:
         return _unreadable(task, str(error))
     if len(data) > MAX_BYTES:
         return _unreadable(task, too_large(f"more than {MAX_BYTES >> 20}"))
@@ -153,22 +155,18 @@ def _read(task: tuple[Path, str]) -> Items:
     return read(data, name, str(path))
 
 
-class _NotAFile(ValueError):
-    """The path is no regular file, or too large a one; the message is the reason."""
+class _TooLarge(ValueError):
+    """A file is too large; the message is the reason."""
 
 
 def _content(path: Path) -> bytes:
-    """At most MAX_BYTES + 1 bytes of a file, decompressed; raises _NotAFile for what is no file."""
-    # Opening a named pipe would wait for its other end, and a device may have none.
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
-        kind = kinds.get(stat.S_IFMT(status.st_mode), "device")
-        raise _NotAFile(f"not a file: it is a {kind}")
-    if status.st_size > MAX_BYTES:
-        raise _NotAFile(too_large(f"{status.st_size / 2**20:.1f}"))
-    with path.open("rb") as file, decompressed(file, str(path)) as content:
-        return bytes(content.read(MAX_BYTES + 1))
+    """At most MAX_BYTES + 1 bytes of a file, decompressed; raises _TooLarge for a larger file."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise _TooLarge(too_large(f"{size / 2**20:.1f}"))
+        with decompressed(file, str(path)) as content:
+            return bytes(content.read(MAX_BYTES + 1))
 
 
 def _why_not_read(path: Path, error: Exception) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, TextIO
 
 from phase2hpc.errors import InputError
+from phase2hpc.utils.regular_file import open_regular
 from phase2hpc.utils.text import one_line
 
 # Characters of one record, line or frame: compressed, a few bytes may claim any number.
@@ -59,7 +60,7 @@ def content_name(path: Path) -> str:
 
     Raises InputError for an archive without one member to read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if not _is_zip(file, path.name):
             return plain_name(path.name)
         with zipfile.ZipFile(file) as archive:
@@ -70,7 +71,7 @@ def head(path: Path, size: int = 1 << 16) -> bytes:
     """The first bytes of a file's decompressed content; of a damaged file what can be read."""
     parts = b""
     try:
-        with path.open("rb") as file, decompressed(file, str(path)) as content:
+        with open_regular(path) as file, decompressed(file, str(path)) as content:
             while len(parts) < size and (more := content.read1(size - len(parts))):
                 parts += more
     except DAMAGED:
@@ -101,7 +102,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
     Bytes that are not UTF-8 become lone surrogates, so that their line can be named. Raises
     InputError for a zip archive without one member to read.
     """
-    with path.open("rb") as file, decompressed(file, str(path)) as data:
+    with open_regular(path) as file, decompressed(file, str(path)) as data:
         if data.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             yield TextIOWrapper(data, encoding="utf-16", newline="")
         else:

@@ -141,7 +141,7 @@ def test_options_of_sbatch(plan: MakePlan) -> None:
     for option, words in (
         ("output=x", "'output' is set by phase2hpc itself"),
         ("time=5", "'time' is said by the profile's hours"),
-        ("partition=a b", "--sbatch partition=a b"),
+        ("partition=a b", "--sbatch: option 'partition' = 'a b'"),
     ):
         with pytest.raises(InputError, match=words):
             plan("gpu", sbatch=(option,))
