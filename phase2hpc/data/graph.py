@@ -142,7 +142,7 @@ def _limits(
     n: int,
     settings: GraphSettings,
 ) -> npt.NDArray[np.float64]:
-    """How far each receiver's list reaches, (n,) angstrom: infinite with no more than k in it.
+    """Reach of each receiver's list, (n,) angstrom: infinite with no more than k in it.
 
     sorted_distance: (E,) by receiver, then distance.
     """

@@ -164,7 +164,7 @@ def _other_columns(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _other_content(record: Mapping[str, Any]) -> str:
-    """What a record is that has no structure."""
+    """Description of a record that has no structure."""
     if is_entry(record):
         return "a ComputedEntry has a composition and an energy only (write ComputedStructureEntry)"
     if "positions" in record and "numbers" in record:

@@ -151,8 +151,7 @@ def _species(lines: list[str], line: int) -> tuple[list[str] | None, list[int], 
     """Symbols (None in the VASP 4 form) and counts, each on one line or more, and the index of the
     line after them."""
     words: list[str] = []
-    number = line + 1
-    symbol_lines = 0
+    number, symbol_lines = line + 1, 0
     while line < len(lines):
         found = _before_comment(lines[line])
         if not found or not found[0][0].isalpha():
@@ -210,8 +209,7 @@ def _unnamed_species(
 ) -> list[str]:
     """Symbols of the VASP 4 form, one for each count: from ``column`` of the coordinate rows,
     else from the first line, where it has as many elements as there are counts."""
-    symbols: list[str] = []
-    start = 0
+    symbols, start = list[str](), 0
     for count in header.counts:
         group = {row[column] if len(row) > column else "" for row in rows[start : start + count]}
         start += count
