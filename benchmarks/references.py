@@ -1,4 +1,4 @@
-"""The references that speed is a ratio to: what the field did first, with the same shapes."""
+"""Reference implementations for the speed ratios, with the same shapes as ours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from phase2hpc.models.geometry import (
 
 
 class FullyConnectedLayer(nn.Module):
-    """e3nn's FullyConnectedTensorProduct with weights of every edge from a three-layer MLP."""
+    """e3nn's FullyConnectedTensorProduct, with weights per edge from a three-layer MLP."""
 
     def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, lmax: int, basis: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class FullyConnectedModel(nn.Module):
 
 
 class ConcatenatedConvolution(nn.Module):
-    """The original's convolution: one linear layer on [v_i, v_j, u_ij] of every edge."""
+    """Convolution of the original CGCNN: one linear layer on [v_i, v_j, u_ij] per edge."""
 
     def __init__(self, hidden: int, basis: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class ConcatenatedConvolution(nn.Module):
 
 
 class ConcatenatedModel(nn.Module):
-    """CGCNN with the concatenated linear layer, on the same graphs, edge features computed once."""
+    """CGCNN with the concatenated linear layer, on the same graphs; edge features computed once."""
 
     def __init__(self, hidden: int, layers: int, basis: int, outputs: int, **graph: float) -> None:
         super().__init__()

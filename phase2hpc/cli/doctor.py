@@ -12,14 +12,14 @@ from phase2hpc.cli.options import ModelsDir
 
 def doctor(
     profile: Annotated[
-        str | None, typer.Option("--profile", help="Site profile to check against the cluster.")
+        str | None, typer.Option("--profile", help="Site profile to compare with the cluster.")
     ] = None,
     models_dir: ModelsDir = Path("models"),
     on_node: Annotated[
-        bool, typer.Option("--on-node", help="Also run a job of a moment on a node.")
+        bool, typer.Option("--on-node", help="Also run a short job on a node.")
     ] = False,
 ) -> None:
-    """Check this machine, its Slurm, a profile and the folder of runs."""
+    """Check this machine, Slurm, a site profile and the folder of runs."""
     from phase2hpc.cluster.doctor.check import checks_text
     from phase2hpc.cluster.doctor.run import doctor as run_doctor
     from phase2hpc.cluster.profiles.profile import find_profile, profiles_table
@@ -27,6 +27,6 @@ def doctor(
     checks = run_doctor(find_profile(profile) if profile else None, models_dir, on_node)
     print(checks_text(checks))
     if profile is None:
-        print(f"\nProfiles that --profile finds by name:\n\n{profiles_table()}")
+        print(f"\nSite profiles (for --profile):\n\n{profiles_table()}")
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""The levels and their settings as text, read off the settings that are in force."""
+"""Tables of the levels and of all settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TRAINING = ("epochs", "batch_size", "lr", "max_samples")
 
 
 def level_table() -> str:
-    """Every algorithm and level: training settings, preset, properties, resources, folder."""
+    """One row per level: training settings, preset, properties, hours and folder."""
     header = ("algorithm", "level", *_TRAINING, "preset", "model", "properties", "hours", "runs in")
     rows = []
     for algorithm in ALGORITHMS.values():
@@ -41,7 +41,7 @@ def level_table() -> str:
 
 
 def settings_table() -> str:
-    """Every setting that ``--set`` takes: its default and its meaning."""
+    """One row per setting of ``--set``: default and meaning."""
     groups: list[tuple[str, type[BaseModel]]] = [
         (f"model, {algorithm.name}", algorithm.settings) for algorithm in ALGORITHMS.values()
     ]

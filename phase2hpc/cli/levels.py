@@ -9,10 +9,10 @@ import typer
 
 def levels(
     settings: Annotated[
-        bool, typer.Option("--settings", help="Also every setting with its meaning and default.")
+        bool, typer.Option("--settings", help="Also list every setting with its default.")
     ] = False,
 ) -> None:
-    """The algorithms and levels with the settings that are in force."""
+    """Show the algorithms and levels with their settings."""
     from phase2hpc.cli.level_tables import level_table, settings_table
 
     print(level_table())

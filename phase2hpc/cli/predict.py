@@ -11,7 +11,7 @@ import typer
 
 from phase2hpc.cli.options import MaxAtoms, ModelsDir, RunArgument, ShardProfile, Shards
 from phase2hpc.errors import InputError
-from phase2hpc.utils.container_image import unseen
+from phase2hpc.utils.container_image import mount_hint
 from phase2hpc.utils.output_path import check_output, warn_if_lost
 
 
@@ -47,10 +47,10 @@ def predict(
     if sum(map(bool, (cif, folder, sources))) != 1:
         raise InputError("give one of --cif FILE, --dir FOLDER, or SOURCE...")
     if cif is not None and not cif.is_file():
-        why = " (a folder)" if cif.is_dir() else unseen()
+        why = " (a folder)" if cif.is_dir() else mount_hint()
         raise InputError(f"--cif {cif}: no such file{why}")
     if folder is not None and not folder.is_dir():
-        raise InputError(f"--dir {folder}: no such folder{unseen()}")
+        raise InputError(f"--dir {folder}: no such folder{mount_hint()}")
     inputs = [str(path) for path in (cif, folder) if path] or list(sources or [])
     if profile is not None and shards is None:
         raise InputError("--profile: only with --shards; without, this is one process here")

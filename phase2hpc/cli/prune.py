@@ -15,30 +15,30 @@ from phase2hpc.errors import InputError
 def prune(
     models_dir: ModelsDir = Path("models"),
     failed: Annotated[
-        bool, typer.Option("--failed", help="Whole runs too that failed or were interrupted.")
+        bool, typer.Option("--failed", help="Also remove runs that failed or were interrupted.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what it would take.")
+        bool, typer.Option("--dry-run", help="Only show what would be removed.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Free space: old and damaged checkpoints, leftovers; shows what it would take and asks."""
+    """Remove old and damaged checkpoints and leftover files, after asking."""
     from phase2hpc.runs.prune import plan, readable, remove
 
     found = plan(models_dir, failed)
     if text := found.text():
         print(text)
     if not found.leftovers:
-        print(f"nothing to free in {models_dir}")
+        print(f"nothing to remove in {models_dir}")
         return
-    print(f"together {readable(found.size)}")
+    print(f"total {readable(found.size)}")
     if dry_run:
         return
     if not yes:
         if not sys.stdin.isatty():
-            raise InputError("nothing is removed: no terminal to ask on; say --yes, or --dry-run")
-        if not typer.confirm("remove this for good?"):
-            print("nothing is removed")
+            raise InputError("nothing was removed: no terminal to ask on; add --yes or --dry-run")
+        if not typer.confirm("remove these permanently?"):
+            print("nothing was removed")
             return
     freed, problems = remove(found)
     for line in problems:

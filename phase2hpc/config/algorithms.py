@@ -1,10 +1,8 @@
-"""The algorithms and their levels, as data.
+"""Tables of the algorithms, their presets and their levels.
 
-A new algorithm is one block here and one file in models/.
-
-The numbers of ``LEVELS`` that the operation manual fixes (epochs, batch size, learning rate,
-training crystals, preset) are its own; everything else was chosen on validation data
-(benchmarks/RESULTS.md).
+A new algorithm is one block here and one file in models/. Epochs, batch size, learning rate,
+number of training crystals and preset of a level are those of the operation manual; everything
+else was chosen on validation data (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -18,13 +16,15 @@ LEVEL_NAMES = ("smoke", "lite", "std", "pro", "max")
 
 
 class ModelSettings(BaseModel):
-    """What every encoder shares; an algorithm adds its own."""
+    """Settings common to all encoders; each algorithm adds its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layers: int = Field(ge=1, le=20, description="message passing layers")
-    out_features: int = Field(128, ge=1, le=4096, description="length of a crystal's vector")
-    head_hidden: int = Field(64, ge=1, le=4096, description="hidden units of each property's head")
+    out_features: int = Field(128, ge=1, le=4096, description="length of the vector of a crystal")
+    head_hidden: int = Field(
+        64, ge=1, le=4096, description="hidden units of the head of each property"
+    )
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout inside the encoder's readout")
     head_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout before each head")
 
@@ -36,23 +36,23 @@ class EquivariantSettings(ModelSettings):
         min_length=1, max_length=5, description="channels by degree: 64,32,16 is 64x0e+32x1o+16x2e"
     )
     basis_size: int = Field(8, ge=1, le=64, description="Bessel functions of the distance")
-    # On val, std: with less dropout and decay the training set is learned by heart.
+    # Chosen on val at level std: with less dropout and weight decay the model overfits.
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout inside the readout")
     head_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout before each head")
-    embedding_size: int = Field(64, ge=1, le=1024, description="features of an element")
+    embedding_size: int = Field(64, ge=1, le=1024, description="features per element")
     hidden: int = Field(128, ge=1, le=4096, description="hidden units of the per-atom update")
 
 
 class CGCNNSettings(ModelSettings):
     """The CGCNN encoder."""
 
-    hidden: int = Field(ge=1, le=4096, description="features of an atom")
-    basis_size: int = Field(41, ge=2, le=512, description="Gaussians of the distance")
+    hidden: int = Field(ge=1, le=4096, description="features per atom")
+    basis_size: int = Field(41, ge=2, le=512, description="Gaussian functions of the distance")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a batch job of a level asks for by default."""
+    """Default resources of a batch job of a level."""
 
     hours: float
     cpus: int
@@ -62,7 +62,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Level:
-    """One row of the table: a preset, settings that differ from the defaults, and resources."""
+    """Preset, settings that differ from the defaults, and resources of a level."""
 
     preset: str
     training: dict[str, Any]
@@ -74,8 +74,8 @@ class Level:
 class Algorithm:
     """An encoder, its settings, its presets and its five levels.
 
-    ``encoder`` is ``module:class``; the class takes the settings as keyword arguments, and the
-    graph settings of the store beside them. ``folder`` names a family of runs.
+    ``encoder`` is ``module:class``; the class takes the settings and the graph settings of the
+    store as keyword arguments. ``folder`` is the name of the folder of its runs.
     """
 
     name: str

@@ -15,7 +15,13 @@ from typing import Any
 
 from phase2hpc.errors import Phase2Error
 from phase2hpc.inference.predictor import Predictor, as_records, predict_chunks, write_records
-from phase2hpc.utils.shard_folder import ShardFolder, fingerprints, read_lines, write_line, writing
+from phase2hpc.utils.shard_folder import (
+    ShardFolder,
+    atomic_text,
+    fingerprints,
+    read_lines,
+    write_line,
+)
 
 
 def predict_shard(
@@ -33,7 +39,7 @@ def predict_shard(
     chunks = predict_chunks(
         predictor, inputs, plain_folder=plain_folder, shard=shard, shards=folder.count
     )
-    with writing(folder.part(shard)) as part:
+    with atomic_text(folder.part(shard)) as part:
         write_line(part, [list(predictor.properties), fingerprints(inputs)])
         for number, rows in chunks:
             write_line(part, [number, list(as_records(rows, predictor.properties))])

@@ -1,4 +1,4 @@
-"""Files of every version so far, made by frozen/make.py, are read, used and resumed from."""
+"""Frozen files of every schema version are read, predicted with and resumed from."""
 
 from __future__ import annotations
 

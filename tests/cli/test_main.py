@@ -35,13 +35,13 @@ def in_a_process(*arguments: str, **environment: str) -> subprocess.CompletedPro
         (["--level", "litte"], "unknown level 'litte': did you mean 'lite'?"),
         (["--level", "litte", "--resume"], "unknown level 'litte': did you mean 'lite'?"),
         (["--properties", "bandgap"], "unknown property 'bandgap'"),
-        (["--properties", ","], "no property asked for"),
-        (["--properties", "band_gap", "--all-properties"], "give one of them"),
+        (["--properties", ","], "--properties is empty"),
+        (["--properties", "band_gap", "--all-properties"], "give only one of them"),
         (["--preset", "smal"], "unknown preset 'smal': did you mean 'small'?"),
         (["--set", "batchsize=3"], "unknown setting 'batchsize': did you mean 'batch_size'?"),
         (["--set", "lr"], "--set 'lr': write it as key=value"),
         (["--set", "lr=fast"], "setting 'lr' = 'fast'"),
-        (["--set", "store=x.h5"], "--set store: give it by --store"),
+        (["--set", "store=x.h5"], "--set store: use --store"),
         (["--lr", "-1"], "setting 'lr' = -1.0"),
         (["--lr", "nan"], "setting 'lr'"),
         (["--epochs", "0"], "setting 'epochs' = 0"),
@@ -273,8 +273,8 @@ def test_a_missing_extra_is_named(command, monkeypatch) -> None:
 def test_what_is_given_twice_or_elsewhere(command, trained, tmp_path) -> None:
     for arguments, words in (
         (("--epochs", "2", "--set", "epochs=3"), "--epochs and --set epochs"),
-        (("--set", "seed=1"), "give it by --seed"),
-        (("--resume", "--init-from", "x"), "leave --init-from out"),
+        (("--set", "seed=1"), "use --seed"),
+        (("--resume", "--init-from", "x"), "leave out --init-from"),
     ):
         code, _, err = command("train", "--level", "lite", "--models-dir", tmp_path, *arguments)
         assert code == 2 and words in err and err.count("\n") == 1

@@ -98,7 +98,7 @@ def test_already_there(source: Path, tmp_path: Path) -> None:
     before = path.stat()
     moved = source.rename(tmp_path / "moved.jsonl")
     again = prepare([moved], path, workers=2)
-    assert again.already_there and "there already" in again.lines()[0]
+    assert again.already_there and "exists already" in again.lines()[0]
     assert (again.kept, again.labels) == (first.kept, first.labels)
     assert again.content_hash == first.content_hash
     assert path.stat().st_mtime_ns == before.st_mtime_ns

@@ -1,4 +1,4 @@
-"""An exported model predicts as its run does and says nothing of where it was made."""
+"""An exported model predicts as its run does and holds no paths or host of this machine."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_only_what_is_missing_is_predicted(
     folder = ShardFolder.beside(output, 3, {})
     for shard in (0, 2):
         predict_shard(folder, shard, predictor, inputs, plain_folder=True)
-    with pytest.raises(Phase2Error, match=r"1 of 3 shards are not there \(1\)"):
+    with pytest.raises(Phase2Error, match=r"1 of 3 shards are missing \(1\)"):
         join_shards(folder, inputs, output)
     kept = folder.part(0).stat().st_mtime_ns
     for shard in range(3):

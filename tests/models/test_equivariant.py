@@ -1,4 +1,4 @@
-"""The fast contraction is e3nn's tensor product, and features turn with the crystal."""
+"""The batched contraction equals e3nn's tensor product, and features are equivariant."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.models.equivariant import (
+from phase2hpc.models.equivariant import EquivariantEncoder, root_mean_square
+from phase2hpc.models.geometry import edge_geometry
+from phase2hpc.models.multitask import MultiTaskModel
+from phase2hpc.models.tensor_product import (
     Convolution,
-    EquivariantEncoder,
     Features,
     Geometry,
     bucket_bounds,
-    root_mean_square,
     sh_degrees,
 )
-from phase2hpc.models.geometry import edge_geometry
-from phase2hpc.models.multitask import MultiTaskModel
 
 BASIS = 3
 # Irreps in and out of a layer, as channels by degree; a zero leaves a degree out.

@@ -248,15 +248,15 @@ def test_the_command_shows_asks_and_removes(make, tmp_path, command):
     before = names(run)
     code, out, err = command(*arguments, "--dry-run")
     assert (code, err) == (0, "")
-    assert "done  finished  old checkpoints           2" in out and "together" in out
+    assert "done  finished  old checkpoints           2" in out and "total" in out
     code, _, err = command(*arguments)
-    assert code == 2 and "no terminal to ask on; say --yes" in err
+    assert code == 2 and "no terminal to ask on; add --yes" in err
     assert names(run) == before
     code, out, _ = command(*arguments, "--yes")
     assert code == 0 and "freed 391 KiB" in out
     assert names(run) == KEPT
     code, out, _ = command(*arguments)
-    assert (code, out) == (0, f"nothing to free in {tmp_path}\n")
+    assert (code, out) == (0, f"nothing to remove in {tmp_path}\n")
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])
@@ -265,7 +265,7 @@ def test_an_answer_on_a_terminal(make, tmp_path, command, monkeypatch, answer):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("typer.confirm", lambda question: answer == "y")
     code, out, _ = command("runs", "prune", "--models-dir", tmp_path)
-    assert code == 0 and ("nothing is removed" in out) == (answer == "n")
+    assert code == 0 and ("nothing was removed" in out) == (answer == "n")
     assert (names(run) == KEPT) == (answer == "y")
 
 

@@ -1,4 +1,4 @@
-"""A run from request to results: nothing is left of one that could not begin."""
+"""Runs from request to results; a run that cannot start leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_signal_in_the_evaluation_stops_it(batch, train_tiny, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluation.Trainer, "predict", predict)
-        patch.setattr("phase2hpc.inference.batched.CRYSTALS_A_BATCH", 8)
+        patch.setattr("phase2hpc.inference.batched.MAX_BATCH_CRYSTALS", 8)
         with pytest.raises(StoppedEarly, match="SIGTERM: state saved at step 5 of 5"):
             train_tiny(tmp_path / "cut", epochs=1)
     run = session.RunDirectory(tmp_path / "cut" / "multitask_cgcnn_lite" / "run_one")

@@ -18,7 +18,7 @@ from phase2hpc.cluster.doctor.node import node_checks
 from phase2hpc.cluster.doctor.slurm import slurm_checks
 from phase2hpc.cluster.profiles.profile import Profile
 from phase2hpc.errors import InputError
-from phase2hpc.utils.gpus import gpu_count, why_torch_sees_none
+from phase2hpc.utils.gpus import advice_for_invisible_gpus, gpu_count
 
 TORCH_TIMEOUT_SECONDS = 90.0
 RUNTIME_TIMEOUT_SECONDS = 10.0
@@ -144,10 +144,10 @@ def torch_checks() -> list[Check]:
     elif not gpu_count():
         checks.append(ok("GPUs", "none on this machine (as on most login nodes)"))
     elif about["cuda"]:
-        advice = why_torch_sees_none(about["cuda"])
+        advice = advice_for_invisible_gpus(about["cuda"])
         checks.append(fail("GPUs", "there are some, but torch cannot use them", advice))
     else:
-        advice = why_torch_sees_none(None)
+        advice = advice_for_invisible_gpus(None)
         checks.append(warn("GPUs", "there are some, but this torch is for CPU only", advice))
     return checks
 

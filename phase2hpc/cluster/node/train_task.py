@@ -119,7 +119,8 @@ def count_restart(run: RunDirectory) -> None:
 
 
 def _newest_step(run: RunDirectory) -> int:
-    from phase2hpc.checkpointing.file_format import CheckpointError, read_step
+    from phase2hpc.checkpointing.file_errors import CheckpointError
+    from phase2hpc.checkpointing.file_format import read_step
 
     paths = [run.checkpoint, *(path for _, path in run.older_checkpoints())]
     for path in paths:

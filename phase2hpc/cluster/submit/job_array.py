@@ -108,13 +108,13 @@ def prepare_sharded(
     work = prepare_work(sources, store, options, shards, workers=workers, overwrite=overwrite)
     if store.exists() and not overwrite:
         try:
-            from phase2hpc.data.prepare import already_there, preparation
+            from phase2hpc.data.prepare import existing_store, preparation
         except ModuleNotFoundError as error:
             raise InputError(
                 f"{store} is there already, and whether it is the one asked for cannot be seen here"
                 f" (no {error.name}): replace it with --overwrite or give another --store"
             ) from None
-        print(already_there(store, preparation(sources, shard_task.converter(dict(options)))))
+        print(existing_store(store, preparation(sources, shard_task.converter(dict(options)))))
         return
     with suppress(ModuleNotFoundError):  # then the nodes will tell
         from phase2hpc.data.splits import make_splitter

@@ -70,7 +70,7 @@ def run_calls(
                 code = _attempt(script.folder, file, job_id, processes, restarts, stop)
                 if stop:
                     raise StoppedEarly(
-                        f"{stop.reason}: stopped; its state is saved, go on with --resume"
+                        f"{stop.message}: stopped; its state is saved, go on with --resume"
                     )
                 restarts += 1
             if code == STOPPED_FOR_GOOD:

@@ -44,7 +44,7 @@ from phase2hpc.data.readers.structure_files import (
 from phase2hpc.data.readers.text_files import DAMAGED, content_name, head, plain_name
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
-from phase2hpc.utils.container_image import unseen
+from phase2hpc.utils.container_image import mount_hint
 from phase2hpc.utils.text import MAX_NAME_LENGTH, name_problem, one_line
 
 JARVIS_PREFIX = "jarvis:"
@@ -118,7 +118,7 @@ def source_hash(source: str | Path) -> str:
 def _existing(source: str | Path) -> Path:
     path = Path(source)
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder{unseen()}; a source is {ACCEPTED}")
+        raise InputError(f"{path}: no such file or folder{mount_hint()}; a source is {ACCEPTED}")
     # A pipe would be read to its end for its hash, and a device has none.
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{path}: neither a file nor a folder; a source is {ACCEPTED}")

@@ -1,4 +1,4 @@
-"""A node's ranks have one copy of the store's arrays, which is gone as soon as they are."""
+"""The ranks of a node share one copy of the store's arrays, freed when they end."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from ranks import Ranks, torchrun
 from phase2hpc.data.graph_arrays import FIELDS
 from phase2hpc.data.store.reader import Store
 from phase2hpc.training.distributed import shared_store as sharing
-from phase2hpc.training.distributed.process_group import World, process_group
+from phase2hpc.training.distributed.process_group import process_group
+from phase2hpc.training.distributed.world import World
 
 
 def opened(store: Path, out: Path, unreachable: bool) -> None:
     if unreachable:
-        sharing._taken = lambda offer: None
+        sharing._attach = lambda offer: None
     with process_group("cpu") as world:
         shared = sharing.open_shared_store(store, world)
         alone = Store.open(store)
