@@ -35,6 +35,10 @@ ShardProfile = Annotated[
         "--profile", help="Site profile for the jobs of --shards; without it they run here."
     ),
 ]
+MaxAtoms = Annotated[
+    int | None,
+    typer.Option(min=1, help="Most atoms in a cell; default 1000. Memory grows with it."),
+]
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
 
 

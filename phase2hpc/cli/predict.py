@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import ModelsDir, RunArgument, ShardProfile, Shards
+from phase2hpc.cli.options import MaxAtoms, ModelsDir, RunArgument, ShardProfile, Shards
 from phase2hpc.errors import InputError
 
 
@@ -37,6 +37,7 @@ def predict(
     models_dir: ModelsDir = Path("models"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    max_atoms: MaxAtoms = None,
     shards: Shards = None,
     profile: ShardProfile = None,
 ) -> None:
@@ -65,7 +66,7 @@ def predict(
 
         work = predict_work(
             inputs, output, runs, shards,
-            plain_folder=folder is not None, device=device, threads=threads,
+            plain_folder=folder is not None, device=device, threads=threads, max_atoms=max_atoms,
         )  # fmt: skip
         run_sharded(work, profile)
         return
@@ -75,7 +76,7 @@ def predict(
 
     if output is not None:
         check_output(output)
-    model = load_model(runs, device=device, threads=threads)
+    model = load_model(runs, device=device, threads=threads, max_atoms=max_atoms)
     rows = model.predict_all(inputs, id_prop=folder is None)
     if output is None:
         print(prediction_table.table(rows, model.properties, model.units))

@@ -68,7 +68,8 @@ def merge_prepared(
 
 
 def converter(options: dict[str, Any]) -> Converter:
-    """options: ``graph`` (settings that were given), ``split``, ``seed`` and ``float64``.
+    """options: ``graph`` (settings that were given), ``split``, ``seed``, ``float64``, and
+    ``max_atoms`` where it was given.
 
     Raises InputError where they are wrong.
     """
@@ -79,7 +80,8 @@ def converter(options: dict[str, Any]) -> Converter:
         settings = GraphSettings(**options["graph"])
     except GraphError as error:
         raise InputError(str(error)) from None
-    return Converter(settings, options["split"], options["seed"], options["float64"])
+    limit = {name: options[name] for name in ("max_atoms",) if name in options}
+    return Converter(settings, options["split"], options["seed"], options["float64"], **limit)
 
 
 def predict_shard(
@@ -92,6 +94,7 @@ def predict_shard(
     runs: list[str],
     device: str,
     threads: int,
+    max_atoms: int | None = None,
 ) -> None:
     """Make one shard of predictions."""
     with _in(place):
@@ -99,7 +102,8 @@ def predict_shard(
         from phase2hpc.inference.sharding import predict_shard as run
         from phase2hpc.runs.run_directory import RunDirectory
 
-        predictor = load_predictor([RunDirectory(Path(run)) for run in runs], device, threads)
+        models = [RunDirectory(Path(run)) for run in runs]
+        predictor = load_predictor(models, device, threads, max_atoms)
         part = ShardFolder(Path(folder), count)
         run(part, shard, predictor, inputs, id_prop=not plain_folder)
 

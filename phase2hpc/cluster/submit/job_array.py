@@ -133,6 +133,7 @@ def predict_work(
     plain_folder: bool,
     device: str,
     threads: int,
+    max_atoms: int | None = None,
 ) -> ShardedWork:
     """Predictions with the best models of these runs. Raises InputError."""
     _check(shards, inputs)
@@ -142,10 +143,11 @@ def predict_work(
         "models": [hashlib.sha256(run.best.read_bytes()).hexdigest() for run in runs],
         "device": device,
         "threads": threads,
+        "max_atoms": max_atoms,
     }
     folder = ShardFolder.beside(output, shards, made_from)
     place, path, models = os.getcwd(), str(folder.path), [str(run.path) for run in runs]
-    further = (list(inputs), plain_folder, models, device, threads)
+    further = (list(inputs), plain_folder, models, device, threads, max_atoms)
     calls: list[Call] = [
         (shard_task.predict_shard, (place, path, shards, k, *further)) for k in range(shards)
     ]
