@@ -96,10 +96,11 @@ def is_structure_file(source: str | Path) -> bool:
 def read_files(paths: Iterable[Path], units: RecordPartition) -> Items:
     """As ``read`` of each of these structure files, in order, in one process for all: to start
     one takes longer than to read a file."""
+    known_labels: set[str] = set()
     for items in read_structure_files(map(_existing, paths)):
         for item in items:
             if units.take():
-                yield _storable(item)
+                yield _storable(item, known_labels)
 
 
 def describe(source: str | Path) -> str:
