@@ -70,9 +70,9 @@ def prepare_work(
     """A preparation. options: as of ``shard_task.converter``. Raises InputError."""
     _check(shards, sources)
     made_from: dict[str, Any] = {"sources": fingerprints(sources), **options}
-    rule = options["split"]
-    if rule is not None and Path(rule).is_file():
-        made_from["split"] = fingerprints([rule])
+    rule, table = options["split"], options.get("labels")
+    files = [name for name in (rule, table) if name and Path(name).exists()]
+    made_from["files"] = fingerprints(files)
     folder = ShardFolder.beside(store, shards, made_from)
     place, path = os.getcwd(), str(folder.path)
     calls: list[Call] = [
@@ -87,7 +87,7 @@ def prepare_work(
         shards=tuple(calls),
         last=(shard_task.merge_prepared, last),
         join="merge",
-        seen=_seen(store, [*sources, *([rule] if rule and Path(rule).exists() else [])]),
+        seen=_seen(store, [*sources, *files]),
         resources=Resources(HOURS, workers or PREPARE_CPUS, SHARD_MEMORY_GB, 0),
         wanted=ResourceOverrides(nodes=1, gpus_per_node=0, tasks_per_node=1, cpus=workers),
         extra="data",
@@ -117,10 +117,7 @@ def prepare_sharded(
         print(existing_store(store, preparation(sources, shard_task.converter(dict(options)))))
         return
     with suppress(ModuleNotFoundError):  # then the nodes will tell
-        from phase2hpc.data.splits import make_splitter
-
-        shard_task.converter(dict(options))
-        make_splitter(options["split"], options["seed"])
+        _ = shard_task.converter(dict(options)).splitter
     run_sharded(work, profile)
 
 

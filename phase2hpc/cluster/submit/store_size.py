@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phase2hpc.config.properties import GROUPS, PROPERTIES, canonical_name
+from phase2hpc.config.properties import GROUPS, PROPERTIES, ColumnSettings, canonical_name
 from phase2hpc.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,10 +58,13 @@ class PlannedStore:
             return cls(path, exists, False, None)
         return cls(path, exists, True, inspect(path) if exists else None)
 
-    def labels(self, properties: str | None) -> list[str]:
-        """Its label columns; where they are not known, those that may be asked for."""
+    def columns(self, properties: str | None) -> dict[str, ColumnSettings]:
+        """Its label columns; where they are not known, those that may be asked for.
+
+        properties: all names asked for, as a comma list.
+        """
         if self.info is not None:
-            return list(self.info.units)
+            return dict(self.info.columns)
         names = (name.strip() for name in (properties or "").split(","))
         asked = [canonical_name(name) for name in names if name]
         for name in set(asked) - PROPERTIES.keys() - GROUPS.keys():
@@ -69,7 +72,7 @@ class PlannedStore:
                 log.warning(
                     "whether the store has a column '%s' cannot be seen here (no h5py)", name
                 )
-        return [*PROPERTIES, *asked]
+        return dict.fromkeys([*PROPERTIES, *asked], ColumnSettings())
 
     def size(self, *, is_sample: bool) -> StoreSize | None:
         """Its size, or, before it is prepared, the sample's; None where nothing tells."""
