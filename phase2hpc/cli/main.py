@@ -37,10 +37,6 @@ app.add_typer(runs_app, name="runs")
 # What a shell says of a command that SIGINT ended.
 INTERRUPTED = 130
 
-# Which extra brings a module that a login node's install is without.
-EXTRA_OF_MODULE = dict.fromkeys(("numpy", "h5py", "vesin", "gemmi", "pymatgen", "ase"), "data")
-EXTRA_OF_MODULE |= dict.fromkeys(("torch", "torch_geometric", "e3nn", "tensorboard"), "train")
-
 
 def _version(asked: bool) -> None:
     if asked:
@@ -72,13 +68,16 @@ def main() -> None:
     except Phase2Error as error:
         _end(error.exit_code, "" if error.already_reported else str(error))
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in EXTRA_OF_MODULE:
+        from phase2hpc.utils.requirements import extra_of_module
+
+        module = (error.name or "").partition(".")[0]
+        extra = extra_of_module(module)
+        if not extra:
             raise
-        module = error.name.partition(".")[0]
         _end(
             InputError.exit_code,
             f"this command needs {module}, which is not installed here: "
-            f"pip install 'phase2hpc[{EXTRA_OF_MODULE[module]}]'",
+            f"pip install 'phase2hpc[{extra}]'",
         )
     except (typer.Abort, KeyboardInterrupt):
         _end(INTERRUPTED, "interrupted")

@@ -34,6 +34,7 @@ ShardProfile = Annotated[
         "--profile", help="Site profile of the jobs of --shards; without one they run here."
     ),
 ]
+JsonOutput = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
 
 

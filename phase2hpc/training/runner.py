@@ -17,14 +17,10 @@ from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import trust
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.inference.trained_model import TrainedModel
-from phase2hpc.runs.lease import Lease, LeaseLost, current_job_id
-from phase2hpc.runs.run_directory import (
-    Manifest,
-    RunDirectory,
-    State,
-    check_place_of_runs,
-    family_folder,
-)
+from phase2hpc.runs.job_id import current_job_id
+from phase2hpc.runs.lease import Lease, LeaseLost
+from phase2hpc.runs.manifest import Manifest, RecordedState
+from phase2hpc.runs.run_directory import RunDirectory, check_place_of_runs, family_folder
 from phase2hpc.training.distributed.process_group import World, describe_error, process_group
 from phase2hpc.training.distributed.shared_store import open_shared_store
 from phase2hpc.training.evaluation import evaluate
@@ -225,7 +221,7 @@ def _take_over(trainer: Trainer, run: RunDirectory) -> None:
 
 
 def _record(
-    run: RunDirectory, lease: Lease | None, state: State, message: str, **progress: Any
+    run: RunDirectory, lease: Lease | None, state: RecordedState, message: str, **progress: Any
 ) -> None:
     """Say in the manifest how it ended, unless the run belongs to another process by now."""
     if lease is not None:
@@ -239,7 +235,9 @@ def _record_failure(
     """As ``_record``; where that fails too (a full disk), ``error`` is the one to be told."""
     if isinstance(error, LeaseLost) or not world.is_main:
         return
-    state: State = "stopped" if isinstance(error, (StoppedEarly, KeyboardInterrupt)) else "failed"
+    state: RecordedState = (
+        "stopped" if isinstance(error, (StoppedEarly, KeyboardInterrupt)) else "failed"
+    )
     try:
         # One that has its results keeps them.
         if run.read_manifest().state != "finished":

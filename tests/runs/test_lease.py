@@ -16,7 +16,8 @@ import pytest
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.runs import lease, provenance
 from phase2hpc.runs import lease_record as holder
-from phase2hpc.runs.lease import Lease, LeaseLost, current_job_id
+from phase2hpc.runs.job_id import current_job_id
+from phase2hpc.runs.lease import Lease, LeaseLost
 from phase2hpc.runs.lease_record import LeaseRecord, read_lease
 from phase2hpc.runs.run_directory import RunDirectory
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from phase2hpc.cluster.monitor.run_state import ENDED
 from virtual_cluster import VirtualCluster
 
-from phase2hpc.cluster.monitor.run_state import ENDED
 from phase2hpc.runs.run_directory import RunDirectory, family_folder
 
 PHASE2HPC = Path(sys.executable).with_name("phase2hpc")

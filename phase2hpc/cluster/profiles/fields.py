@@ -1,4 +1,4 @@
-"""What the fields of a profile may hold: text that is safe in a batch script, sizes, times."""
+"""Types of profile fields: text that is safe in a batch script, sizes, times."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-# sbatch options that have a field, or that the job's own mechanism sets.
-_OWN_FIELD = {
+from phase2hpc.utils.duration import parse_hours
+
+# sbatch options that have a field of their own.
+_FIELD_OF_OPTION = {
     "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint",
     "reservation": "reservation", "gres": "gpu_request and gpu_type", "gpus": "gpus",
     "gpus-per-node": "gpus", "gpus-per-task": "gpus", "cpus-per-task": "cpus",
     "mem": "memory_gb", "nodes": "nodes", "time": "hours", "signal": "signal_seconds",
 }  # fmt: skip
-_NOT_YOURS = (
+# sbatch options that phase2hpc sets.
+_RESERVED_OPTIONS = (
     "array", "chdir", "dependency", "error", "help", "job-name", "no-requeue", "ntasks",
     "ntasks-per-node", "open-mode", "output", "parsable", "requeue", "test-only", "version",
     "wait", "wrap",
@@ -25,29 +28,29 @@ _NOT_YOURS = (
 
 def _one_line(text: str) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise ValueError("holds a line break, a tab or another control character")
+        raise ValueError("contains a line break, a tab or another control character")
     return text
 
 
 def _name(text: str) -> str:
-    """What Slurm takes as a name, a list of names or an expression over them."""
+    """A name, list of names or expression over names, as Slurm accepts them."""
     if not re.fullmatch(r"[A-Za-z0-9_(\[][A-Za-z0-9_.,:@+&|*()\[\]=/-]*", text):
-        raise ValueError("holds a character that no name has in Slurm")
+        raise ValueError("contains a character that names in Slurm do not have")
     return text
 
 
 def _expanded(text: str) -> str:
-    """``~`` and variables of the submitting shell put in; nothing is left for a shell to do."""
+    """Expand ``~`` and environment variables; refuse other shell syntax."""
     text = os.path.expanduser(os.path.expandvars(_one_line(text)))
     if unset := re.search(r"\$\{?(\w+)\}?", text):
-        raise ValueError(f"the variable {unset[1]} is not set here")
+        raise ValueError(f"the variable {unset[1]} is not set")
     if found := re.search(r"[$`]", text):
-        raise ValueError(f"'{found[0]}' is not allowed here; commands belong in 'setup'")
+        raise ValueError(f"'{found[0]}' is not allowed; commands belong in 'setup'")
     return text
 
 
 def parse_gigabytes(value: Any) -> Any:
-    """Slurm's notation (64G, 512M, 1T) in GiB; anything else as it is."""
+    """Slurm's notation (64G, 512M, 1T) in GiB; anything else unchanged."""
     if isinstance(value, str) and (
         match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT])(?:i?B)?", value.strip(), re.IGNORECASE)
     ):
@@ -55,20 +58,12 @@ def parse_gigabytes(value: Any) -> Any:
     return value
 
 
-def parse_hours(value: Any) -> Any:
-    """Slurm's D-HH, D-HH:MM, D-HH:MM:SS and HH:MM:SS in hours; anything else as it is.
-
-    Slurm reads HH:MM as minutes and seconds, and a person does not: ValueError.
-    """
+def _hours(value: Any) -> Any:
+    """Slurm's notation in hours; anything else unchanged. Raises ValueError as ``parse_hours``."""
     if not isinstance(value, str):
         return value
-    text = value.strip()
-    if match := re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d\d?))?(?::(\d\d?))?", text):
-        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        if match[1] is None and match[3] is not None and match[4] is None:
-            raise ValueError("minutes and seconds, or hours and minutes? write HH:MM:SS")
-        return 24 * days + hours + minutes / 60 + seconds / 3600
-    return value
+    hours = parse_hours(value)
+    return value if hours is None else hours
 
 
 def _bind(text: str) -> str:
@@ -86,8 +81,8 @@ def _variable(text: str) -> str:
 def checked_sbatch(options: Any) -> Any:
     """Additional sbatch options by long name without dashes; True for one without a value.
 
-    Raises ValueError for one that has a field of its own, or that the job sets itself. What is
-    no mapping is returned as it is.
+    Raises ValueError for one that has a field, or that phase2hpc sets. Anything but a mapping is
+    returned unchanged.
     """
     if not isinstance(options, Mapping):
         return options
@@ -96,10 +91,10 @@ def checked_sbatch(options: Any) -> Any:
         key = str(given).removeprefix("--").replace("_", "-")
         if not re.fullmatch(r"[a-z][a-z0-9-]+", key):
             raise ValueError(f"'{given}' is not a long option of sbatch")
-        if key in _OWN_FIELD:
-            raise ValueError(f"'{key}' is said by the profile's {_OWN_FIELD[key]}")
-        if key in _NOT_YOURS:
-            raise ValueError(f"'{key}' is set by phase2hpc itself")
+        if key in _FIELD_OF_OPTION:
+            raise ValueError(f"'{key}' is set by the profile's field {_FIELD_OF_OPTION[key]}")
+        if key in _RESERVED_OPTIONS:
+            raise ValueError(f"'{key}' is set by phase2hpc")
         if value is True or value is None or str(value).lower() in ("true", ""):
             checked[key] = True
         else:
@@ -108,7 +103,7 @@ def checked_sbatch(options: Any) -> Any:
 
 
 def _lines(value: Any) -> Any:
-    """A block of text as its lines; anything else as it is."""
+    """The lines of a block of text; anything else unchanged."""
     return value.splitlines() if isinstance(value, str) else value
 
 
@@ -123,26 +118,9 @@ GpuType = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 Line = Annotated[str, AfterValidator(_one_line)]
 Expanded = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
 Gigabytes = Annotated[float, BeforeValidator(parse_gigabytes), Field(gt=0, allow_inf_nan=False)]
-Hours = Annotated[float, BeforeValidator(parse_hours), Field(gt=0, allow_inf_nan=False)]
+Hours = Annotated[float, BeforeValidator(_hours), Field(gt=0, allow_inf_nan=False)]
 Lines = Annotated[tuple[Line, ...], BeforeValidator(_lines)]
 Options = Annotated[tuple[Expanded, ...], BeforeValidator(_listed)]
 Binds = Annotated[tuple[Annotated[Expanded, AfterValidator(_bind)], ...], BeforeValidator(_listed)]
 Environment = dict[Annotated[str, AfterValidator(_variable)], Expanded]
 SbatchOptions = Annotated[dict[str, str | Literal[True]], BeforeValidator(checked_sbatch)]
-
-# What a person may write for each, for the page and for messages.
-WRITTEN = {
-    Name: "name",
-    GpuType: "name",
-    Line: "text",
-    Expanded: "text",
-    Gigabytes: "GiB, or 64G",
-    Hours: "hours, or D-HH:MM:SS",
-    Lines: "list of lines, or a block",
-    Options: "list",
-    Binds: "list",
-    Environment: "NAME: value",
-    SbatchOptions: "option: value",
-    int: "whole number",
-    bool: "true or false",
-}

@@ -16,8 +16,9 @@ import pytest
 from tiny import Tiny
 
 from phase2hpc.cluster.profiles.profile import find_profile
-from phase2hpc.cluster.submit.job_array import predict_work, prepare_work, scripts
+from phase2hpc.cluster.submit.job_array import scripts
 from phase2hpc.cluster.submit.sbatch_options import start_after
+from phase2hpc.cluster.submit.sharded_work import predict_in_shards, prepare_in_shards
 from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store.layout import read_info
 from phase2hpc.runs.run_directory import RunDirectory
@@ -137,7 +138,7 @@ def test_predicted_here(site: Path, trained: Any, command: Command) -> None:
 def test_scripts_are_as_recorded(site: Path) -> None:
     """A change of a recorded text is a change of what runs on clusters: read it, then write it
     there."""
-    work = prepare_work(["in.jsonl"], Path("s.h5"), OPTIONS, 3)
+    work = prepare_in_shards(["in.jsonl"], Path("s.h5"), OPTIONS, 3)
     array, last = scripts(work, find_profile("site.yaml"), 3)
     last = start_after(last, ["ID_OF_THE_SHARDS"], however_they_ended=True)
     for name, script in (("shards", array), ("merge", last)):
@@ -151,7 +152,7 @@ def test_gpus_are_asked_for_to_predict(
     device: str, gpus: bool, site: Path, trained: dict[str, RunDirectory]
 ) -> None:
     runs = [trained["cgcnn"]]
-    work = predict_work(
+    work = predict_in_shards(
         ["in.jsonl"], Path("p.csv"), runs, 2, plain_folder=False, device=device, threads=3
     )
     profile = find_profile("site.yaml").model_copy(update={"gpus": 4})

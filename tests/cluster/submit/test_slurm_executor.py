@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, JobScript, said_by_slurm, sbatch
+from phase2hpc.cluster.slurm.command import message_of
+from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, JobScript, sbatch
 from phase2hpc.errors import InputError, Phase2Error
 
 
@@ -183,8 +184,8 @@ def test_the_job_that_submits_does_not_speak_for_the_job_submitted(
     assert "SLURM_CONF=/etc/x.conf" in environment and "SLURM_CPUS_PER_TASK" not in environment
 
 
-def test_said_by_slurm() -> None:
-    assert said_by_slurm("sbatch: error: a\nsbatch: error: a\n\nsrun: fatal: b\n") == "a; b"
+def test_message_of() -> None:
+    assert message_of("sbatch: error: a\nsbatch: error: a\n\nsrun: fatal: b\n") == "a; b"
 
 
 # ---- submission --------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import pytest
 
 from phase2hpc.cluster.submit.resume_command import resume_command
 from phase2hpc.cluster.submit.submission import not_shared
-from phase2hpc.runs.run_directory import Manifest, RunDirectory, create_run
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import RunDirectory, create_run
 
 REFUSED = "sbatch: error: Batch job submission failed: Invalid qos specification\n"
 

@@ -25,7 +25,8 @@ from phase2hpc.config.run_config import build_config
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError, StoppedEarly
 from phase2hpc.runs.lease import Lease
-from phase2hpc.runs.run_directory import Manifest, RunDirectory, create_run
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import RunDirectory, create_run
 from phase2hpc.training.distributed import rank_monitor as rank_monitor
 from phase2hpc.training.distributed.process_group import first_node, launched_by, process_group
 from phase2hpc.training.out_of_memory import OutOfMemory
