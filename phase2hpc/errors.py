@@ -1,21 +1,37 @@
-"""The errors a user meets, and the exit code of each (README, "Exit codes")."""
+"""Exceptions that end a command with one line, and their exit codes (README, "Exit codes")."""
+
+from __future__ import annotations
+
+from enum import StrEnum
 
 
 class Phase2Error(Exception):
-    """Something went wrong that is not the user's input; the message is one line."""
+    """A failure that is not the user's input; the message is one line."""
 
     exit_code = 1
-    # Whether another process of the same run tells it: then this one only ends with its code.
+    # True where another process of the same run prints the message; this one only exits.
     already_reported = False
 
 
 class InputError(Phase2Error):
-    """The user's input is wrong: the message says what, where and what to do, in one line."""
+    """Wrong user input: the message says what, where and what to do, in one line."""
 
     exit_code = 2
 
 
+class StopReason(StrEnum):
+    """Cause of an early stop; a batch job is requeued after all but ``MAX_HOURS``."""
+
+    SIGNAL = "signal"
+    JOB_TIME_LIMIT = "job time limit"
+    MAX_HOURS = "max hours"
+
+
 class StoppedEarly(Phase2Error):
-    """A signal or a time limit stopped the work; its state is saved, ``--resume`` goes on."""
+    """Work stopped by a signal or a time limit; its state is saved, ``--resume`` continues it."""
 
     exit_code = 75
+
+    def __init__(self, message: str, reason: StopReason = StopReason.SIGNAL) -> None:
+        super().__init__(message)
+        self.reason = reason
