@@ -1,190 +1,164 @@
-"""A file of tensors and plain values that proves itself whole before anything is unpickled.
+"""Checkpoint files (``.pt``): torch archives with their checksum in the zip comment.
 
-Layout, little-endian: magic, format version, step, length of the payload, sha256 of the payload,
-and the first 8 bytes of the sha256 of all these; then the payload, what ``torch.save`` writes.
-Magic, version and the header's own checksum stay where they are in every later version, so that
-'written by a newer version' can be told from 'damaged'.
+A file is what ``torch.save`` writes, a zip archive of stored records, so that
+``torch.load(path, weights_only=True)`` reads it anywhere. The archive's comment, ASCII of fixed
+length at the very end of the file, holds the format version, the step, the file's size, a short
+checksum of these three, and the sha256 of everything before the digest:
+
+    head -c -64 best.pt | sha256sum    # equals: tail -c 64 best.pt
+
+The comment's length, its fields and their short checksum stay the same in every later version, so
+that a file of a newer version can be told from a damaged one. Format 1 (``legacy_format``) is
+read, and no longer written.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
 import pickle
-import stat
+import re
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 
-from phase2hpc.checkpointing.safe_load import Unexpected, screen
+from phase2hpc.checkpointing import legacy_format
+from phase2hpc.checkpointing.file_errors import (
+    CorruptCheckpoint,
+    NewerVersion,
+    open_regular,
+    reading,
+)
+from phase2hpc.checkpointing.plain_values import to_plain
+from phase2hpc.checkpointing.safe_load import ZIP_MAGIC, Unexpected, screen
 from phase2hpc.utils.atomic_io import PartialFile
 
-MAGIC = b"PHASE2ST"
-VERSION = 1
-_FIELDS = struct.Struct("<8sIQQ32s")
-_CHECK = 8
-_HEADER = _FIELDS.size + _CHECK
-DTYPES = frozenset(
-    {
-        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
-        torch.int16, torch.int8, torch.uint8, torch.bool,
-    }
-)  # fmt: skip
-# Of this one file, now and later; others (too many open files, say) are of the moment.
-_UNREADABLE = frozenset({errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP})
+VERSION = 2
+_FIELDS = "phase2hpc format {version:04d} step {step:020d} bytes {size:020d} check "
+_COMMENT = re.compile(
+    rb"(?P<fields>phase2hpc format (?P<version>\d{4}) step (?P<step>\d{20}) "
+    rb"bytes (?P<size>\d{20}) check )(?P<check>[0-9a-f]{16}) sha256 (?P<digest>[0-9a-f]{64})"
+)
+_CHECK_CHARACTERS, _DIGEST_CHARACTERS = 16, 64
+COMMENT_SIZE = (
+    len(_FIELDS.format(version=0, step=0, size=0))
+    + _CHECK_CHARACTERS
+    + len(" sha256 ")
+    + _DIGEST_CHARACTERS
+)
+# The last field of a zip archive's end record, which stands before the comment.
+_COMMENT_LENGTH = struct.Struct("<H")
 
 
-class CheckpointError(Exception):
-    """No state can be had from the file; the message says why. suffix: of its name set aside."""
+@dataclass(frozen=True)
+class _Seal:
+    """The fields of the comment. size: of the whole file in bytes; digest: sha256 in hex."""
 
-    suffix: ClassVar[str]
-
-
-class CorruptCheckpoint(CheckpointError):
-    """The file's bytes are not those that were written, or it is no file."""
-
-    suffix = "damaged"
-
-
-class NewerVersion(CheckpointError):
-    """A later phase2hpc wrote it."""
-
-    suffix = "newer-version"
-
-
-class UnreadableCheckpoint(CheckpointError):
-    """It must not be read, or the disk fails to."""
-
-    suffix = "unreadable"
-
-
-def to_plain(value: Any, where: str = "state") -> Any:
-    """The same in what ``torch.load(weights_only=True)`` accepts: tensors on the CPU that hold no
-    more than they show, dicts, lists, tuples and plain scalars; numpy's arrays become tensors, its
-    scalars Python's. Tensors that are so already are not copied.
-
-    Raises TypeError that names the place of anything else: better now than when it is read.
-    """
-    if isinstance(value, torch.Tensor):
-        if value.dtype not in DTYPES or value.layout is not torch.strided:
-            raise TypeError(f"{where}: a tensor of {value.dtype}, {value.layout} cannot be saved")
-        tensor = value.detach().cpu().contiguous()
-        # A view would be saved with all that lies behind it.
-        return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-    if isinstance(value, np.ndarray):
-        return to_plain(torch.from_numpy(value.copy()), where)
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, Mapping):
-        for key in value:
-            if type(key) not in (str, int):
-                raise TypeError(f"{where}: the key {key!r} is neither text nor an integer")
-        return {key: to_plain(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = [to_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-        return items if isinstance(value, list) else tuple(items)
-    raise TypeError(f"{where}: a {type(value).__name__} cannot be saved")
+    step: int
+    size: int
+    digest: bytes
 
 
 def prepare_state(path: Path, state: Mapping[str, Any], step: int) -> PartialFile:
-    """Write ``state`` whole, flushed and read back under a temporary name beside ``path``;
-    ``commit`` puts it in place. Raises OSError and leaves nothing where it cannot be written."""
+    """Write ``state`` under a temporary name beside ``path``, flush it and read it back.
+
+    ``commit`` of the result puts it in place. Raises TypeError for a state that could not be read
+    again, and OSError, leaving nothing, where it cannot be written.
+    """
     buffer = io.BytesIO()
     torch.save(to_plain(state), buffer)
-    payload = buffer.getbuffer()
-    digest = hashlib.sha256(payload).digest()
-    fields = _FIELDS.pack(MAGIC, VERSION, step, len(payload), digest)
+    archive = buffer.getbuffer()[: -_COMMENT_LENGTH.size]
+    comment = seal(archive, step)
     partial = PartialFile(path)
     try:
-        partial.write(fields + hashlib.sha256(fields).digest()[:_CHECK], payload)
+        partial.write(archive, comment)
     except BaseException:
         partial.discard()
         raise
     return partial
 
 
+def seal(archive: memoryview | bytes, step: int) -> bytes:
+    """The end of the file: the comment's length, which ``archive`` lacks, and the comment."""
+    size = len(archive) + _COMMENT_LENGTH.size + COMMENT_SIZE
+    fields = _FIELDS.format(version=VERSION, step=step, size=size).encode()
+    begin = _COMMENT_LENGTH.pack(COMMENT_SIZE) + fields + _check(fields) + b" sha256 "
+    digest = hashlib.sha256(archive)
+    digest.update(begin)
+    return begin + digest.hexdigest().encode()
+
+
 def read_step(path: Path) -> int:
-    """The step in the header, which alone is read. Raises as ``read_state``."""
-    with _open(path) as file:
-        return _header(file)[0]
+    """The step of a file, from its comment alone. Raises as ``read_state``."""
+    with open_regular(path) as file, reading():
+        if legacy_format.is_legacy(file):
+            return legacy_format.read_header(file).step
+        return _read_seal(file).step
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], int]:
-    """(state, step), tensors on the CPU.
+    """(state, step) of a file, tensors on the CPU.
 
-    Raises CorruptCheckpoint, NewerVersion or UnreadableCheckpoint, FileNotFoundError where
-    there is no file, and OSError where the system cannot say.
+    Raises CorruptCheckpoint, NewerVersion or UnreadableCheckpoint, FileNotFoundError where there
+    is no file, and any other OSError where the fault is not the file's.
     """
-    with _open(path) as file:
-        step, length, digest = _header(file)
-        # Before memory is asked for.
-        found = os.fstat(file.fileno()).st_size - _HEADER
-        if found != length:
-            raise CorruptCheckpoint(f"{found} bytes of state where {length} were written")
-        try:
-            payload = file.read()
-        except OSError as error:
-            raise _not_readable(error) from error
-    if hashlib.sha256(payload).digest() != digest:
-        raise CorruptCheckpoint("the state's checksum differs")
+    with open_regular(path) as file, reading():
+        if legacy_format.is_legacy(file):
+            archive, step = legacy_format.read_payload(file)
+            return _load(archive, comment_size=0), step
+        expected = _read_seal(file)
+        # The size is compared before memory is allocated for it.
+        size = os.fstat(file.fileno()).st_size
+        if size != expected.size:
+            raise CorruptCheckpoint(f"it has {size} bytes where {expected.size} were written")
+        file.seek(0)
+        archive = file.read()
+    covered = memoryview(archive)[:-_DIGEST_CHARACTERS]
+    if hashlib.sha256(covered).hexdigest().encode() != expected.digest:
+        raise CorruptCheckpoint("its checksum differs")
+    return _load(archive, COMMENT_SIZE), expected.step
+
+
+def _load(archive: bytes, comment_size: int) -> dict[str, Any]:
     try:
-        screen(payload)
-        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True, mmap=False)
-    except Unexpected as what:
+        screen(archive, comment_size)
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(archive), map_location="cpu", weights_only=True, mmap=False
+        )
+    except Unexpected as error:
         raise CorruptCheckpoint(
-            f"it holds other things than tensors and plain values: {what}"
+            f"it holds other things than tensors and plain values: {error}"
         ) from None
     except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
         raise CorruptCheckpoint(
             f"torch cannot read it: {str(error).partition(chr(10))[0]}"
         ) from None
-    return state, step
+    return state
 
 
-def _open(path: Path) -> BinaryIO:
-    """Open a file for reading, never waiting for the other end of what is none."""
-    try:
-        kind = path.stat().st_mode
-        if not stat.S_ISREG(kind):
-            raise CorruptCheckpoint(
-                "a folder is in its place" if stat.S_ISDIR(kind) else "it is no file"
-            )
-        return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise CorruptCheckpoint("it is a link to nothing") from None
-        raise
-    except OSError as error:
-        raise _not_readable(error) from error
-
-
-def _not_readable(error: OSError) -> Exception:
-    if error.errno in _UNREADABLE:
-        return UnreadableCheckpoint(f"cannot be read: {error.strerror}")
-    return error
-
-
-def _header(file: BinaryIO) -> tuple[int, int, bytes]:
-    try:
-        head = file.read(_HEADER)
-    except OSError as error:
-        raise _not_readable(error) from error
-    fields, check = head[: _FIELDS.size], head[_FIELDS.size :]
-    if len(head) < _HEADER:
-        raise CorruptCheckpoint("the header is cut off")
-    if hashlib.sha256(fields).digest()[:_CHECK] != check:
-        raise CorruptCheckpoint("the header's checksum differs")
-    magic, version, step, length, digest = _FIELDS.unpack(fields)
-    if magic != MAGIC:
-        raise CorruptCheckpoint("it does not begin as a state does")
+def _read_seal(file: BinaryIO) -> _Seal:
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
+        raise CorruptCheckpoint("it does not begin as a torch archive")
+    file.seek(max(0, size - COMMENT_SIZE))
+    match = _COMMENT.fullmatch(file.read(COMMENT_SIZE))
+    if match is None:
+        raise CorruptCheckpoint(
+            "no checksum at its end: cut off, appended to, or not written by phase2hpc"
+        )
+    if match["check"] != _check(match["fields"]):
+        raise CorruptCheckpoint("the checksum of its last line differs")
+    version = int(match["version"])
     if version > VERSION:
         raise NewerVersion(f"written in format version {version}, this one reads up to {VERSION}")
-    return step, length, digest
+    return _Seal(int(match["step"]), int(match["size"]), match["digest"])
+
+
+def _check(fields: bytes) -> bytes:
+    return hashlib.sha256(fields).hexdigest()[:_CHECK_CHARACTERS].encode()

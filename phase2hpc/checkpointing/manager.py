@@ -1,29 +1,20 @@
-"""Checkpoints of a run: the newest full state, older ones beside it, and the best weights.
+"""Checkpoints of a run: the newest full state, older ones, and the best weights.
 
-Nothing old is touched before the new file is whole on disk and read back, and the order is by the
-step in the files: whenever the writer is killed, the newest valid state is found.
+No older file is touched before the new one is complete on disk and read back, and files are ordered
+by the step in them: whenever the writer is killed, the newest valid state is found.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from phase2hpc.checkpointing.file_format import (
-    CheckpointError,
-    NewerVersion,
-    prepare_state,
-    read_state,
-    read_step,
-)
-from phase2hpc.checkpointing.schema import current, versioned
+from phase2hpc.checkpointing.file_errors import CheckpointError, NewerVersion
+from phase2hpc.checkpointing.file_format import prepare_state, read_state, read_step
+from phase2hpc.checkpointing.schema import migrate, versioned
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.os_errors import refused
@@ -34,9 +25,9 @@ log = logging.getLogger(__name__)
 def save_checkpoint(run: RunDirectory, state: Mapping[str, Any], step: int, keep: int) -> None:
     """Make ``state`` the newest checkpoint and keep ``keep`` full states in all.
 
-    Raises Phase2Error where it cannot be written (a full disk), the states of before being intact,
-    and where the run holds a later step already: then another process writes this run.
-    TypeError for a state that could not be read back.
+    Raises Phase2Error where it cannot be written (a full disk), earlier states being intact, and
+    where the run holds a later step already: then another process writes this run. TypeError for
+    a state that could not be read again.
     """
     previous = _newest_step(run)
     if previous is not None and previous > step:
@@ -52,8 +43,8 @@ def save_checkpoint(run: RunDirectory, state: Mapping[str, Any], step: int, keep
 def load_newest(run: RunDirectory) -> tuple[dict[str, Any], int, Path] | None:
     """(state, step, file) of the newest valid checkpoint; None where the run never had one.
 
-    Files that are damaged, unreadable or of a newer version are set aside with a warning. Where no
-    valid one is left, InputError if a newer version wrote one, which then stays where it is, and
+    Files that are damaged, unreadable or of a newer version are renamed with a warning. Where no
+    valid one is left: InputError if a newer version wrote one, which keeps its name, and
     Phase2Error if all are damaged.
     """
     candidates: list[tuple[int, Path]] = []
@@ -71,7 +62,7 @@ def load_newest(run: RunDirectory) -> tuple[dict[str, Any], int, Path] | None:
     # Sorting keeps checkpoint.pt first among files of the same step.
     for step, path in sorted(candidates, key=lambda candidate: -candidate[0]):
         try:
-            found = current("checkpoint", read_state(path)[0]), step, path
+            found = migrate("checkpoint", read_state(path)[0]), step, path
             break
         except FileNotFoundError:
             continue  # Another process set it aside.
@@ -90,7 +81,7 @@ def load_newest(run: RunDirectory) -> tuple[dict[str, Any], int, Path] | None:
     aside = run.damaged_checkpoints()
     if aside:
         raise Phase2Error(
-            f"{run.path}: no valid checkpoint, only such as were set aside "
+            f"{run.path}: no valid checkpoint, only files that were set aside "
             f"({', '.join(path.name for path in aside)}): train again as a new run, or remove "
             "them to begin this one from its first step"
         )
@@ -98,10 +89,10 @@ def load_newest(run: RunDirectory) -> tuple[dict[str, Any], int, Path] | None:
 
 
 def save_best(run: RunDirectory, payload: Mapping[str, Any], keep: int = 1) -> None:
-    """Make ``payload`` best.pt, and keep ``keep`` bests in all, those before it by their epochs.
+    """Make ``payload`` best.pt and keep ``keep`` files of best weights in all, named by epoch.
 
     Raises Phase2Error where it cannot be written, TypeError for a payload that could not be read
-    back.
+    again.
     """
     epoch = payload["epoch"]
     beside = None
@@ -113,14 +104,12 @@ def save_best(run: RunDirectory, payload: Mapping[str, Any], keep: int = 1) -> N
 
 
 def load_best(path: Path) -> dict[str, Any]:
-    """The payload of a best.pt of any version so far, in the present one's words; tensors on the
-    CPU.
+    """The payload of a best.pt of any version, in the current schema; tensors on the CPU.
 
-    Raises InputError if there is no such file, a newer version wrote it, it is damaged, or is no
-    best.pt.
+    Raises InputError where the file is missing, damaged, not a best.pt or of a newer version.
     """
     try:
-        return current("best", read_state(path)[0])
+        return migrate("best", read_state(path)[0])
     except FileNotFoundError:
         raise InputError(
             f"{path}: not there; the run has no trained weights yet (they come with the first "
@@ -137,9 +126,9 @@ def load_best(path: Path) -> dict[str, Any]:
 
 
 def best_epoch(run: RunDirectory) -> int | None:
-    """Epoch of best.pt; None where there is none, or it is of no use: then it is set aside."""
+    """Epoch of best.pt; None where it is missing, or not valid and therefore set aside."""
     try:
-        return int(current("best", read_state(run.best)[0])["epoch"])
+        return int(migrate("best", read_state(run.best)[0])["epoch"])
     except FileNotFoundError:
         return None
     except CheckpointError as reason:
@@ -149,48 +138,13 @@ def best_epoch(run: RunDirectory) -> int | None:
         raise _cannot_read(run.best, error) from error
 
 
-def rng_state() -> dict[str, Any]:
-    """States of the generators of Python, numpy (the global one), torch on the CPU and, where it
-    is in use, on the current CUDA device, as plain values."""
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    state: dict[str, Any] = {
-        "python": {"version": version, "words": list(words), "gauss": gauss},
-        "numpy": {
-            "name": str(name),
-            "keys": torch.tensor([int(key) for key in keys], dtype=torch.int64),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "cached": float(cached),
-        },
-        "torch": torch.get_rng_state(),
-    }
-    # Asking every device would open a context on each, beside other ranks' work.
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Set the generators to what ``rng_state`` returned; CUDA's only where there is CUDA."""
-    python, legacy = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
-    keys = legacy["keys"].numpy().astype(np.uint32)
-    np.random.set_state(
-        (legacy["name"], keys, legacy["position"], legacy["has_gauss"], legacy["cached"])
-    )
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
 def _replace(path: Path, payload: Mapping[str, Any], step: int, beside: Path | None) -> None:
-    """Put ``payload`` in the place of ``path``, whose content stays as ``beside`` where given."""
+    """Write ``payload`` to ``path``; its present content stays as ``beside`` where given."""
     try:
         partial = prepare_state(path, payload, step)
         try:
             if beside is not None:
-                _set_beside(path, beside)
+                _keep_as(path, beside)
             partial.commit()
         finally:
             partial.discard()
@@ -215,8 +169,8 @@ def _newest_step(run: RunDirectory) -> int | None:
         raise _cannot_read(run.checkpoint, error) from error
 
 
-def _set_beside(newest: Path, older: Path) -> None:
-    """Keep the newest so far under its own number's name as well; a rename where links fail."""
+def _keep_as(newest: Path, older: Path) -> None:
+    """Hard-link the newest file to its numbered name; a rename where links are not supported."""
     try:
         os.link(newest, older)
     except OSError:
@@ -235,26 +189,26 @@ def _set_aside(path: Path, reason: CheckpointError) -> None:
         return  # Another process was faster.
     except OSError as error:
         raise Phase2Error(
-            f"{path}: of no use ({reason}), and cannot be set aside ({error.strerror}): move it "
+            f"{path}: not valid ({reason}), and cannot be set aside ({error.strerror}): move it "
             "away, then go on with --resume"
         ) from error
-    log.warning("%s is of no use (%s): set aside as %s", path, reason, aside.name)
+    log.warning("%s: not valid (%s): set aside as %s", path, reason, aside.name)
 
 
 def _superseded_bests(run: RunDirectory, epoch: int, keep: int) -> list[Path]:
     older = [path for number, path in run.older_bests() if number < epoch]
-    # Those of later epochs were saved before the run went back to an earlier state.
+    # Later epochs are from before a rollback to an earlier state.
     later = [path for number, path in run.older_bests() if number >= epoch]
     return [*later, *older[keep - 1 :]]
 
 
 def _remove(find: Callable[[], list[Path]]) -> None:
-    """What is not needed any more; where that fails, it is no reason to stop."""
+    """Delete superseded files; a failure is a warning."""
     try:
         for path in find():
             path.unlink(missing_ok=True)
     except OSError as error:
-        log.warning("old states cannot be removed (%s)", error)
+        log.warning("superseded checkpoints cannot be removed (%s)", error)
 
 
 def _cannot_read(path: Path, error: OSError) -> Phase2Error:

@@ -1,9 +1,9 @@
-"""What an archive of ``torch.save`` may hold, looked through before torch reads it.
+"""Screening of a torch archive before ``torch.load`` unpickles it.
 
-``torch.load(weights_only=True)`` runs no code of the file's, but before torch 2.10 it believes
-what the file says of sizes and containers, and can be led to write or read where it must not
-(CVE-2026-24747); and no version limits what a packed record grows to. So a state is first walked
-through without torch: plain values and tensors that lie within their records, nothing else.
+``torch.load(weights_only=True)`` executes no code of a file, but before torch 2.10 it trusts the
+sizes and containers that a file claims, and can be made to read or write out of bounds
+(CVE-2026-24747); and no version limits what a compressed record grows to. The archive is therefore
+walked through without torch first: plain values, and tensors that lie within their records.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+ZIP_MAGIC = b"PK\3\4"
 FOLDER = "archive"
-# By the name of torch's storage class; every tensor that is saved is of one of these.
+# Bytes of an item, by the name of torch's storage class.
 ITEM_SIZES = {
     "DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2,
     "LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1,
@@ -35,11 +36,11 @@ _OPCODES = _PUTS | {
     "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "BINGET", "LONG_BINGET",
     "GLOBAL", "REDUCE", "BINPERSID",
 }  # fmt: skip
-# Ends of a zip archive: signature, six numbers, size and offset of the directory, comment's length;
-# before it, where offsets are long, the place of a longer one, which holds them.
+# End of central directory: signature, four counts, size and offset of the directory, length of the
+# comment. In a zip64 archive its locator and the zip64 end, with long numbers, stand before it.
 _END = struct.Struct("<4s4HIIH")
-_PLACE_OF_LONG_END = struct.Struct("<4sIQI")
-_LONG_END = struct.Struct("<4sQ2H2I4Q")
+_ZIP64_LOCATOR = struct.Struct("<4sIQI")
+_ZIP64_END = struct.Struct("<4sQ2H2I4Q")
 _WRONG_PICKLE = (
     pickle.UnpicklingError, AttributeError, EOFError, LookupError, OverflowError, TypeError,
     ValueError,
@@ -50,10 +51,14 @@ class Unexpected(Exception):
     """The archive holds what no state does; the message says what."""
 
 
-def screen(archive: bytes) -> None:
-    """Raises Unexpected unless ``archive`` is a dict of plain values and tensors, as saved."""
-    if not _is_one_archive(archive):
-        raise Unexpected("no archive of torch")
+def screen(archive: bytes, comment_size: int = 0) -> None:
+    """Check that ``archive`` is a dict of plain values and tensors, as ``torch.save`` writes it.
+
+    comment_size: bytes of the archive's comment at its end, whose content the caller has checked.
+    Raises Unexpected.
+    """
+    if not _is_single_archive(archive, comment_size):
+        raise Unexpected("not one archive of torch")
     sizes: dict[str, int] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as records:
@@ -63,7 +68,7 @@ def screen(archive: bytes) -> None:
                 if match is None or record.filename in seen:
                     raise Unexpected(f"a record '{record.filename[:80]}'")
                 if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-                    raise Unexpected("a packed record")
+                    raise Unexpected("a compressed or encrypted record")
                 if not record.file_size == record.compress_size <= len(archive):
                     raise Unexpected("a record larger than the file")
                 seen.add(record.filename)
@@ -71,32 +76,34 @@ def screen(archive: bytes) -> None:
                     sizes[match["key"]] = record.file_size
             pickled = records.read(f"{FOLDER}/data.pkl")
     except (zipfile.BadZipFile, KeyError, NotImplementedError, ValueError, EOFError) as error:
-        raise Unexpected(f"no archive of torch ({error})") from None
+        raise Unexpected(f"not an archive of torch ({error})") from None
     try:
         _check_opcodes(pickled)
         content = _DryRun(pickled, sizes).load()
     except _WRONG_PICKLE as error:
         raise Unexpected(str(error) or type(error).__name__) from None
     if not isinstance(content, dict):
-        raise Unexpected("no dict")
+        raise Unexpected("not a dict")
 
 
-def _is_one_archive(archive: bytes) -> bool:
-    """Whether the directory lies where it says, at the end: readers that look for it in other ways
-    would find another archive in bytes where it does not."""
-    end = len(archive) - _END.size
-    if end < 0 or not archive.startswith(b"PK\3\4"):
+def _is_single_archive(archive: bytes, comment_size: int) -> bool:
+    """Whether the central directory lies where its end record says, right before that record.
+
+    Otherwise readers that search for the directory in other ways would find another archive.
+    """
+    end = len(archive) - comment_size - _END.size
+    if end < 0 or not archive.startswith(ZIP_MAGIC):
         return False
     signature, *_, size, offset, comment = _END.unpack_from(archive, end)
-    if signature != b"PK\5\6" or comment:
+    if signature != b"PK\5\6" or comment != comment_size:
         return False
-    place = end - _PLACE_OF_LONG_END.size
-    if place >= 0 and archive[place : place + 4] == b"PK\6\7":
-        _, _, start, _ = _PLACE_OF_LONG_END.unpack_from(archive, place)
-        end = place - _LONG_END.size
+    locator = end - _ZIP64_LOCATOR.size
+    if locator >= 0 and archive[locator : locator + 4] == b"PK\6\7":
+        _, _, start, _ = _ZIP64_LOCATOR.unpack_from(archive, locator)
+        end = locator - _ZIP64_END.size
         if start != end or end < 0 or archive[end : end + 4] != b"PK\6\6":
             return False
-        *_, size, offset = _LONG_END.unpack_from(archive, end)
+        *_, size, offset = _ZIP64_END.unpack_from(archive, end)
     return bool(offset + size == end)
 
 
@@ -105,13 +112,13 @@ def _check_opcodes(pickled: bytes) -> None:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
         if opcode.name not in _OPCODES:
             raise pickle.UnpicklingError(f"the pickle instruction {opcode.name}")
-        # The unpickler makes room for as many objects as the highest number says.
+        # The unpickler allocates its memo for the highest index.
         if opcode.name in _PUTS and argument > count:
-            raise pickle.UnpicklingError("a pickle that numbers more objects than it has")
+            raise pickle.UnpicklingError("a memo index beyond the number of objects")
 
 
 class _Storage:
-    """Stands for a storage; takes no attributes and no items."""
+    """Stand-in for a storage, without settable attributes or items. length: number of items."""
 
     __slots__ = ("length",)
 
@@ -120,13 +127,13 @@ class _Storage:
 
 
 class _Tensor:
-    """Stands for a tensor."""
+    """Stand-in for a tensor."""
 
     __slots__ = ()
 
 
 class _DryRun(pickle.Unpickler):
-    """Reads the structure of a state, with stand-ins for its tensors."""
+    """Unpickler that builds the structure of a state with stand-ins for its tensors."""
 
     def __init__(self, pickled: bytes, sizes: Mapping[str, int]) -> None:
         super().__init__(io.BytesIO(pickled))
@@ -144,7 +151,7 @@ class _DryRun(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         kind, item_size, key, place, length = pid
         if (kind, place) != ("storage", "cpu") or type(item_size) is not int:
-            _refuse("a storage of no known kind")
+            _refuse("a storage of an unknown type or device")
         if type(length) is not int or not 0 <= length * item_size == self._sizes[key]:
             _refuse("a storage of another size than its record")
         return _Storage(length)
@@ -154,9 +161,9 @@ def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any
 ) -> _Tensor:
     if type(storage) is not _Storage or requires_grad is not False or hooks != {}:
-        _refuse("a tensor with more than its numbers")
+        _refuse("a tensor with gradient or hooks")
     if not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
-        _refuse("a tensor of negative size")
+        _refuse("a tensor of negative offset, size or stride")
     if 0 in size:
         return _Tensor()
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))

@@ -1,8 +1,8 @@
-"""What the state files hold: their schemas, by version, and the way from a version to the next.
+"""Schemas of best.pt and checkpoint.pt, and migrations between their versions.
 
-Version 1 (0.1) named neither its kind nor its version. A change of what a file holds, or of what
-it means, is a new version with a step in ``_STEPS``, and frozen files of it
-in tests/checkpointing/frozen.
+A change of a file's content or its meaning is a new version with a migration in ``_MIGRATIONS`` and
+frozen files in tests/checkpointing/frozen. Version 1 (phase2hpc 0.1) had neither ``kind`` nor
+``schema_version``; version 3 is the first in a plain torch archive (``file_format``).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from phase2hpc.checkpointing.file_format import CorruptCheckpoint, NewerVersion
+from phase2hpc.checkpointing.file_errors import CorruptCheckpoint, NewerVersion
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Kind = Literal["best", "checkpoint"]
 State = dict[str, Any]
@@ -23,7 +23,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class _Schema(BaseModel):
-    """Keys that are not named here are kept: more may be said in a file than is needed of it."""
+    """Types are checked strictly; unknown keys are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow", arbitrary_types_allowed=True)
 
@@ -61,7 +61,7 @@ class _Checkpoint(_Schema):
     optimizer: _Optimizer
     scaler: _Scaler
     sampler: dict[str, Any]
-    arithmetic: int
+    numerics_version: int
     rng: list[dict[str, Any]] = Field(min_length=1)
     history: list[dict[str, Any]]
     loss_sums: torch.Tensor
@@ -75,15 +75,15 @@ _SCHEMAS: dict[Kind, type[_Schema]] = {"best": _Best, "checkpoint": _Checkpoint}
 
 
 def versioned(kind: Kind, state: State) -> State:
-    """``state`` as a file of this kind and of the present version says it."""
+    """``state`` with its kind and the current schema version."""
     return {"kind": kind, "schema_version": SCHEMA_VERSION, **state}
 
 
-def current(kind: Kind, state: State) -> State:
-    """What a file of any version so far holds, in the present version's words.
+def migrate(kind: Kind, state: State) -> State:
+    """The content of a file of any version in the current schema.
 
-    Raises NewerVersion, and CorruptCheckpoint where it is another kind of file or keys
-    are missing or of another type.
+    Raises NewerVersion, and CorruptCheckpoint where the file is of another kind, or keys are
+    missing or of another type.
     """
     version = state.get("schema_version", 1)
     if type(version) is not int or version < 1:
@@ -92,19 +92,19 @@ def current(kind: Kind, state: State) -> State:
         raise NewerVersion(
             f"written in schema version {version}, this one reads up to {SCHEMA_VERSION}"
         )
-    for step in range(version, SCHEMA_VERSION):
-        state = _STEPS[step](state)
+    for number in range(version, SCHEMA_VERSION):
+        state = _MIGRATIONS[number](state)
     try:
         _SCHEMAS[kind].model_validate(state)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        raise CorruptCheckpoint(f"no state of a {kind}: '{key}': {problem['msg']}") from None
+        raise CorruptCheckpoint(f"not a valid {kind} state: '{key}': {problem['msg']}") from None
     return state
 
 
-def _say_more(state: State) -> State:
-    """Version 1 to 2: the kind is named, and runs may skip steps and have several processes."""
+def _from_version_1(state: State) -> State:
+    """Add the kind, the generators of several processes and the counters of skipped steps."""
     if "weights" in state:
         return {"kind": "best", **state, "schema_version": 2}
     return {
@@ -112,11 +112,19 @@ def _say_more(state: State) -> State:
         "arithmetic": 1,
         **state,
         "rng": [state.get("rng")],
-        # Not said there; it follows from the position in the epoch.
+        # Derived from the position in the epoch.
         "counted": None,
         "skipped": {"total": 0, "in_epoch": 0, "in_row": 0, "rate_factor": 1.0},
         "schema_version": 2,
     }
 
 
-_STEPS: dict[int, Callable[[State], State]] = {1: _say_more}
+def _from_version_2(state: State) -> State:
+    """Rename ``arithmetic`` to ``numerics_version``."""
+    state = {**state, "schema_version": 3}
+    if "arithmetic" in state:
+        state["numerics_version"] = state.pop("arithmetic")
+    return state
+
+
+_MIGRATIONS: dict[int, Callable[[State], State]] = {1: _from_version_1, 2: _from_version_2}

@@ -14,8 +14,8 @@ from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph_arrays import GraphArrays
 from phase2hpc.data.loader import collate
 from phase2hpc.data.store.reader import Store
+from phase2hpc.inference.out_of_memory import naming_the_batch
 from phase2hpc.models.multitask import MultiTaskModel
-from phase2hpc.training.out_of_memory import naming_the_batch
 from phase2hpc.training.target_scaler import TargetScaler
 
 # Bounds of an evaluation batch: its operators take memory by atom, so atoms are what is limited.

@@ -29,10 +29,10 @@ from phase2hpc.data.readers.registry import describe, read
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import predict as predict_batches
+from phase2hpc.inference.devices import choose_device
+from phase2hpc.inference.out_of_memory import OutOfMemory
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.training.devices import choose_device
-from phase2hpc.training.out_of_memory import OutOfMemory
 from phase2hpc.utils import tables
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.os_errors import refused

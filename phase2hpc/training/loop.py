@@ -244,9 +244,10 @@ class TrainingLoop:
         """On every rank at the same step, for the first reason that one has."""
         self._save()
         trainer = self.trainer
-        reason = next(filter(None, trainer.world.all_gather(self.stop.reason)))
+        cause = next(filter(None, trainer.world.all_gather(self.stop.cause)))
         stopped = StoppedEarly(
-            f"{reason}: state saved at step {trainer.step} of {trainer.total_steps}"
+            f"{cause.message}: state saved at step {trainer.step} of {trainer.total_steps}",
+            cause.reason,
         )
         stopped.already_reported = not self._writes
         raise stopped

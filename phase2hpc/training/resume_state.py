@@ -59,7 +59,7 @@ def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_st
             print(f"run {run.id} has no checkpoint yet: it begins again")
         return False
     state, step, path = found
-    _refuse_other_arithmetic(state, path, accept_changes)
+    _check_numerics_version(state, path, accept_changes)
     changed = changed_settings(saved, trainer.config)
     try:
         trainer.load_state(state, restart_epoch=new_store or bool(changed & CHANGES_THE_ORDER))
@@ -97,13 +97,13 @@ def _replace_lost_best(trainer: Trainer, run: RunDirectory) -> None:
         )  # fmt: skip
 
 
-def _refuse_other_arithmetic(state: dict[str, Any], path: Path, accept_changes: bool) -> None:
-    there = state.get("arithmetic", NUMERICS_VERSION)
+def _check_numerics_version(state: dict[str, Any], path: Path, accept_changes: bool) -> None:
+    there: int = state["numerics_version"]
     if there != NUMERICS_VERSION and not accept_changes:
         raise InputError(
             f"--resume: {path} was written by a phase2hpc whose steps compute other numbers "
-            f"(arithmetic {there} there, {NUMERICS_VERSION} here): resume with that version, or "
-            "go on with this one by --accept-changes"
+            f"(numerics version {there} there, {NUMERICS_VERSION} here): resume with that version, "
+            "or go on with this one by --accept-changes"
         )
 
 

@@ -21,8 +21,9 @@ from phase2hpc.runs.job_id import current_job_id
 from phase2hpc.runs.lease import Lease, LeaseLost
 from phase2hpc.runs.manifest import Manifest, RecordedState
 from phase2hpc.runs.run_directory import RunDirectory, check_place_of_runs, family_folder
-from phase2hpc.training.distributed.process_group import World, describe_error, process_group
+from phase2hpc.training.distributed.process_group import process_group
 from phase2hpc.training.distributed.shared_store import open_shared_store
+from phase2hpc.training.distributed.world import World, describe_error
 from phase2hpc.training.evaluation import evaluate
 from phase2hpc.training.loop import TrainingLoop
 from phase2hpc.training.request import TrainRequest, new_config

@@ -1,6 +1,6 @@
-"""When to stop before the end: a signal or a time limit. Handlers only set a flag.
+"""Stop requests by signal or time limit; handlers only set a flag.
 
-No torch here: a command catches signals with it before the seconds that importing torch takes.
+No torch here: a command installs the handlers before the seconds that importing torch takes.
 """
 
 from __future__ import annotations
@@ -9,45 +9,54 @@ import signal
 import threading
 import time
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+from phase2hpc.errors import StopReason
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+JOB_TIME_LIMIT_MESSAGE = "the job's time limit is near (it is requeued to go on)"
 
-# Those entered now, the outermost first: what one was asked, those inside it are asked too.
+# Requests that are entered, the outermost first; a signal sets the flag of each.
 _entered: list[StopRequest] = []
-
-
-# The reasons for a stop by a time limit: a batch job's own, after which it is requeued, and the
-# user's, ``--max-hours``.
-JOB_ENDS = "the job's time limit is near (it is requeued to go on)"
 
 
 def hours_over(max_hours: float) -> str:
     return f"--max-hours {max_hours:g} are over"
 
 
+class StopCause(NamedTuple):
+    """Reason of a stop, and its text for messages (the signal's name, the limit)."""
+
+    reason: StopReason
+    message: str
+
+
 class StopRequest:
-    """A flag that signals and time limits raise; long work looks at it between its steps.
+    """A flag that signals and time limits set; long work polls it between its steps.
 
     While entered, SIGUSR2, SIGTERM and SIGINT set the flag and do nothing else: a checkpoint
-    written inside a handler could find the state half changed. A second SIGINT interrupts at
-    once, for somebody at a terminal who does not want to wait.
+    written inside a handler could find the state half changed. A second SIGINT raises
+    KeyboardInterrupt, for a user at a terminal.
     """
 
     def __init__(self, max_hours: float | None = None) -> None:
         outer = _entered[-1] if _entered else None
-        self.reason: str | None = outer.reason if outer else None
+        self.cause: StopCause | None = outer.cause if outer else None
         self._began: float = outer._began if outer else time.monotonic()
         self._previous: dict[signal.Signals, Any] = {}
         self.limit(max_hours)
 
     def limit(self, max_hours: float | None, job_hours: float | None = None) -> None:
-        """Stop after so many hours, counted from the outermost request's beginning: the user's
-        limit, and that of the job, whichever comes first."""
-        hours = {} if max_hours is None else {hours_over(max_hours): max_hours}
+        """Stop at the user's time limit or the job's, whichever comes first.
+
+        Hours count from the beginning of the outermost request; None: no limit.
+        """
+        hours = {}
+        if max_hours is not None:
+            hours[StopCause(StopReason.MAX_HOURS, hours_over(max_hours))] = max_hours
         if job_hours is not None:
-            hours[JOB_ENDS] = job_hours
-        self._limits = sorted((self._began + 3600 * hours[reason], reason) for reason in hours)
+            hours[StopCause(StopReason.JOB_TIME_LIMIT, JOB_TIME_LIMIT_MESSAGE)] = job_hours
+        self._limits = sorted((self._began + 3600 * hours[cause], cause) for cause in hours)
 
     def __enter__(self) -> Self:
         # Python delivers signals to the main thread only; elsewhere the time limit still holds.
@@ -61,20 +70,25 @@ class StopRequest:
         if self in _entered:
             _entered.remove(self)
         for number, handler in self._previous.items():
-            # None: a handler that was not installed from Python, which Python cannot put back.
+            # None: a handler that was not installed from Python, which Python cannot restore.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
 
     def __bool__(self) -> bool:
-        if self.reason is None and self._limits:
-            moment, reason = self._limits[0]
+        if self.cause is None and self._limits:
+            moment, cause = self._limits[0]
             if time.monotonic() > moment:
-                self.reason = reason
-        return self.reason is not None
+                self.cause = cause
+        return self.cause is not None
+
+    @property
+    def message(self) -> str | None:
+        """Text of the cause; None where no stop is requested."""
+        return None if self.cause is None else self.cause.message
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        if number == signal.SIGINT and self.reason == name:
+        cause = StopCause(StopReason.SIGNAL, signal.Signals(number).name)
+        if number == signal.SIGINT and self.cause == cause:
             raise KeyboardInterrupt
         for request in _entered:
-            request.reason = name
+            request.cause = cause

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from phase2hpc.checkpointing.manager import rng_state, set_rng_state
+from phase2hpc.checkpointing.rng_state import rng_state, set_rng_state
 from phase2hpc.config.algorithms import ALGORITHMS
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.data.loader import CrystalData, make_loader
@@ -20,16 +20,16 @@ from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import compositions, predict
+from phase2hpc.inference.devices import choose_device
+from phase2hpc.inference.out_of_memory import naming_the_batch
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.training.compile import compiled, naming_the_compiler
-from phase2hpc.training.devices import choose_device
-from phase2hpc.training.distributed.process_group import World
+from phase2hpc.training.distributed.world import World
 from phase2hpc.training.ema import AveragedModel
 from phase2hpc.training.loss import MultiTaskLoss
 from phase2hpc.training.lr_schedule import learning_rate, parameter_groups
 from phase2hpc.training.nonfinite_steps import NonfiniteSteps
-from phase2hpc.training.out_of_memory import naming_the_batch
 from phase2hpc.training.target_scaler import TargetScaler, composition_baseline
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
@@ -275,7 +275,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that a later step depends on; every rank has to ask for it."""
         return {
-            "arithmetic": NUMERICS_VERSION,
+            "numerics_version": NUMERICS_VERSION,
             "step": self.step,
             "model": self.model.state_dict(),
             "averaged": self.averaged.module.state_dict(),

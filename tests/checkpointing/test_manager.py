@@ -1,5 +1,6 @@
-"""Checkpoints: whatever happens to the writer or to its files, the newest valid state is found."""
+"""Checkpoints: the newest valid state is found whatever happens to the writer or the files."""
 
+import contextlib
 import errno
 import io
 import logging
@@ -23,27 +24,22 @@ import pytest
 import torch
 from paths import HELPERS
 
-from phase2hpc.checkpointing.file_format import (
-    DTYPES,
-    CorruptCheckpoint,
-    NewerVersion,
-    read_state,
-    to_plain,
-)
+from phase2hpc.checkpointing.file_errors import CorruptCheckpoint, NewerVersion
+from phase2hpc.checkpointing.file_format import COMMENT_SIZE, read_state, read_step, seal
+from phase2hpc.checkpointing.legacy_format import HEADER_SIZE
 from phase2hpc.checkpointing.manager import (
     best_epoch,
     load_best,
     load_newest,
-    rng_state,
     save_best,
     save_checkpoint,
-    set_rng_state,
 )
+from phase2hpc.checkpointing.plain_values import DTYPES, to_plain
+from phase2hpc.checkpointing.rng_state import rng_state, set_rng_state
 from phase2hpc.checkpointing.safe_load import screen
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.runs.run_directory import RunDirectory
 
-HEADER = 68
 NOBODY = 65534
 SCALER: dict[str, Any] = {
     "properties": ["ehull"], "mean": [0.0], "std": [1.0], "asinh_scale": [0.0],
@@ -61,7 +57,7 @@ def state_of(step: int, **more: Any) -> dict[str, Any]:
     weights = {"weights": torch.full((20,), float(step))}
     skipped = {"total": 0, "in_epoch": 0, "in_row": 0, "rate_factor": 1.0}
     return {
-        "arithmetic": 1, "step": step, "model": weights, "averaged": weights, "loss": {},
+        "numerics_version": 1, "step": step, "model": weights, "averaged": weights, "loss": {},
         "optimizer": {"state": {}, "param_groups": []}, "scaler": SCALER, "sampler": {},
         "rng": [{}], "history": [], "loss_sums": torch.zeros(2), "counted": 0,
         "skipped": skipped, "best_score": 0.5, "best_epoch": 0,
@@ -146,36 +142,60 @@ def damage_and_find(run: RunDirectory, content: bytes, besides: Sequence[str] = 
     aside.unlink()
 
 
-def test_any_flipped_bit_falls_back(run: RunDirectory) -> None:
-    """Every bit of the header, one of every third byte of the state; a sample goes to the end."""
+def flipped(content: bytes, place: int, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[place] ^= 1 << bit
+    return bytes(changed)
+
+
+FORMATS = ("present", "legacy")
+
+
+def whole_checkpoint(run: RunDirectory, file_format: str) -> bytes:
+    """Saves steps 1 and 2; the bytes of the second, in this format."""
     save_checkpoint(run, state_of(1), 1, keep=2)
     save_checkpoint(run, state_of(2), 2, keep=2)
     whole = run.checkpoint.read_bytes()
+    if file_format == "legacy":
+        whole = legacy_sealed(without_comment(whole), step=2)
+        run.checkpoint.write_bytes(whole)
+        assert found_step(run) == 2
+    return whole
+
+
+def edges(whole: bytes, file_format: str) -> range:
+    """Bytes of the header or of the comment."""
+    if file_format == "legacy":
+        return range(HEADER_SIZE)
+    return range(len(whole) - COMMENT_SIZE - 22, len(whole))
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_any_flipped_bit_falls_back(run: RunDirectory, file_format: str) -> None:
+    """Every bit of header or comment, one of every third byte of the archive."""
+    whole = whole_checkpoint(run, file_format)
     rng = random.Random(0)
-    flips = [(place, bit) for place in range(HEADER) for bit in range(8)]
-    flips += [(place, rng.randrange(8)) for place in range(HEADER, len(whole), 3)]
+    flips = [(place, bit) for place in edges(whole, file_format) for bit in range(8)]
+    flips += [(place, rng.randrange(8)) for place in range(0, len(whole), 3)]
     other = run.path / "flipped"
     for place, bit in flips:
-        flipped = bytearray(whole)
-        flipped[place] ^= 1 << bit
-        other.write_bytes(flipped)
+        other.write_bytes(flipped(whole, place, bit))
         with pytest.raises((CorruptCheckpoint, NewerVersion)):
             read_state(other)
+        with contextlib.suppress(CorruptCheckpoint, NewerVersion):
+            assert read_step(other) == 2
     other.unlink()
     for place, bit in rng.sample(flips, 60):
-        flipped = bytearray(whole)
-        flipped[place] ^= 1 << bit
-        damage_and_find(run, bytes(flipped))
+        damage_and_find(run, flipped(whole, place, bit))
     run.checkpoint.write_bytes(whole)
     assert found_step(run) == 2
 
 
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_truncated_at_any_byte_extended_or_foreign_falls_back(
-    run: RunDirectory, caplog: pytest.LogCaptureFixture
+    run: RunDirectory, caplog: pytest.LogCaptureFixture, file_format: str
 ) -> None:
-    save_checkpoint(run, state_of(1), 1, keep=2)
-    save_checkpoint(run, state_of(2), 2, keep=2)
-    whole = run.checkpoint.read_bytes()
+    whole = whole_checkpoint(run, file_format)
     other = run.path / "cut"
     other.write_bytes(whole)
     for length in reversed(range(len(whole))):
@@ -183,15 +203,47 @@ def test_truncated_at_any_byte_extended_or_foreign_falls_back(
         with pytest.raises(CorruptCheckpoint):
             read_state(other)
     other.unlink()
-    for length in (0, 1, HEADER - 1, HEADER, HEADER + 1, len(whole) // 2, len(whole) - 1):
+    cuts = (0, 1, 22, HEADER_SIZE, HEADER_SIZE + 1, COMMENT_SIZE, len(whole) // 2)
+    for length in (*cuts, len(whole) - COMMENT_SIZE, len(whole) - 1):
         damage_and_find(run, whole[:length])
-    damage_and_find(run, whole + b"\0")
+    for more in (b"\0", whole[-COMMENT_SIZE:], whole):
+        damage_and_find(run, whole + more)
+    # Whole at both ends, and bytes lost, doubled or swapped between them.
+    middle = len(whole) // 2
+    damage_and_find(run, whole[:middle] + whole[middle + 64 :])
+    damage_and_find(run, whole[:middle] + whole[middle - 64 :])
+    damage_and_find(run, whole[: middle - 64] + bytes(64) + whole[middle:])
     damage_and_find(run, bytes(len(whole)))
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        damage_and_find(run, whole[HEADER:])
+        damage_and_find(run, torch_saved(state_of(2)))
     (line,) = caplog.messages
     assert str(run.checkpoint) in line and "set aside as checkpoint.pt.damaged" in line
+    assert "not written by phase2hpc" in line
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_torch_loads_it_by_itself(run: RunDirectory, mmap: bool) -> None:
+    weights = {"w": torch.arange(70_000.0), "b": torch.ones(3, 2).T, "none": torch.zeros(0)}
+    save_best(run, best_of(3, weights=weights, score=0.25))
+    save_checkpoint(run, state_of(4, model=weights), 4, keep=1)
+    best = torch.load(run.best, weights_only=True, mmap=mmap)
+    state = torch.load(run.checkpoint, weights_only=True, mmap=mmap)
+    assert (best["kind"], best["epoch"], best["score"]) == ("best", 3, 0.25)
+    assert (state["kind"], state["step"]) == ("checkpoint", 4)
+    for read in (best["weights"], state["model"]):
+        torch.testing.assert_close(read, weights, rtol=0, atol=0)
+
+
+def test_other_programs_find_the_archive_whole(run: RunDirectory) -> None:
+    """zipfile reads it, and the checksum can be computed by hand."""
+    save_best(run, best_of(3))
+    whole = run.best.read_bytes()
+    with zipfile.ZipFile(run.best) as archive:
+        assert archive.testzip() is None
+        assert archive.comment == whole[-COMMENT_SIZE:]
+    assert sha256(whole[:-64]).hexdigest().encode() == whole[-64:]
+    assert f" step {3:020d} ".encode() in whole[-COMMENT_SIZE:]
 
 
 def put_folder(path: Path) -> None:
@@ -205,8 +257,8 @@ def put_folder(path: Path) -> None:
         (put_folder, "a folder is in its place"),
         (lambda path: path.symlink_to("nowhere"), "a link to nothing"),
         (lambda path: path.symlink_to(path), "cannot be read"),
-        (os.mkfifo, "it is no file"),
-        (lambda path: path.symlink_to("/dev/zero"), "it is no file"),
+        (os.mkfifo, "it is not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is not a regular file"),
     ],
 )
 def test_what_is_no_file_is_set_aside(
@@ -306,11 +358,18 @@ def test_set_aside_again_and_again(run: RunDirectory) -> None:
     assert [(run.path / name).read_bytes() for name in aside] == [b"first", b"second", b"third"]
 
 
-def test_a_claimed_length_asks_for_no_memory(run: RunDirectory) -> None:
+def test_a_claimed_size_allocates_no_memory(run: RunDirectory) -> None:
     for length in (2**40, 2**63, 2**64 - 1):
-        run.checkpoint.write_bytes(sealed(b"", length=length))
+        run.checkpoint.write_bytes(legacy_sealed(b"", length=length))
         with pytest.raises(CorruptCheckpoint, match=f"where {length} were written"):
             read_state(run.checkpoint)
+    content = sealed(torch_saved({}))
+    with open(run.checkpoint, "wb") as file:  # 1 TiB, and nothing of it on disk
+        file.write(content[:-COMMENT_SIZE])
+        file.seek(2**40)
+        file.write(content[-COMMENT_SIZE:])
+    with pytest.raises(CorruptCheckpoint, match=f"where {len(content)} were written"):
+        read_state(run.checkpoint)
 
 
 def test_only_damaged_ones_is_an_error_now_and_later(run: RunDirectory) -> None:
@@ -330,10 +389,33 @@ def test_a_damaged_newest_does_not_stop_the_next_save(run: RunDirectory) -> None
     assert "checkpoint_1.pt" in names(run)
 
 
-def sealed(payload: bytes, version: int = 1, length: int | None = None, step: int = 5) -> bytes:
+def without_comment(content: bytes) -> bytes:
+    """The archive as torch wrote it."""
+    return content[: -COMMENT_SIZE - 2] + b"\0\0"
+
+
+def sealed(archive: bytes, version: int = 2, step: int = 5) -> bytes:
+    """A file of the present format whose checksums are right, whatever ``archive`` is."""
+    whole = archive[:-2] + seal(archive[:-2], step)
+    if version == 2:
+        return whole
+    comment = whole[-COMMENT_SIZE:].replace(b"format 0002", b"format %04d" % version)
+    fields, _, _ = comment.partition(b" check ")
+    fields += b" check "
+    whole = whole[:-COMMENT_SIZE] + fields + sha256(fields).hexdigest()[:16].encode() + b" sha256 "
+    return whole + sha256(whole).hexdigest().encode()
+
+
+def legacy_sealed(
+    payload: bytes, version: int = 1, length: int | None = None, step: int = 5
+) -> bytes:
+    """The same in the format of phase2hpc 0.1."""
     length = len(payload) if length is None else length
     fields = struct.pack("<8sIQQ32s", b"PHASE2ST", version, step, length, sha256(payload).digest())
     return fields + sha256(fields).digest()[:8] + payload
+
+
+SEALS = {"present": sealed, "legacy": legacy_sealed}
 
 
 def torch_saved(content: Any, **options: Any) -> bytes:
@@ -342,9 +424,12 @@ def torch_saved(content: Any, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+NEWER_STATE = torch_saved({"kind": "checkpoint", "schema_version": 99, "what": "ever"})
 NEWER = [
-    sealed(b"?", version=2),
-    sealed(torch_saved({"kind": "checkpoint", "schema_version": 99, "what": "ever"})),
+    sealed(NEWER_STATE, version=3),
+    sealed(NEWER_STATE),
+    legacy_sealed(b"?", version=2),
+    legacy_sealed(NEWER_STATE),
 ]
 
 
@@ -353,7 +438,7 @@ def test_a_newer_version_is_named_and_left_alone(run: RunDirectory, content: byt
     run.checkpoint.write_bytes(content)
     run.best.write_bytes(content)
     for read in (lambda: load_newest(run), lambda: load_best(run.best)):
-        with pytest.raises(InputError, match=r"version \d+, .*: update phase2hpc"):
+        with pytest.raises(InputError, match=r"version \d+.*: update phase2hpc"):
             read()
     assert names(run) == ["best.pt", "checkpoint.pt"]
 
@@ -382,6 +467,7 @@ def test_a_newer_version_beside_an_older_one_is_set_aside(
         ({"schema_version": "2"}, "schema version is '2'"),
         ({"schema_version": True}, "schema version is True"),
         ({"schema_version": 0}, "schema version is 0"),
+        ({"numerics_version": "1"}, "'numerics_version'"),
     ],
 )
 def test_a_whole_file_of_other_content_falls_back(
@@ -485,16 +571,17 @@ def tar_with(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_nothing_but_tensors_and_plain_values_is_read(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, kind: str
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, kind: str, file_format: str
 ) -> None:
-    """With a header and checksums that are right: they are no secret."""
+    """With checksums that are right: they are no secret."""
     monkeypatch.chdir(run.path)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     save_checkpoint(run, state_of(1), 1, keep=2)
     save_checkpoint(run, state_of(2), 2, keep=2)
-    content = sealed(HOSTILE[kind](), step=9)
+    content = SEALS[file_format](HOSTILE[kind](), step=9)
     run.best.write_bytes(content)
     with pytest.raises(InputError, match="best.pt: damaged, or not written by phase2hpc") as caught:
         load_best(run.best)
@@ -610,7 +697,7 @@ def test_best(run: RunDirectory) -> None:
     with pytest.raises(InputError, match="damaged"):
         load_best(run.best)
     save_checkpoint(run, state_of(1), 1, keep=1)
-    with pytest.raises(InputError, match="no state of a best: 'kind'"):
+    with pytest.raises(InputError, match="not a valid best state: 'kind'"):
         load_best(run.checkpoint)
     for key in best_of(1).keys() - {"epoch"}:
         save_best(run, best_of(1, **{key: ["x"]}))
@@ -693,7 +780,7 @@ def test_what_reads_back_otherwise_is_not_taken(
     save_checkpoint(run, state_of(1), 1, keep=2)
     whole = run.checkpoint.stat().st_size
     real = os.pread
-    for place in (0, HEADER, whole - 1):
+    for place in (0, whole // 2, whole - 1):
 
         def lie(file: int, size: int, offset: int, place: int = place) -> bytes:
             read = bytearray(real(file, size, offset))
@@ -762,7 +849,7 @@ import torch
 from phase2hpc.utils.atomic_io import clear_partials
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.checkpointing.manager import load_best, load_newest, save_best, save_checkpoint
-from test_checkpoint import STEPS, best_of, clear, state_of
+from test_manager import STEPS, best_of, clear, state_of
 
 torch.set_num_threads(1)
 run = RunDirectory(Path(sys.argv[1]))
@@ -821,7 +908,8 @@ print(kills, newest[2], newest[3])
 def test_killed_at_every_call_a_state_is_found(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLED_AT_EVERY_CALL, str(tmp_path)],
-        cwd=HELPERS,  # of `python -c`: where it imports from
+        cwd=Path(__file__).parent,
+        env=os.environ | {"PYTHONPATH": str(HELPERS)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -838,7 +926,7 @@ import torch
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.checkpointing.manager import load_newest, save_checkpoint
 from pathlib import Path
-from test_checkpoint import state_of
+from test_manager import state_of
 
 torch.set_num_threads(1)
 run = RunDirectory(Path(sys.argv[1]))
@@ -878,7 +966,8 @@ print(last, mid_write)
 def test_killed_writers_never_cost_a_state(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLED_WRITERS, str(tmp_path)],
-        cwd=HELPERS,  # of `python -c`: where it imports from
+        cwd=Path(__file__).parent,
+        env=os.environ | {"PYTHONPATH": str(HELPERS)},
         capture_output=True,
         text=True,
         timeout=120,

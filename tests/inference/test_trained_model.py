@@ -87,10 +87,10 @@ def test_no_best_or_a_damaged_one(trained, tmp_path) -> None:
         ({"graph_settings": {"cutoff": 1e9}}, "best.pt: its parts do not fit"),
         ({"weights": {}}, "best.pt: its parts do not fit"),
         ({"weights": {"element.weight": torch.zeros(1)}}, "best.pt: its parts do not fit"),
-        ({"weights": [torch.zeros(1)]}, "no state of a best: 'weights'"),
-        ({"scaler": {}}, "no state of a best: 'scaler.properties'"),
-        ({"elements": ["H"]}, "no state of a best: 'elements.0'"),
-        ({"epoch": -1}, "no state of a best: 'epoch'"),
+        ({"weights": [torch.zeros(1)]}, "not a valid best state: 'weights'"),
+        ({"scaler": {}}, "not a valid best state: 'scaler.properties'"),
+        ({"elements": ["H"]}, "not a valid best state: 'elements.0'"),
+        ({"epoch": -1}, "not a valid best state: 'epoch'"),
     ],
 )
 def test_a_whole_file_of_wrong_content_is_one_line(trained, tmp_path, change, words) -> None:

@@ -15,9 +15,9 @@ from phase2hpc.checkpointing.manager import load_newest
 from phase2hpc.config.run_config import build_config
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import Phase2Error, StoppedEarly
+from phase2hpc.inference.out_of_memory import OutOfMemory, naming_the_batch
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.nonfinite_steps import LOWER_RATE, MAX_CONSECUTIVE
-from phase2hpc.training.out_of_memory import OutOfMemory, naming_the_batch
 from phase2hpc.training.trainer import Trainer
 
 

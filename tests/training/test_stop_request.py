@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from phase2hpc.training.stop_request import JOB_ENDS, SIGNALS, StopRequest
+from phase2hpc.errors import StopReason
+from phase2hpc.training.stop_request import SIGNALS, StopCause, StopRequest
 
 
 def send(number: signal.Signals) -> None:
@@ -20,9 +21,9 @@ def send(number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signal_sets_the_flag_only(number: signal.Signals) -> None:
     with StopRequest() as stop:
-        assert not stop and stop.reason is None
+        assert not stop and stop.cause is None and stop.message is None
         send(number)
-        assert stop and stop.reason == number.name
+        assert stop and stop.cause == (StopReason.SIGNAL, number.name)
 
 
 def test_handlers_are_put_back() -> None:
@@ -60,17 +61,17 @@ def test_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] += 1799
     assert not stop
     now[0] += 2
-    assert stop and stop.reason is not None and "--max-hours 0.5" in stop.reason
+    assert stop and stop.cause == StopCause(StopReason.MAX_HOURS, "--max-hours 0.5 are over")
     assert not StopRequest()
 
 
 @pytest.mark.parametrize(
     ("own", "job", "seconds", "reason"),
     [
-        (1.0, 2.0, 3601, "--max-hours 1 are over"),
-        (2.0, 1.0, 3601, JOB_ENDS),
-        (None, 1.0, 3601, JOB_ENDS),
-        (1.0, None, 3601, "--max-hours 1 are over"),
+        (1.0, 2.0, 3601, StopReason.MAX_HOURS),
+        (2.0, 1.0, 3601, StopReason.JOB_TIME_LIMIT),
+        (None, 1.0, 3601, StopReason.JOB_TIME_LIMIT),
+        (1.0, None, 3601, StopReason.MAX_HOURS),
         (2.0, 1.0, 3599, None),
     ],
 )
@@ -80,14 +81,15 @@ def test_the_jobs_limit_and_the_users(own, job, seconds, reason, monkeypatch) ->
     stop = StopRequest()
     stop.limit(own, job)
     now[0] += seconds
-    assert bool(stop) == (reason is not None) and stop.reason == reason
+    assert bool(stop) == (reason is not None)
+    assert (stop.cause and stop.cause.reason) == reason
 
 
 def test_signal_is_the_reason_where_both_apply() -> None:
     with StopRequest(max_hours=1e-9) as stop:
         send(signal.SIGTERM)
         time.sleep(0.001)
-        assert stop and stop.reason == "SIGTERM"
+        assert stop and stop.message == "SIGTERM"
 
 
 def test_outside_the_main_thread_the_time_limit_still_holds() -> None:

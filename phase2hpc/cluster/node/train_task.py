@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from phase2hpc.config.run_config import RunConfig
-from phase2hpc.errors import Phase2Error, StoppedEarly
+from phase2hpc.errors import Phase2Error, StoppedEarly, StopReason
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.training.stop_request import StopRequest, hours_over
+from phase2hpc.training.stop_request import StopRequest
 
 # Number of earlier starts of this job, set by the batch script or the local executor.
 RESTARTS_VARIABLE = "PHASE2HPC_RESTARTS"
@@ -49,15 +49,13 @@ def train(
         config = run.read_config()
         if new_config is not None:
             config = RunConfig.from_json(new_config, f"submitted settings of run {run.id}")
-        own = config.runtime.max_hours
         from phase2hpc.training.runner import JobLife, go_on
 
         job = JobLife(_hours_left(hours, warning_seconds), count_restart)
         try:
             go_on(run, job, config, accept_changes)
         except StoppedEarly as stopped:
-            # By its words, which all ranks have in common, and not by the clock of each.
-            if own is None or not str(stopped).startswith(hours_over(own)):
+            if stopped.reason is not StopReason.MAX_HOURS:
                 raise
             if not stopped.already_reported:
                 print(f"phase2hpc: {stopped} (by --max-hours: not requeued)", file=sys.stderr)
@@ -117,7 +115,8 @@ def count_restart(run: RunDirectory) -> None:
 
 
 def _newest_step(run: RunDirectory) -> int:
-    from phase2hpc.checkpointing.file_format import CheckpointError, read_step
+    from phase2hpc.checkpointing.file_errors import CheckpointError
+    from phase2hpc.checkpointing.file_format import read_step
 
     paths = [run.checkpoint, *(path for _, path in run.older_checkpoints())]
     for path in paths:

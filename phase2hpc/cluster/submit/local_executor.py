@@ -70,7 +70,7 @@ def run_calls(
                 code = _attempt(script.folder, file, job_id, processes, restarts, stop)
                 if stop:
                     raise StoppedEarly(
-                        f"{stop.reason}: stopped; its state is saved, continue with --resume"
+                        f"{stop.message}: stopped; its state is saved, continue with --resume"
                     )
                 restarts += 1
             if code == MAX_HOURS_EXIT_CODE:

@@ -1,4 +1,4 @@
-"""One copy of a store in a node's memory, however many ranks train from it there."""
+"""One copy of a store in memory per node, shared by the ranks that train from it there."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from pathlib import Path
 
 from phase2hpc.data.graph_arrays import GraphArrays
 from phase2hpc.data.store.reader import Store
-from phase2hpc.training.distributed.process_group import World, node_name
+from phase2hpc.training.distributed.launch_environment import node_name
+from phase2hpc.training.distributed.world import World
 
-# Of an array in memory; what numpy itself aligns to.
+# Bytes; numpy's own alignment of arrays.
 ALIGNMENT = 64
 _LENGTHS = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
 class _Offer:
-    """Where other processes of the node find the arrays: a file without a name, which ends with
-    the processes that have it open, and the words that it begins with."""
+    """Location of the shared arrays: an anonymous file (memfd) of a process of this node.
+
+    token: random bytes at the file's beginning, by which a reader knows it is that file.
+    """
 
     node: str
     pid: int
@@ -31,10 +34,10 @@ class _Offer:
 
 
 def open_shared_store(path: Path, world: World) -> Store:
-    """The store, read by one rank of each node and mapped by the others; every rank has to ask.
+    """The store, read by one rank of each node and mapped by the others; a collective call.
 
-    A rank that cannot see the memory of its node's first (in a container of its own, say) reads
-    the store by itself. Raises as ``Store.open``.
+    A rank that cannot open the shared file (in a container of its own) reads the store itself.
+    Raises as ``Store.open``.
     """
     node = node_name()
     nodes = world.all_gather(node)
@@ -42,27 +45,27 @@ def open_shared_store(path: Path, world: World) -> Store:
     store = Store.open(path) if first else Store.open(path, budget=0)
     offer = None
     if first and several and store.arrays is not None:
-        offer = _offered(store.arrays, node)
+        offer = _share(store.arrays, node)
     offers = [other for other in world.all_gather(offer) if other is not None]
     mine = next((other for other in offers if other.node == node), None)
     if mine is not None:
-        shared = _taken(mine)
+        shared = _attach(mine)
         if shared is not None:
             store.arrays = shared
         elif not first:
             store = Store.open(path)
-    # Until here the first has to hold it open for the others.
+    # The file stays open until every rank has mapped it.
     world.all_gather(None)
     if offer is not None:
         os.close(offer.descriptor)
     return store
 
 
-def _offered(arrays: GraphArrays, node: str) -> _Offer | None:
-    """None where this system has no such files, or no room."""
+def _share(arrays: GraphArrays, node: str) -> _Offer | None:
+    """Copy the arrays to a memfd; None where the system has none, or no memory for it."""
     if not hasattr(os, "memfd_create"):
         return None
-    # Made once too: batches are cut from them.
+    # Computed before sharing, so that every rank has these tables too.
     _ = arrays.node_table, arrays.edge_table
     buffers: list[pickle.PickleBuffer] = []
     structure = pickle.dumps(arrays, protocol=5, buffer_callback=buffers.append)
@@ -84,8 +87,8 @@ def _offered(arrays: GraphArrays, node: str) -> _Offer | None:
     return _Offer(node, os.getpid(), descriptor, token)
 
 
-def _taken(offer: _Offer) -> GraphArrays | None:
-    """The arrays over there, for reading only; None where they cannot be reached."""
+def _attach(offer: _Offer) -> GraphArrays | None:
+    """The shared arrays, mapped read-only; None where the file cannot be opened."""
     try:
         with open(f"/proc/{offer.pid}/fd/{offer.descriptor}", "rb") as file:
             if file.read(len(offer.token)) != offer.token:

@@ -1,8 +1,8 @@
-"""Makes the frozen files of the present schema version, from the repository's root:
+"""Write the frozen files of the current schema version, from the repository's root:
 
-    python -m tests.frozen.make
+    PYTHONPATH=tests/helpers python tests/checkpointing/frozen/make.py
 
-once a version, before the first release that writes it: what is here is never made anew.
+once a version, before the first release that writes it; existing files are never replaced.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""Jobs that version 0.1 queued: their pickles name the modules of the old layout, and still start."""
+"""Jobs queued by version 0.1, whose pickles name modules of the old layout, still start."""
 
 from __future__ import annotations
 

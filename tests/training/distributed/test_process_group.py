@@ -24,12 +24,13 @@ from phase2hpc.config.properties import resolve
 from phase2hpc.config.run_config import build_config
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError, StoppedEarly
+from phase2hpc.inference.out_of_memory import OutOfMemory
 from phase2hpc.runs.lease import Lease
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory, create_run
-from phase2hpc.training.distributed import rank_monitor as rank_monitor
-from phase2hpc.training.distributed.process_group import first_node, launched_by, process_group
-from phase2hpc.training.out_of_memory import OutOfMemory
+from phase2hpc.training.distributed import rendezvous
+from phase2hpc.training.distributed.launch_environment import first_node, launch_environment
+from phase2hpc.training.distributed.process_group import process_group
 from phase2hpc.training.trainer import Trainer
 
 RUN = Path("multitask_cgcnn_lite") / "run_one"
@@ -154,7 +155,7 @@ def on_a_node(variables: Mapping[str, str], *words: object) -> None:
 
 
 def hasty(act: Callable[..., None], seconds: float, *words: object) -> None:
-    rank_monitor.MEETING_SECONDS = seconds
+    rendezvous.RENDEZVOUS_SECONDS = seconds
     act(*words)
 
 
@@ -408,9 +409,9 @@ def test_one_that_never_comes_is_named(tiny, tmp_path) -> None:
 def test_ports_that_others_have_are_passed_over(tiny, tmp_path) -> None:
     """Here one that accepts and says nothing."""
     number = 123
-    place = launched_by(torchrun(0, 2, number))
+    place = launch_environment(torchrun(0, 2, number))
     assert place is not None
-    first = rank_monitor.FIRST_PORT + zlib.crc32(place.key.encode()) % rank_monitor.PORTS
+    first = rendezvous.FIRST_PORT + zlib.crc32(place.key.encode()) % rendezvous.PORTS
     words = arguments(tmp_path, tiny.store, epochs=1)
     with (
         socket.create_server(("", first), backlog=16),
@@ -426,30 +427,32 @@ STEP = srun(1, 2, 77)
 
 
 def test_what_launchers_say() -> None:
-    assert launched_by({}) is None
-    place = launched_by(torchrun(1, 4, 29500))
+    assert launch_environment({}) is None
+    place = launch_environment(torchrun(1, 4, 29500))
     assert place is not None
     assert (place.rank, place.size, place.local_rank, place.address) == (1, 4, 1, "127.0.0.1")
-    place = launched_by(STEP)
+    place = launch_environment(STEP)
     assert place is not None
     assert (place.rank, place.size, place.local_rank, place.address) == (1, 2, 1, "127.0.0.1")
-    place = launched_by(STEP | {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "m[2-3]"})
+    place = launch_environment(
+        STEP | {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "m[2-3]"}
+    )
     assert place is not None and place.address == "m2"
 
 
 def test_a_launcher_in_a_step_counts_and_a_batch_script_is_alone() -> None:
-    place = launched_by(STEP | torchrun(3, 4, 29500))
+    place = launch_environment(STEP | torchrun(3, 4, 29500))
     assert place is not None and (place.rank, place.size) == (3, 4)
-    assert launched_by(STEP | torchrun(0, 1, 29500)) is None
+    assert launch_environment(STEP | torchrun(0, 1, 29500)) is None
     script = {name: value for name, value in STEP.items() if "STEP" not in name}
-    assert launched_by(script | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}) is None
+    assert launch_environment(script | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}) is None
     # The shell of `salloc` may be a step by itself.
-    assert launched_by(STEP | {"SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert launch_environment(STEP | {"SLURM_STEP_NUM_TASKS": "1"}) is None
 
 
 def test_keys_differ_between_launches() -> None:
     places = [
-        launched_by(environment)
+        launch_environment(environment)
         for environment in (
             STEP,
             STEP | {"SLURM_STEP_ID": "1"},
@@ -467,7 +470,7 @@ def test_keys_differ_between_launches() -> None:
 def test_nonsense_of_a_launcher_is_named(wrong) -> None:
     (name,) = wrong
     with pytest.raises(InputError, match=name):
-        launched_by(torchrun(0, 2, 29500) | wrong)
+        launch_environment(torchrun(0, 2, 29500) | wrong)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from ranks import Ranks, torchrun
 from phase2hpc.data.graph_arrays import FIELDS
 from phase2hpc.data.store.reader import Store
 from phase2hpc.training.distributed import shared_store as sharing
-from phase2hpc.training.distributed.process_group import World, process_group
+from phase2hpc.training.distributed.process_group import process_group
+from phase2hpc.training.distributed.world import World
 
 
 def opened(store: Path, out: Path, unreachable: bool) -> None:

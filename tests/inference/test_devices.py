@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from phase2hpc.errors import InputError
-from phase2hpc.training.devices import choose_device
+from phase2hpc.inference.devices import choose_device
 from phase2hpc.utils import gpus as hardware
 
 
