@@ -68,10 +68,10 @@ def main() -> None:
     except Phase2Error as error:
         _end(error.exit_code, "" if error.already_reported else str(error))
     except ModuleNotFoundError as error:
-        from phase2hpc.utils.requirements import extra_of_module
+        from phase2hpc.utils.dependencies import extra_with
 
         module = (error.name or "").partition(".")[0]
-        extra = extra_of_module(module)
+        extra = extra_with(module)
         if not extra:
             raise
         _end(

@@ -68,9 +68,8 @@ class JobOptions:
 
     def wanted(self) -> ResourceOverrides:
         """The resource flags. Raises InputError."""
-        from phase2hpc.cluster.profiles.fields import parse_gigabytes
+        from phase2hpc.cluster.profiles.fields import parse_gigabytes, parse_hours
         from phase2hpc.cluster.submit.resources import AUTO, ResourceOverrides
-        from phase2hpc.utils.duration import parse_hours
 
         for name in ("nodes", "tasks_per_node", "cpus"):
             value = getattr(self, name)

@@ -46,7 +46,7 @@ def list_rows(statuses: Sequence[RunStatus]) -> list[tuple[str, ...]]:
 def list_text(statuses: Sequence[RunStatus]) -> str:
     """``runs list`` as text: the table, then a line for each unreadable run."""
     lines = [tables.aligned(LIST_HEADER, list_rows(statuses), left=5)]
-    lines += [f"unreadable: {s.summary.problem}" for s in statuses if s.summary.problem]
+    lines += [f"cannot be read: {s.summary.problem}" for s in statuses if s.summary.problem]
     return "\n".join(lines)
 
 

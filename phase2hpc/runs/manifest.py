@@ -13,6 +13,8 @@ from phase2hpc.config.run_config import RunConfig
 from phase2hpc.runs import provenance
 from phase2hpc.runs.job_request import JobRequest
 from phase2hpc.utils.container_image import Image, this_image
+from phase2hpc.utils.dependencies import installed_versions
+from phase2hpc.utils.time_format import utc_now
 
 if TYPE_CHECKING:
     from phase2hpc.runs.run_directory import RunDirectory
@@ -26,10 +28,6 @@ Moment = Annotated[
     AwareDatetime,
     Field(ge=datetime(1970, 1, 2, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
 ]
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Manifest(BaseModel):
@@ -46,8 +44,8 @@ class Manifest(BaseModel):
     level: str
     properties: list[str]
     state: RecordedState = "running"
-    created: Moment = Field(default_factory=_now)
-    updated: Moment = Field(default_factory=_now)
+    created: Moment = Field(default_factory=utc_now)
+    updated: Moment = Field(default_factory=utc_now)
     step: int = 0
     epoch: int = 0
     epochs: int
@@ -55,7 +53,7 @@ class Manifest(BaseModel):
     host: str = Field(default_factory=provenance.host)
     pid: int = Field(default_factory=os.getpid, ge=0, lt=2**31)
     process_start: str | None = Field(default_factory=lambda: provenance.process_start(os.getpid()))
-    versions: dict[str, str] = Field(default_factory=provenance.package_versions)
+    versions: dict[str, str] = Field(default_factory=installed_versions)
     git_commit: str | None = Field(default_factory=provenance.git_commit)
     # None outside of a container of phase2hpc.
     image: Image | None = Field(default_factory=this_image)

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import socket
 import subprocess
 from pathlib import Path
-
-from phase2hpc.utils.requirements import DISTRIBUTION, EXTRAS, installed_version, required_packages
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python, phase2hpc and those of its requirements that are installed."""
-    packages = (DISTRIBUTION, *required_packages(EXTRAS[-1]))
-    found = {package: installed_version(package) for package in packages}
-    return {"python": platform.python_version()} | {k: v for k, v in found.items() if v}
 
 
 def git_commit() -> str | None:

@@ -9,10 +9,8 @@ import json
 import os
 import re
 import secrets
-import stat
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,12 @@ from phase2hpc.runs import provenance
 from phase2hpc.runs.manifest import SCHEMA_VERSION, Manifest
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.container_image import this_image
+from phase2hpc.utils.dependencies import installed_versions
+from phase2hpc.utils.error_text import first_problem
 from phase2hpc.utils.mounts import nearest_folder
 from phase2hpc.utils.os_errors import refused_place
-from phase2hpc.utils.text import one_line
+from phase2hpc.utils.regular_file import open_regular
+from phase2hpc.utils.time_format import utc_now
 
 PREFIX = "run_"
 # The largest JSON file of a run is its history: a few hundred bytes per epoch.
@@ -140,9 +141,7 @@ class RunDirectory:
                 )
             return Manifest.model_validate(data)
         except ValidationError as error:
-            problem = error.errors()[0]
-            key = ".".join(str(part) for part in problem["loc"])
-            raise InputError(f"{self.manifest}: '{one_line(key)}': {problem['msg']}") from None
+            raise InputError(f"{self.manifest}: {first_problem(error, 'key')}") from None
 
     def update_manifest(self, **changes: Any) -> Manifest:
         """Set some keys and the time; only the run's one writer calls this."""
@@ -150,7 +149,7 @@ class RunDirectory:
         if unknown:
             raise TypeError(f"a manifest has no {sorted(unknown)}")
         manifest = self.read_manifest()
-        for key, value in {**changes, "updated": datetime.now(UTC)}.items():
+        for key, value in {**changes, "updated": utc_now()}.items():
             setattr(manifest, key, value)
         self.write_manifest(manifest)
         return manifest
@@ -165,7 +164,7 @@ class RunDirectory:
             host=provenance.host(),
             pid=os.getpid(),
             process_start=provenance.process_start(os.getpid()),
-            versions=provenance.package_versions(),
+            versions=installed_versions(),
             git_commit=provenance.git_commit(),
             image=this_image(),
             job_ids=job_ids,
@@ -191,7 +190,7 @@ def checked_run_id(run_id: str) -> str:
 
 def new_run_id() -> str:
     """A random id; creating its directory shows that it is unique."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    return f"{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def create_run(models_dir: Path, family: str, run_id: str | None = None) -> RunDirectory:
@@ -243,11 +242,10 @@ def read_json(path: Path) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        found = path.stat()
-        # Opening a pipe would block.
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_TEXT_BYTES:
-            raise InputError(f"{path}: not a regular file, or larger than any file of a run")
-        return path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_TEXT_BYTES:
+                raise InputError(f"{path}: not a file of a run: larger than {MAX_TEXT_BYTES} bytes")
+            return file.read().decode("utf-8")
     except FileNotFoundError:
         raise InputError(f"{path.parent}: no {path.name} here: not a run directory?") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -20,8 +20,8 @@ from phase2hpc.runs.lease_record import LeaseRecord, find_holder, read_lease
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.registry import RunSummary
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.utils.duration import format_duration
 from phase2hpc.utils.text import one_line
+from phase2hpc.utils.time_format import format_duration
 
 State = Literal[
     "pending",  # its job waits to start

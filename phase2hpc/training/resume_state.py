@@ -10,10 +10,10 @@ from phase2hpc.checkpointing.manager import best_epoch, load_newest
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
 from phase2hpc.runs.manifest import Manifest
-from phase2hpc.runs.provenance import package_versions
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.resume_config import CHANGES_THE_ORDER, changed_settings
 from phase2hpc.training.trainer import NUMERICS_VERSION, Trainer
+from phase2hpc.utils.dependencies import installed_versions
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def _check_numerics_version(state: dict[str, Any], path: Path, accept_changes: b
 
 
 def _say_other_versions(manifest: Manifest) -> None:
-    now = package_versions()
+    now = installed_versions()
     pairs = [
         f"{name} {manifest.versions[name]} -> {now.get(name, 'none')}"
         for name in VERSIONS_OF_BITS

@@ -76,7 +76,7 @@ def words(command: Command, models: Path, name: str = "one") -> set[str]:
     (line,) = (
         li for li in out("runs", "show", name, "--handoff").splitlines() if "**state**" in li
     )
-    found.add(line.split()[4])
+    found.add(line.split("**: ")[1].split()[0])
     plan = json.loads(out("runs", "prune", "--failed", "--dry-run", "--json"))
     found |= {entry["state"] for entry in plan["remove"] if entry["run"] == name}
     return found

@@ -9,8 +9,8 @@ import sys
 
 from phase2hpc import __version__
 from phase2hpc.cluster.doctor.check import Check, fail, ok, warn
+from phase2hpc.utils.dependencies import installed_versions, requirements
 from phase2hpc.utils.gpus import gpu_count, why_torch_sees_none
-from phase2hpc.utils.requirements import installed_version, problems, requirements
 
 TORCH_TIMEOUT_SECONDS = 90.0
 # Commands that need each extra.
@@ -36,12 +36,18 @@ def python_check() -> Check:
 
 def package_checks() -> list[Check]:
     """One check for the base install and for each extra."""
+    installed = installed_versions()
     checks = []
     for extra, commands in _COMMANDS_OF_EXTRA.items():
         name = f"packages [{extra}]" if extra else "packages"
-        found = problems(extra)
-        missing = [str(problem) for problem in found if problem.installed is None]
-        outdated = [str(problem) for problem in found if problem.installed is not None]
+        needed = requirements(extra)
+        missing = [one.name for one in needed if one.name not in installed]
+        outdated = [
+            f"{one.name} {installed[one.name]} (needs {one.specifier})"
+            for one in needed
+            if one.name in installed
+            and not one.specifier.contains(installed[one.name], prereleases=True)
+        ]
         install = f"pip install 'phase2hpc{f'[{extra}]' if extra else ''}'"
         if outdated:
             checks.append(fail(name, f"unfit: {', '.join(outdated)}", f"{install} --upgrade"))
@@ -51,15 +57,14 @@ def package_checks() -> list[Check]:
             advice = f"needed for {commands} (not on a login node that only submits): {install}"
             checks.append(warn(name, f"missing: {', '.join(missing)}", advice))
         else:
-            names = [needed.name for needed in requirements(extra)]
-            versions = ", ".join(f"{name} {installed_version(name)}" for name in names)
+            versions = ", ".join(f"{one.name} {installed[one.name]}" for one in needed)
             checks.append(ok(name, f"{commands}: {versions}"))
     return checks
 
 
 def torch_checks() -> list[Check]:
     """torch, CUDA and the GPUs of this machine; empty if torch is not installed."""
-    if installed_version("torch") is None:
+    if "torch" not in installed_versions():
         return []
     try:
         done = subprocess.run(

@@ -16,7 +16,7 @@ from phase2hpc.cluster.submit.sbatch_options import parameters_of
 from phase2hpc.config.algorithms import ALGORITHMS
 from phase2hpc.config.run_config import unknown_key
 from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.utils.duration import format_duration
+from phase2hpc.utils.time_format import format_duration
 
 _COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 import codecs
 import os
 import re
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from phase2hpc.errors import InputError
 from phase2hpc.runs.job_id import is_job_id
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.utils.regular_file import open_regular
 
 # Size of a log's end that is searched for the exit reason.
 END_BYTES = 1 << 16
@@ -63,7 +61,7 @@ def ranks(folder: Path, job: str) -> list[int]:
 def last_lines(path: Path, count: int) -> list[str]:
     """The last non-empty lines of a log's last END_BYTES; [] if it is no readable regular file."""
     try:
-        with open_regular(path) as log:
+        with open_regular(path, follow_symlinks=False) as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(0, size - END_BYTES))
             text = log.read().decode(errors="replace")
@@ -89,7 +87,7 @@ class LogReader:
     def read(self) -> Iterator[str]:
         """Yields nothing if the file is missing. Raises InputError if it cannot be read."""
         try:
-            with open_regular(self.path) as log:
+            with open_regular(self.path, follow_symlinks=False) as log:
                 # Truncated since the last read.
                 if log.seek(0, os.SEEK_END) < self._position:
                     self._position = 0
@@ -106,7 +104,7 @@ class LogReader:
 def _offset_of_last(path: Path, count: int) -> int:
     """Offset of the last ``count`` lines; 0 if the file is missing."""
     try:
-        with open_regular(path) as log:
+        with open_regular(path, follow_symlinks=False) as log:
             begin = end = log.seek(0, os.SEEK_END)
             found = b""
             # The final newline belongs to the last line.
@@ -118,17 +116,6 @@ def _offset_of_last(path: Path, count: int) -> int:
         return 0
     lines = found.splitlines(keepends=True)
     return end - sum(map(len, lines[len(lines) - min(count, len(lines)) :]))
-
-
-@contextmanager
-def open_regular(path: Path) -> Iterator[IO[bytes]]:
-    """Open a regular file for reading. Raises OSError, also for a symlink, pipe or device."""
-    # Without O_NONBLOCK, opening a pipe would block.
-    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(number, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise OSError(f"{path}: not a regular file")
-        yield file
 
 
 def escape_controls(text: str) -> str:

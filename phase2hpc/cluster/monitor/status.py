@@ -14,8 +14,8 @@ from phase2hpc.runs.job_id import array_id
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.state import RunStatus, State
 from phase2hpc.utils import tables
-from phase2hpc.utils.duration import format_duration
 from phase2hpc.utils.text import one_line
+from phase2hpc.utils.time_format import format_duration, format_time
 
 # Ended runs in the table; those that have not ended are all shown.
 MAX_ENDED_RUNS = 20
@@ -181,7 +181,7 @@ def _facts(s: RunStatus, manifest: Manifest) -> list[tuple[str, str]]:
         )
     if manifest.ensemble:
         facts.append(("ensemble", f"{manifest.ensemble} ({manifest.ensemble_member})"))
-    facts.append(("updated", f"{manifest.updated.astimezone():%Y-%m-%d %H:%M:%S}"))
+    facts.append(("updated", format_time(manifest.updated)))
     if s.state in ("stopped", "interrupted", "failed"):
         facts.append(("resume", resume_command(s.summary.run, manifest)))
     return [(name, one_line(value)) for name, value in facts]

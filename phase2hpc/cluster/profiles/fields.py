@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from phase2hpc.utils.duration import parse_hours
-
 # sbatch options that have a field of their own.
 _FIELD_OF_OPTION = {
     "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint",
@@ -58,12 +56,20 @@ def parse_gigabytes(value: Any) -> Any:
     return value
 
 
-def _hours(value: Any) -> Any:
-    """Slurm's notation in hours; anything else unchanged. Raises ValueError as ``parse_hours``."""
+def parse_hours(value: Any) -> Any:
+    """Slurm's D-HH, D-HH:MM, D-HH:MM:SS and HH:MM:SS in hours; anything else unchanged.
+
+    Raises ValueError for ``12:30``, which Slurm reads as minutes and seconds and people do not.
+    """
     if not isinstance(value, str):
         return value
-    hours = parse_hours(value)
-    return value if hours is None else hours
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d\d?))?(?::(\d\d?))?", value.strip())
+    if match is None:
+        return value
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    if match[1] is None and match[3] is not None and match[4] is None:
+        raise ValueError("ambiguous (minutes and seconds, or hours and minutes): write HH:MM:SS")
+    return 24 * days + hours + minutes / 60 + seconds / 3600
 
 
 def _bind(text: str) -> str:
@@ -118,7 +124,7 @@ GpuType = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 Line = Annotated[str, AfterValidator(_one_line)]
 Expanded = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
 Gigabytes = Annotated[float, BeforeValidator(parse_gigabytes), Field(gt=0, allow_inf_nan=False)]
-Hours = Annotated[float, BeforeValidator(_hours), Field(gt=0, allow_inf_nan=False)]
+Hours = Annotated[float, BeforeValidator(parse_hours), Field(gt=0, allow_inf_nan=False)]
 Lines = Annotated[tuple[Line, ...], BeforeValidator(_lines)]
 Options = Annotated[tuple[Expanded, ...], BeforeValidator(_listed)]
 Binds = Annotated[tuple[Annotated[Expanded, AfterValidator(_bind)], ...], BeforeValidator(_listed)]

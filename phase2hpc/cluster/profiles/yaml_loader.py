@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from phase2hpc.errors import InputError
+from phase2hpc.utils.regular_file import open_regular
 
 MAX_BYTES = 65_536
 
@@ -53,7 +54,7 @@ _Loader.yaml_implicit_resolvers = {
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read the mapping in a file. Raises InputError, with the line, for anything else."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None

@@ -13,13 +13,13 @@ from datetime import datetime
 from phase2hpc.cluster.slurm.command import AccountingDisabled, UnknownJob, run_slurm
 from phase2hpc.cluster.slurm.parsing import (
     expand_array,
+    parse_duration,
     parse_exit_code,
     parse_time,
     parse_value,
 )
 from phase2hpc.errors import InputError
 from phase2hpc.runs.job_id import array_id, is_slurm_job_id
-from phase2hpc.utils.duration import parse_duration
 
 # Fits the limit of a command line.
 _MAX_IDS_PER_CALL = 1000

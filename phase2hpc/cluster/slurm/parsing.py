@@ -6,6 +6,15 @@ import re
 from datetime import datetime
 
 
+def parse_duration(text: str) -> int | None:
+    """Seconds of ``D-HH:MM:SS``, ``HH:MM:SS`` or ``MM:SS``; None for UNLIMITED, INVALID, ..."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if match is None:
+        return None
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return 86400 * days + 3600 * hours + 60 * minutes + rest
+
+
 def expand_array(job: str) -> list[str]:
     """The job ids of ``12``, ``12_3`` or ``12_[0-3,8-20:4%2]``."""
     match = re.fullmatch(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]", job)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from phase2hpc.cluster.slurm.command import run_slurm
-from phase2hpc.cluster.slurm.parsing import parse_value
-from phase2hpc.utils.duration import parse_duration
+from phase2hpc.cluster.slurm.parsing import parse_duration, parse_value
 
 # How long a trial job waits for a free node.
 MAX_WAIT_SECONDS = 60

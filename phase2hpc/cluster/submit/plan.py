@@ -41,8 +41,8 @@ from phase2hpc.runs.run_directory import (
 )
 from phase2hpc.training.request import TrainRequest, new_config
 from phase2hpc.training.resume_config import resumed_config, run_to_resume
-from phase2hpc.utils.duration import format_duration
 from phase2hpc.utils.package_files import default_store
+from phase2hpc.utils.time_format import format_duration
 
 log = logging.getLogger(__name__)
 

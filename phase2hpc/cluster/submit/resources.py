@@ -10,7 +10,7 @@ from phase2hpc.cluster.profiles.profile import Profile
 from phase2hpc.cluster.submit.estimate import Estimate
 from phase2hpc.config.algorithms import Resources
 from phase2hpc.errors import InputError
-from phase2hpc.utils.duration import format_duration
+from phase2hpc.utils.time_format import format_duration
 
 AUTO = "auto"
 # The warning before the time limit takes at most this share of a short job.

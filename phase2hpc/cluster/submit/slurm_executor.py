@@ -24,7 +24,7 @@ from submitit.slurm import slurm
 from phase2hpc.cluster.node.train_task import RESTARTS_VARIABLE
 from phase2hpc.cluster.slurm.command import SlurmUnavailable, error_of, message_of
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
-from phase2hpc.utils.requirements import required_packages
+from phase2hpc.utils.dependencies import modules
 
 _SBATCH_TIMEOUT = 120
 
@@ -67,11 +67,10 @@ class JobScript:
 
     def environment_check(self) -> list[str]:
         """Shell lines that end the job with one line if its Python lacks a required package."""
-        needed = " ".join(required_packages(self.extra))
+        needed = " ".join(["phase2hpc", *modules(self.extra)])
         find = (
-            "from importlib import metadata, util; "
-            'print(*([] if util.find_spec("phase2hpc") else ["phase2hpc"]), '
-            f'*(p for p in "{needed}".split() if not any(metadata.distributions(name=p))))'
+            "from importlib.util import find_spec; "
+            f'print(*(name for name in "{needed}".split() if find_spec(name) is None))'
         )
         name = re.sub(r'([\\"$`])', r"\\\1", self.python_name)
         return [

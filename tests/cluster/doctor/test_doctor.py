@@ -16,7 +16,6 @@ from phase2hpc.cluster.doctor.check import Check, checks_text
 from phase2hpc.cluster.doctor.node import node_checks
 from phase2hpc.cluster.doctor.slurm import slurm_checks
 from phase2hpc.cluster.profiles.profile import Profile
-from phase2hpc.utils import requirements
 
 WOULD_START = "sbatch: Job 9 to start at 2026-11-24T01:50:33 using 1 processors on nodes p1\n"
 
@@ -91,7 +90,7 @@ def test_a_wrong_profile_is_one_line(tmp_path, command):
 def test_packages_missing_and_too_old(monkeypatch):
     wanted = {"": ["pydantic>=999"], "data": ["numpy>=1", "no-such-thing"], "train": []}
     monkeypatch.setattr(
-        requirements, "requirements", lambda extra: tuple(map(Requirement, wanted[extra]))
+        environment, "requirements", lambda extra: tuple(map(Requirement, wanted[extra]))
     )
     base, data, train = environment.package_checks()
     assert base.status == "fail" and "(needs >=999)" in base.found

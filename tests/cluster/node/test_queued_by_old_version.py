@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from submitit.core.utils import DelayedSubmission
-from test_train_task import submitted
+from submitted_run import submitted
 from tiny import Tiny
 
 from phase2hpc.cluster.node import shard_task, train_task
@@ -30,6 +31,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
     folder.mkdir()
 
     def run(module: Any, name: str, *arguments: object) -> None:
+        # Imported, or the function would be pickled by value.
+        import_module(OLD[module])
         pickle = folder / "local-ab_submitted.pkl"
         with monkeypatch.context() as patch:
             patch.setattr(getattr(module, name), "__module__", OLD[module])

@@ -11,28 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from submitted_run import submitted
 
 from phase2hpc.cluster.node import train_task as task
-from phase2hpc.config.run_config import build_config
 from phase2hpc.errors import Phase2Error
 from phase2hpc.runs.manifest import Manifest
-from phase2hpc.runs.run_directory import RunDirectory, create_run
-
-SETTINGS = {"hidden": 16, "layers": 2, "batch_size": 8, "max_samples": 40}
-
-
-def submitted(models: Path, store: Path, **overrides: Any) -> RunDirectory:
-    """A run as ``submit`` leaves it."""
-    config = build_config(
-        "cgcnn", "lite", ["band_gap"],
-        {**SETTINGS, "store": store, "models_dir": models, **overrides},
-    )  # fmt: skip
-    run = create_run(models, "multitask_cgcnn_lite", "one")
-    run.write_config(config)
-    manifest = Manifest.for_run(run, config, store, None)
-    manifest.state = "submitted"
-    run.write_manifest(manifest)
-    return run
+from phase2hpc.runs.run_directory import RunDirectory
 
 
 def on_a_node(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -121,7 +105,7 @@ def test_three_restarts_without_progress_end_it(
     assert start(run, 0, monkeypatch).restarts == 0
     assert start(run, 1, monkeypatch).restarts_without_progress == 1
     assert start(run, 2, monkeypatch).restarts_without_progress == 2
-    with pytest.raises(Phase2Error, match="one: restarted 3 times .* later than step 0: look at"):
+    with pytest.raises(Phase2Error, match="one: restarted 3 times .* later than step 0: look in"):
         start(run, 3, monkeypatch)
     # By hand, which is a job of its own: it counts anew.
     assert start(run, 0, monkeypatch).restarts_without_progress == 0

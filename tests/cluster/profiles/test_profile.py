@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from profile_table import fields_table
 
+from phase2hpc.cluster.profiles.fields import parse_hours
 from phase2hpc.cluster.profiles.profile import (
     FOLDERS_VARIABLE,
     Profile,
@@ -16,7 +17,6 @@ from phase2hpc.cluster.profiles.profile import (
     read_profile,
 )
 from phase2hpc.errors import InputError
-from phase2hpc.utils.duration import parse_hours
 from phase2hpc.utils.package_files import shared_path
 
 FULL = """
@@ -173,7 +173,7 @@ def test_what_is_no_profile_is_refused_with_its_line(profile, text, line):
 
 @pytest.mark.parametrize(
     ("text", "hours"),
-    [("1-12", 36), ("0-00:30", 0.5), ("1:00:00", 1), ("2", 2), ("1.5", None)],
+    [("1-12", 36), ("0-00:30", 0.5), ("1:00:00", 1), ("2", 2), ("1.5", "1.5"), (3, 3)],
 )
 def test_hours_as_slurm_writes_them(text, hours):
     assert parse_hours(text) == hours

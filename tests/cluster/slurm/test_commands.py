@@ -8,9 +8,8 @@ from recorded_slurm import PARTITIONS, SINFO
 from phase2hpc.cluster.slurm import command as slurm_command
 from phase2hpc.cluster.slurm import jobs as slurm
 from phase2hpc.cluster.slurm import partitions as slurm_cluster
-from phase2hpc.cluster.slurm.parsing import expand_array, parse_exit_code
+from phase2hpc.cluster.slurm.parsing import expand_array, parse_duration, parse_exit_code
 from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.utils.duration import parse_duration
 
 SQUEUE = """\
 2|FAILED|768|0|0:00|10:00|2026-11-24T01:50:29|p1|NonZeroExitCode|

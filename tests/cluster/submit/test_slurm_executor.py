@@ -113,7 +113,7 @@ def test_a_python_without_what_it_needs_is_said_before_it_starts(tmp_path: Path)
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     for python, words in (
-        (f"{bare}/bin/python", "has no phase2hpc submitit torch"),
+        (f"{bare}/bin/python", "lacks phase2hpc packaging pydantic"),
         ("/nowhere/python", "/nowhere/python does not start"),
     ):
         ended = run_script(tmp_path, "echo started", "", python=python)

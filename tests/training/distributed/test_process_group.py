@@ -279,7 +279,7 @@ def test_the_time_limit_stops_all(tiny, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("settings", "end", "code", "words"),
     [
-        ({"max_hours": 1e-6}, "", task.STOPPED_FOR_GOOD, "(by --max-hours: not requeued)"),
+        ({"max_hours": 1e-6}, "", task.MAX_HOURS_EXIT_CODE, "(by --max-hours: not requeued)"),
         ({"epochs": 100_000}, "1", 75, "state saved at step"),
         ({"store": Path("gone.h5")}, "", 2, "gone.h5"),
     ],
