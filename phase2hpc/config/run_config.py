@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES, Algorithm, Level, ModelSettings
 from phase2hpc.errors import InputError
+from phase2hpc.utils.error_text import first_problem
 
 
 class TrainingSettings(BaseModel):
@@ -120,7 +121,7 @@ class RunConfig(BaseModel):
         try:
             return cls.model_validate(json.loads(text))
         except ValidationError as error:
-            raise InputError(f"{where}: {_first_problem(error)}") from None
+            raise InputError(f"{where}: {first_problem(error, 'setting', flat=True)}") from None
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         except RecursionError:
@@ -211,7 +212,7 @@ def build_config(
             }
         )
     except ValidationError as error:
-        raise InputError(_first_problem(error)) from None
+        raise InputError(first_problem(error, "setting", flat=True)) from None
 
 
 def parse_assignments(assignments: typing.Sequence[str]) -> dict[str, str]:
@@ -235,13 +236,3 @@ def _parse(value: Any, annotation: Any) -> Any:
     if typing.get_origin(annotation) is tuple:
         return tuple(part.strip() for part in value.split(","))
     return value
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    name = str(problem["loc"][-1]) if problem["loc"] else "configuration"
-    for part in reversed(problem["loc"]):
-        if isinstance(part, str):
-            name = part
-            break
-    return f"setting '{name}' = {problem.get('input')!r}: {problem['msg']}"

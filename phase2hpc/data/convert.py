@@ -6,17 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-
 from phase2hpc.data.crystal import Crystal, RawCrystal, UnreadableRecord
 from phase2hpc.data.graph import Graph, GraphError, GraphSettings, build_graph
-from phase2hpc.data.graph_arrays import GraphArrays, pack
+from phase2hpc.data.graph_arrays import MAX_LABEL, GraphArrays, pack
 from phase2hpc.data.splits import Splitter, UnknownSplit, make_splitter
 from phase2hpc.data.validation import Rejected, reason_kind, validate
 
 Raw = RawCrystal | UnreadableRecord
-
-MAX_LABEL = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)

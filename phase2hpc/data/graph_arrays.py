@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,11 @@ from phase2hpc.data.splits import SPLITS
 
 NO_SPLIT = -1
 
-# What the tables that batches are cut from add, in bytes a node and an edge.
+Count = TypeVar("Count", int, npt.NDArray[np.int64])
+
+# Labels are float32.
+MAX_LABEL = float(np.finfo(np.float32).max)
+# Memory that node_table and edge_table add, in bytes per node and per edge.
 NODE_TABLE_BYTES = 32
 EDGE_TABLE_BYTES = 8
 
@@ -36,6 +41,27 @@ FIELDS: dict[str, tuple[type[np.generic], str, tuple[int, ...]]] = {
     "id_bytes": (np.uint8, "id", ()),
     "split": (np.int8, "crystal", ()),
 }
+
+
+def arrays_bytes(
+    crystals: Count, nodes: Count, edges: Count, id_bytes: Count, *, labels: int, float64: bool
+) -> Count:
+    """Bytes of the arrays of so many crystals, nodes, edges and characters of ids.
+
+    labels: number of label columns.
+    """
+    counts = {
+        "pointer": crystals + 1,
+        "crystal": crystals,
+        "node": nodes,
+        "edge": edges,
+        "id": id_bytes,
+    }
+    total = crystals * (labels * np.dtype(np.float32).itemsize)
+    for name, (default, owner, tail) in FIELDS.items():
+        dtype = np.dtype(np.float64 if float64 and name == "frac_coords" else default)
+        total = total + counts[owner] * (dtype.itemsize * math.prod(tail))
+    return total
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Batches of tensors from a store, or from graphs made on the spot.
 
 A batch is a torch_geometric ``Data`` with the usual names, cut from flat arrays: slices of each
-array are joined and offsets added, 10 times faster than ``Batch.from_data_list`` (MEASURED.md).
+array are joined and offsets added, 10 times faster than ``Batch.from_data_list``.
 Edge vectors are the model's work: ``pos[sender] + edge_shift @ cell[batch] - pos[receiver]``.
 """
 

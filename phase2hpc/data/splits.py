@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from math import gcd
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from phase2hpc.data.composition import AtomicNumbers, composition_key
 from phase2hpc.data.crystal import Crystal
-from phase2hpc.data.elements import SYMBOLS
 from phase2hpc.errors import InputError
 from phase2hpc.utils.text import one_line
 
@@ -43,20 +39,9 @@ def canonical_split(name: str) -> str:
     return text
 
 
-def reduced_formula(numbers: Sequence[int] | npt.NDArray[np.uint8]) -> str:
-    """Elements in alphabetical order, counts over their greatest common divisor, 1 written too.
-
-    Al4O6 is ``Al2O3``, Na4Cl4 is ``Cl1Na1``.
-    """
-    values, counts = np.unique(np.asarray(numbers), return_counts=True)
-    divisor = gcd(*counts.tolist())
-    parts = sorted((SYMBOLS[z], n // divisor) for z, n in zip(values, counts.tolist(), strict=True))
-    return "".join(f"{symbol}{count}" for symbol, count in parts)
-
-
-def formula_split(numbers: Sequence[int] | npt.NDArray[np.uint8]) -> str:
+def formula_split(numbers: AtomicNumbers) -> str:
     """Split of a compound, by the SHA-256 of its reduced formula: 80% train, 10% val, 10% test."""
-    return _hash_split(f"phase2:{reduced_formula(numbers)}")
+    return _hash_split(f"phase2:{composition_key(numbers)}")
 
 
 def random_split(identifier: str, seed: int = 0) -> str:

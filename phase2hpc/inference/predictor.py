@@ -20,9 +20,10 @@ import numpy.typing as npt
 import torch
 
 from phase2hpc.config.properties import unit
+from phase2hpc.data.composition import reduced_formula
 from phase2hpc.data.convert import Raw, Rejection, graphs_of
 from phase2hpc.data.crystal import Crystal, UnreadableRecord
-from phase2hpc.data.elements import SYMBOLS, atomic_number
+from phase2hpc.data.elements import atomic_number
 from phase2hpc.data.graph import Graph
 from phase2hpc.data.graph_arrays import pack
 from phase2hpc.data.readers.registry import describe, read
@@ -35,6 +36,7 @@ from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils import tables
 from phase2hpc.utils.atomic_io import write_atomically
+from phase2hpc.utils.error_text import first_line
 from phase2hpc.utils.os_errors import refused
 from phase2hpc.utils.progress import Progress
 
@@ -97,7 +99,7 @@ class Predictor:
                 row = Prediction(raw.id, raw.input, _formula_of(raw), status, result.reason)
             else:
                 numbers = result[0].numbers.tolist()
-                row = Prediction(raw.id, raw.input, formula(numbers), "ok")
+                row = Prediction(raw.id, raw.input, reduced_formula(numbers), "ok")
                 row.in_domain = None if self.elements.issuperset(numbers) else False
                 accepted.append((row, result))
             rows.append(row)
@@ -116,7 +118,7 @@ class Predictor:
                     self._fill([one])
                 return
             row = accepted[0][0]
-            row.status, row.reason = "failed", f"the model failed on it: {_first_line(error)}"
+            row.status, row.reason = "failed", f"the model failed on it: {first_line(error)}"
             return
         for i, (row, _) in enumerate(accepted):
             if not np.isfinite(members[:, i]).all():
@@ -142,27 +144,13 @@ class Predictor:
         )
 
 
-def formula(numbers: Sequence[int]) -> str:
-    """Reduced formula as chemists write it, from atomic numbers."""
-    from pymatgen.core import Composition
-
-    symbols, counts = np.unique([SYMBOLS[z] for z in numbers], return_counts=True)
-    return str(
-        Composition(dict(zip(symbols.tolist(), counts.tolist(), strict=True))).reduced_formula
-    )
-
-
 def _formula_of(raw: Raw) -> str:
     """Formula of a rejected structure, empty where its species are not all elements."""
     if isinstance(raw, UnreadableRecord):
         return ""
     numbers = [atomic_number(str(species)) for species in raw.species]
     known = [z for z in numbers if z is not None]
-    return formula(known) if known and len(known) == len(numbers) else ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return reduced_formula(known) if known and len(known) == len(numbers) else ""
 
 
 def as_records(rows: Iterable[Prediction], properties: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from phase2hpc.errors import InputError
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.target_scaler import TargetScaler
+from phase2hpc.utils.error_text import first_line
 
 
 @dataclass
@@ -81,7 +82,7 @@ class TrainedModel:
             model.to(device, best.dtype).load_state_dict(state["weights"])
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{path}: its parts do not fit together ({str(error).partition(chr(10))[0]}): copy "
+                f"{path}: its parts do not fit together ({first_line(error)}): copy "
                 "it again or train again"
             ) from error
         model.requires_grad_(False).eval()

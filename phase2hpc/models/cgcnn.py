@@ -2,7 +2,7 @@
 
 The original applies one linear layer to the concatenation [v_i, v_j, u_ij] of every edge. It is
 linear, so its three parts are applied where they are cheapest, the first two once an atom, and
-added per edge: the same function at half the cost (MEASURED.md, section 5).
+added per edge: the same function at half the cost.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -35,6 +34,7 @@ from phase2hpc.runs.lease_record import (
     read_lease,
 )
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.utils.time_format import utc_now
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +258,7 @@ class Lease:
             self._record = self._record.model_copy(
                 update={
                     "renewals": self._record.renewals + 1,
-                    "renewed": datetime.now(UTC),
+                    "renewed": utc_now(),
                     "heartbeat": values,
                 }
             )

@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,8 @@ from pydantic import BaseModel, Field, ValidationError
 from phase2hpc.errors import InputError
 from phase2hpc.runs import provenance
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.utils.regular_file import NotRegularFile, open_regular
+from phase2hpc.utils.time_format import utc_now
 
 # Seconds without a renewal after which a holder loses the run; EXPIRY_VARIABLE overrides it, for
 # file systems that hang longer. What counts is the number in the holder's own record.
@@ -62,7 +64,7 @@ class LeaseRecord(BaseModel):
             job_id=job_id,
             restarts=int(restarts) if restarts.isdigit() else 0,
             expiry=expiry,
-            renewed=datetime.now(UTC),
+            renewed=utc_now(),
         )
 
     @property
@@ -173,15 +175,12 @@ def _files(lease: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Holder:
-    # Without O_NONBLOCK, opening a named pipe would block.
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        written = os.fstat(file).st_mtime
-        content = os.read(file, MAX_RECORD_BYTES)
-    except (IsADirectoryError, BlockingIOError):
+        with open_regular(path) as file:
+            written = os.fstat(file.fileno()).st_mtime
+            content = file.read(MAX_RECORD_BYTES)
+    except NotRegularFile:
         return Holder(path, b"", None)
-    finally:
-        os.close(file)
     try:
         record = LeaseRecord.model_validate_json(content)
         now = time.time()

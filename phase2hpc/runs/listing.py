@@ -13,6 +13,7 @@ from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.runs.state import RunStatus
 from phase2hpc.utils import tables
 from phase2hpc.utils.text import one_line
+from phase2hpc.utils.time_format import format_time
 
 LIST_HEADER = (
     "run", "algorithm", "level", "properties", "state", "epochs", "best score", "created",
@@ -37,7 +38,7 @@ def list_rows(statuses: Sequence[RunStatus]) -> list[tuple[str, ...]]:
                 status.state,
                 f"{m.epoch}/{m.epochs}",
                 tables.number(m.best_score),
-                f"{m.created.astimezone():%Y-%m-%d %H:%M}",
+                format_time(m.created),
             )
         )
     return [tuple(map(one_line, row)) for row in rows]
@@ -142,8 +143,8 @@ def _facts(status: RunStatus, m: Manifest) -> list[tuple[str, str]]:
         ("seed", str(m.seed)),
         ("host", f"{m.host}, process {m.pid}" if m.host else "unknown"),
         ("jobs", ", ".join(m.job_ids) or "none"),
-        ("created", f"{m.created:%Y-%m-%d %H:%M:%S %Z}"),
-        ("updated", f"{m.updated:%Y-%m-%d %H:%M:%S %Z}"),
+        ("created", format_time(m.created)),
+        ("updated", format_time(m.updated)),
         ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
         ("git commit", m.git_commit or "none (not a checkout)"),
         ("image", str(m.image or "none (not in a container of phase2hpc)")),

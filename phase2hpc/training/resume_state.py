@@ -14,6 +14,7 @@ from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.resume_config import CHANGES_THE_ORDER, changed_settings
 from phase2hpc.training.trainer import NUMERICS_VERSION, Trainer
 from phase2hpc.utils.dependencies import installed_versions
+from phase2hpc.utils.error_text import first_line
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,9 @@ def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_st
     try:
         trainer.load_state(state, restart_epoch=new_store or bool(changed & CHANGES_THE_ORDER))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: does not fit the model of run {run.id} ({reason})") from error
+        raise InputError(
+            f"{path}: does not fit the model of run {run.id} ({first_line(error)})"
+        ) from error
     _replace_lost_best(trainer, run)
     before, epochs = saved.training.epochs, trainer.settings.epochs
     if epochs != before:

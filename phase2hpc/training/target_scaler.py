@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from phase2hpc.config.properties import PROPERTIES
+from phase2hpc.data.graph_arrays import MAX_LABEL
 from phase2hpc.errors import InputError
 
 # A heavy-tailed property is learned as asinh(y / s), with s this share of its mean magnitude:
 # linear for small values, logarithmic for large ones.
 ASINH_SHARE = 0.1
-# Labels are single precision in a store: none lies further out, and sinh beyond would overflow.
-MAX_LABEL = float(np.finfo(np.float32).max)
 # Labels whose scatter is below this share of their size are one constant, give or take rounding.
 CONSTANT = 1e-9
 

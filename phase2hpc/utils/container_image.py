@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from phase2hpc.errors import Phase2Error
+from phase2hpc.utils.error_text import first_problem
 from phase2hpc.utils.mounts import IN_MEMORY, mount_of, nearest_folder
 
 # Who starts a container may know what its inside cannot: which bytes the image is.
@@ -51,8 +52,8 @@ def this_image() -> Image | None:
         found = Image.model_validate_json(label.read_text())
         packages = label.with_name(_PACKAGES).read_text().split()
     except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise Phase2Error(f"{label}: no label of an image ({problem}); build it again") from None
+        problem = first_problem(error, "key")
+        raise Phase2Error(f"{label}: not an image label ({problem}); rebuild the image") from None
     except (OSError, UnicodeDecodeError) as error:
         raise Phase2Error(f"{label}: cannot be read ({error}); build the image again") from None
     digest = os.environ.get(DIGEST_VARIABLE) or None

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
+from phase2hpc.utils.time_format import format_duration
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -84,6 +86,5 @@ class Progress:
         share = f" of {self.total:,}" if self.total else ""
         line = f"{self.label}: {self.done:,}{share} {self.unit}, {self._rate(now)}"
         if self.total and self.per_second > 0:
-            left = int((self.total - self.done) / self.per_second)
-            line += f", {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+            line += f", {format_duration((self.total - self.done) / self.per_second)} left"
         return f"{line}, {end}" if end else line

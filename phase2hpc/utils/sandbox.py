@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from phase2hpc.utils.error_text import type_and_message
 from phase2hpc.utils.rlimits import die_quietly, limit_memory
 from phase2hpc.utils.worker_pool import Worker, WorkerDied
 
@@ -90,7 +91,7 @@ class _Limited(Generic[Task, Result]):
         except MemoryError:
             return _Failed(f"too much memory: reading it needs more than {self.memory >> 20} MiB")
         except Exception as error:  # Said in the task's place: the other tasks are not lost by it.
-            detail = " ".join(f"{type(error).__name__}, {error}".split())[:120]
+            detail = type_and_message(error)
             return _Failed(f"internal error: {detail}; please report it with the file")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from paths import SAMPLE
+from stores import write_store
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
@@ -23,7 +24,6 @@ from phase2hpc.data.loader import CrystalData, Loader, collate, make_loader
 from phase2hpc.data.readers.registry import read
 from phase2hpc.data.sampler import Sampler, draw_subset
 from phase2hpc.data.store.reader import Store
-from phase2hpc.data.store.writer import write_store
 from phase2hpc.errors import InputError
 
 SETTINGS = GraphSettings()

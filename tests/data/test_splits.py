@@ -15,7 +15,6 @@ from phase2hpc.data.splits import (
     make_splitter,
     random_split,
     read_split_file,
-    reduced_formula,
 )
 from phase2hpc.errors import InputError
 
@@ -23,19 +22,6 @@ from phase2hpc.errors import InputError
 def crystal(name: str = "a", numbers=(11, 17), split=None) -> Crystal:
     z = np.array(numbers, dtype=np.uint8)
     return Crystal(name, np.eye(3) * 5, z, np.zeros((len(z), 3)), split=split)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "formula"),
-    [
-        ([13] * 4 + [8] * 6, "Al2O3"),
-        ([17, 11] * 4, "Cl1Na1"),
-        ([14] * 8, "Si1"),
-        ([8, 1, 1], "H2O1"),
-    ],
-)
-def test_reduced_formula(numbers, formula):
-    assert reduced_formula(numbers) == formula
 
 
 def test_formula_split_is_that_of_the_sample():

@@ -44,7 +44,7 @@ def test_outside_of_an_image() -> None:
 @pytest.mark.parametrize("label", ["{", "[]", '{"version": "1.2"}'])
 def test_a_broken_label(image: Path, label: str) -> None:
     (image / "image.json").write_text(label)
-    with pytest.raises(Phase2Error, match="image.json: no label of an image .*; build it again"):
+    with pytest.raises(Phase2Error, match="image.json: not an image label .*; rebuild the image"):
         this_image()
 
 

@@ -30,6 +30,7 @@ from phase2hpc.cluster.profiles.yaml_loader import read_mapping
 from phase2hpc.config.run_config import unknown_key
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.utils import tables
+from phase2hpc.utils.error_text import first_problem
 from phase2hpc.utils.package_files import shared_path
 
 # Further folders of profiles, separated as in PATH.
@@ -154,7 +155,9 @@ def read_profile(path: Path) -> Profile:
     try:
         return Profile.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: {_first_problem(error)}") from None
+        raise InputError(
+            f"{path}: {first_problem(error, 'field', unknown=_unknown_field)}"
+        ) from None
 
 
 def find_profile(name_or_path: str) -> Profile:
@@ -234,20 +237,6 @@ def _unknown(kind: str, key: str, valid: Iterable[str]) -> str:
     return unknown_key(kind, key, difflib.get_close_matches(key, list(valid), n=12, cutoff=0.0))
 
 
-def _first_problem(error: ValidationError) -> str:
-    # An unknown field explains a missing one: report it first.
-    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    names = [str(part) for part in problem["loc"]]
-    field, message = ".".join(names), problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        settings = ContainerSettings if len(names) > 1 else Profile
-        return _unknown("field", names[-1], settings.model_fields)
-    if not names:
-        return message
-    if problem["type"] == "missing":
-        return f"field '{field}' is missing"
-    if problem["type"] in ("model_type", "dict_type"):
-        message = "give lines of 'name: value' under it"
-    given = repr(problem["input"])
-    given = given if len(given) <= 60 else f"{given[:57]}..."
-    return f"field '{field}' = {given}: {message[:1].lower()}{message[1:]}"
+def _unknown_field(path: list[str]) -> str:
+    settings = ContainerSettings if len(path) > 1 else Profile
+    return _unknown("field", path[-1], settings.model_fields)

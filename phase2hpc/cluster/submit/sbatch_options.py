@@ -15,6 +15,7 @@ from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.errors import InputError
 from phase2hpc.runs.job_id import is_slurm_job_id
 from phase2hpc.runs.registry import find_run
+from phase2hpc.utils.error_text import first_problem
 
 # Fields of a profile that are sbatch options under the same name.
 _IN_PROFILE = ("partition", "account", "qos", "constraint", "reservation")
@@ -66,8 +67,7 @@ def with_options(profile: Profile, options: tuple[str, ...]) -> tuple[Profile, d
         checked: dict[str, Any] = checked_sbatch(given)
         return Profile.model_validate({**profile.model_dump(exclude_unset=True), **fields}), checked
     except ValidationError as error:
-        key, problem = error.errors()[0]["loc"][0], error.errors()[0]["msg"]
-        raise InputError(f"--sbatch {key}={fields.get(str(key))}: {problem}") from None
+        raise InputError(f"--sbatch: {first_problem(error, 'option')}") from None
     except ValueError as error:
         raise InputError(f"--sbatch: {error}") from None
 

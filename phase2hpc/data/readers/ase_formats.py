@@ -29,6 +29,7 @@ from phase2hpc.data.readers.json_records import (
 from phase2hpc.data.readers.labels import labels_in
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
+from phase2hpc.utils.error_text import type_and_message
 from phase2hpc.utils.text import one_line
 
 # What ase's parser raises when it stumbles over a damaged frame.
@@ -72,7 +73,7 @@ def read_extxyz(path: Path, units: RecordPartition) -> Iterator[RawCrystal | Unr
             try:
                 atoms = next(read_xyz(StringIO("".join(frame)), index=0))
             except (*_FRAME_ERRORS, StopIteration) as error:
-                reason = f"bad frame: {type(error).__name__}, {' '.join(str(error).split())[:120]}"
+                reason = f"bad frame: {type_and_message(error)}"
                 yield UnreadableRecord(name, place, reason)
                 continue
             numbers, positions = atoms.numbers.tolist(), atoms.positions
@@ -159,7 +160,7 @@ def _db_row(
             place,
         )
     except (TypeError, ValueError, RecursionError, AttributeError) as error:
-        reason = f"bad row: {type(error).__name__}, {' '.join(str(error).split())[:120]}"
+        reason = f"bad row: {type_and_message(error)}"
         return UnreadableRecord(name, place, reason)
 
 

@@ -6,7 +6,6 @@ import csv
 import errno
 import gzip
 import os
-import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from phase2hpc.data.readers.labels import label_value, labels_in
 from phase2hpc.data.readers.poscar import structure_in_poscar
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
+from phase2hpc.utils.regular_file import NotRegularFile, open_regular
 from phase2hpc.utils.sandbox import sandboxed_map
 
 ID_PROP = "id_prop.csv"
@@ -95,6 +95,8 @@ def _read(task: tuple[Path, str]) -> Items:
     path, name = task
     try:
         data = _content(path)
+    except NotRegularFile as error:
+        return _unreadable(task, error.reason)
     except (OSError, EOFError, zlib.error) as error:
         return _unreadable(task, _why_not_read(path, error))
     except _NotAFile as error:
@@ -112,17 +114,14 @@ class _NotAFile(ValueError):
 
 def _content(path: Path) -> bytes:
     """At most MAX_BYTES + 1 bytes of a file, decompressed; raises _NotAFile for what is no file."""
-    # Opening a named pipe would wait for its other end, and a device may have none.
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
-        kind = kinds.get(stat.S_IFMT(status.st_mode), "device")
-        raise _NotAFile(f"not a file: it is a {kind}")
-    if status.st_size > MAX_BYTES:
-        raise _NotAFile(too_large(f"{status.st_size / 2**20:.1f}"))
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    with opener(path, "rb") as handle:
-        return bytes(handle.read(MAX_BYTES + 1))
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise _NotAFile(too_large(f"{size / 2**20:.1f}"))
+        if not path.name.lower().endswith(".gz"):
+            return file.read(MAX_BYTES + 1)
+        with gzip.open(file) as content:
+            return content.read(MAX_BYTES + 1)
 
 
 def _why_not_read(path: Path, error: Exception) -> str:

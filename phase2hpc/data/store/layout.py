@@ -33,6 +33,7 @@ from phase2hpc.data.store.structure_checks import (
 )
 from phase2hpc.errors import InputError
 from phase2hpc.utils.container_image import unseen
+from phase2hpc.utils.error_text import first_line
 from phase2hpc.utils.text import name_problem, one_line
 
 FORMAT = "phase2hpc-graph-store"
@@ -257,7 +258,7 @@ def info_of(path: Path, file: h5py.File) -> StoreInfo:
             created=one_line(text_attribute(attributes, "created")),
             content_hash=digest,
             size=path.stat().st_size,
-            memory=sum(dataset.size * dataset.dtype.itemsize for dataset in datasets)
+            memory=sum(dataset.nbytes for dataset in datasets)
             + len(file["atomic_number"]) * NODE_TABLE_BYTES
             + len(file["sender"]) * EDGE_TABLE_BYTES,
         )
@@ -308,8 +309,3 @@ def damaged(path: Path, error: Exception) -> InputError:
         f"{path} is damaged or truncated ({first_line(error)}): prepare the store again or copy "
         "it anew"
     )
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return one_line((str(error).splitlines() or [type(error).__name__])[0])

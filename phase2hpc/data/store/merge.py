@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from phase2hpc.data.composition import composition_key
 from phase2hpc.data.graph_arrays import GraphArrays
 from phase2hpc.data.split_counts import SplitCounts
-from phase2hpc.data.splits import SPLITS, reduced_formula
+from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verified_cache import remember, state_of
 from phase2hpc.data.store.verify import trust
@@ -114,7 +115,7 @@ class _Compounds:
         self._splits: dict[str, dict[int, set[int]]] = {}
 
     def add(self, store: int, crystal: GraphArrays) -> None:
-        formula = reduced_formula(crystal.atomic_number)
+        formula = composition_key(crystal.atomic_number)
         splits = self._splits.setdefault(formula, {}).setdefault(store, set())
         splits.add(int(crystal.split[0]))
 

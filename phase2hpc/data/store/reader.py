@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.graph_arrays import FIELDS, GraphArrays
+from phase2hpc.data.graph_arrays import FIELDS, GraphArrays, arrays_bytes
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.layout import (
     LABELS,
@@ -151,9 +151,14 @@ class Store:
 
     def block_bounds(self, max_bytes: int) -> npt.NDArray[np.int64]:
         """Cuts 0 = b_0 < b_1 < ... = N such that a block takes at most about ``max_bytes``."""
-        node_bytes = 25 if self.info.float64 else 13
-        used = self.node_ptr * node_bytes + self.edge_ptr * 7 + self._id_ptr
-        used = used + np.arange(len(used)) * (97 + 4 * len(self.labels))
+        used = arrays_bytes(
+            np.arange(len(self.node_ptr)),
+            self.node_ptr,
+            self.edge_ptr,
+            self._id_ptr,
+            labels=len(self.labels),
+            float64=self.info.float64,
+        )
         bounds = [0]
         while bounds[-1] < len(self):
             begin = bounds[-1]

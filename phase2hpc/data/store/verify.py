@@ -24,7 +24,6 @@ from phase2hpc.data.store.layout import (
     damaged,
     dataset_paths,
     describe,
-    first_line,
     open_file,
     read_dataset,
     read_info,
@@ -35,6 +34,7 @@ from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.structure_checks import H5_ERRORS
 from phase2hpc.data.store.verified_cache import remember, remembered, state_of
 from phase2hpc.errors import InputError
+from phase2hpc.utils.error_text import first_line
 from phase2hpc.utils.rlimits import die_quietly, limit_memory, limit_seconds
 from phase2hpc.utils.text import name_problem
 from phase2hpc.utils.worker_pool import Worker, WorkerDied

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
@@ -33,6 +32,7 @@ from phase2hpc.data.store.layout import (
 from phase2hpc.errors import Phase2Error
 from phase2hpc.utils.atomic_io import PartialFile
 from phase2hpc.utils.os_errors import refused, refused_place
+from phase2hpc.utils.time_format import utc_now
 
 # Rows a chunk: below HDF5's default cache of 1 MiB a chunk in every array but the labels' ones.
 CHUNK_ROWS = 1 << 16
@@ -130,8 +130,7 @@ class StoreWriter:
             attributes[name] = json.dumps(value)
         attributes["summary"] = json.dumps(summary or {})
         attributes["versions"] = json.dumps(_versions())
-        now = datetime.datetime.now(datetime.UTC)
-        attributes["created"] = now.isoformat(timespec="seconds")
+        attributes["created"] = utc_now().isoformat(timespec="seconds")
         attributes["content_hash"] = digest
         attributes["complete"] = True
         self._file.close()
@@ -233,19 +232,6 @@ class _Column:
         self.dataset.resize(begin + count, axis=0)
         self.dataset[begin:] = now
         self._hash.update(now.data)
-
-
-def write_store(
-    path: str | os.PathLike[str],
-    arrays: GraphArrays,
-    graph_settings: GraphSettings,
-    **options: Any,
-) -> str:
-    """Write these graphs as one store (options as for StoreWriter); returns the content hash."""
-    float64 = arrays.frac_coords.dtype == np.float64
-    with StoreWriter(path, graph_settings=graph_settings, float64=float64, **options) as writer:
-        writer.append(arrays)
-        return writer.finish()
 
 
 def _versions() -> dict[str, str]:

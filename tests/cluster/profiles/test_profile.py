@@ -95,7 +95,7 @@ def test_nothing_need_be_said(profile):
         ("partion: x", "unknown field 'partion': did you mean 'partition'?"),
         ("container: {imag: x}", "unknown field 'imag': did you mean 'image'?"),
         ("container: {runtime: docker}", "field 'container.image' is missing"),
-        ("container: x.sif", "field 'container' = 'x.sif': give lines of 'name: value' under it"),
+        ("container: x.sif", "field 'container' = 'x.sif': must hold 'name: value' pairs"),
         ("executor: slrum", "field 'executor' = 'slrum': input should be 'slurm' or 'local'"),
         ("cpus: four", "field 'cpus' = 'four': input should be a valid integer"),
         ("gpus: -1", "field 'gpus' = '-1': input should be greater than or equal to 0"),

@@ -141,7 +141,7 @@ def test_options_of_sbatch(plan: MakePlan) -> None:
     for option, words in (
         ("output=x", "'output' is set by phase2hpc"),
         ("time=5", "'time' is set by the profile's field hours"),
-        ("partition=a b", "--sbatch partition=a b"),
+        ("partition=a b", "--sbatch: option 'partition' = 'a b'"),
     ):
         with pytest.raises(InputError, match=words):
             plan("gpu", sbatch=(option,))

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 from paths import SAMPLE
+from stores import write_store
 
 from phase2hpc.data.convert import Rejection, graphs_of
 from phase2hpc.data.crystal import RawCrystal
@@ -29,7 +30,7 @@ from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.structure_checks import index_problems
 from phase2hpc.data.store.verify import block_problems, trust, verify_store
-from phase2hpc.data.store.writer import StoreWriter, write_store
+from phase2hpc.data.store.writer import StoreWriter
 from phase2hpc.errors import InputError, Phase2Error
 
 SETTINGS = GraphSettings(cutoff=5.0)
@@ -315,12 +316,14 @@ def test_debris_of_killed_writers_only_is_cleared(arrays: GraphArrays, tmp_path:
 FULL_DISK = """
 import pickle, resource, sys
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.store.writer import write_store
+from phase2hpc.data.store.writer import StoreWriter
 from phase2hpc.errors import Phase2Error
 arrays = pickle.load(sys.stdin.buffer)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 try:
-    write_store(sys.argv[1], arrays, GraphSettings(), chunk_rows=256)
+    with StoreWriter(sys.argv[1], graph_settings=GraphSettings(), chunk_rows=256) as writer:
+        writer.append(arrays)
+        writer.finish()
 except Phase2Error as error:
     print(error)
 """
