@@ -22,7 +22,7 @@ from phase2hpc.cluster.submit.plan import with_partition_limit
 from phase2hpc.cluster.submit.resources import ResourceOverrides, allocate
 from phase2hpc.cluster.submit.sbatch_options import start_after
 from phase2hpc.cluster.submit.sharded_work import SHARD_HOURS, ShardedWork, prepare_in_shards
-from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, JobScript
+from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, JobIdUnknown, JobScript
 from phase2hpc.config.algorithms import Resources
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.runs.job_id import array_id
@@ -127,6 +127,8 @@ def _submit(
             work.folder.jobs.write_text(json.dumps([*ids, *last_ids]))
 
         (join,) = BatchExecutor(last).submit_calls([work.last], record)
+    except JobIdUnknown:
+        raise
     except BaseException:
         if ids:
             slurm.cancel([array_id(ids[0])])

@@ -11,7 +11,7 @@ from phase2hpc.runs.run_directory import RunDirectory
 
 def resume_command(run: RunDirectory, manifest: Manifest) -> str:
     """``submit`` with the resources of its newest job if it had one, else ``train``."""
-    submitted = bool(manifest.job_ids)
+    submitted = bool(manifest.job_ids) or manifest.submission is not None
     arguments = ["phase2hpc", "submit" if submitted else "train", "--resume", "--run-id", run.id]
     arguments += ["--algorithm", manifest.algorithm, "--level", manifest.level]
     models = run.path.parent.parent

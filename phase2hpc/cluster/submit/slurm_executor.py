@@ -174,8 +174,32 @@ class BatchExecutor(slurm.SlurmExecutor):
         return job
 
 
+class JobIdUnknown(Phase2Error):
+    """sbatch may have queued a job, and its id is not known: the job's folder must be kept."""
+
+    def __init__(self, problem: str, folder: Path) -> None:
+        super().__init__(
+            f"sbatch {problem}: a job may be queued all the same. Look for it with squeue --me and "
+            f"cancel it (scancel) before you submit again; {folder} is kept"
+        )
+
+
+def parse_job_id(stdout: str) -> str | None:
+    """The job id in sbatch's output: the last line that is ``N``, ``N;cluster`` or ``Submitted
+    batch job N``. Sites print banners before it; None if there is no such line."""
+    pattern = re.compile(r"(\d+)(;\S+)?|Submitted batch job (\d+)( on cluster \S+)?")
+    for line in reversed(stdout.splitlines()):
+        if match := pattern.fullmatch(line.strip()):
+            return match[1] or match[3]
+    return None
+
+
 def sbatch(script: Path) -> str:
-    """Submit a script; returns the job id. Raises InputError or Phase2Error with Slurm's reason."""
+    """Submit a script; returns the job id.
+
+    Raises InputError or Phase2Error with Slurm's reason for a refusal, and JobIdUnknown where a
+    job may have been queued.
+    """
     try:
         answer = subprocess.run(
             ["sbatch", "--parsable", str(script)],
@@ -191,12 +215,13 @@ def sbatch(script: Path) -> str:
             "script with --dry-run, or run here with --profile local"
         ) from None
     except subprocess.TimeoutExpired:
-        raise Phase2Error(
-            f"sbatch did not answer within {_SBATCH_TIMEOUT} s: check with squeue whether the job "
-            "was submitted before you try again"
-        ) from None
-    if answer.returncode == 0 and (match := re.match(r"(\d+)", answer.stdout.strip())):
-        return match[1]
+        problem = f"did not answer within {_SBATCH_TIMEOUT} s"
+        raise JobIdUnknown(problem, script.parent) from None
+    if answer.returncode == 0:
+        if job_id := parse_job_id(answer.stdout):
+            return job_id
+        printed = " ".join(answer.stdout.split())[-80:]
+        raise JobIdUnknown(f"printed no job id ({printed!r})", script.parent)
     reason = message_of(answer.stderr) or message_of(answer.stdout) or "no reason given"
     if isinstance(error_of("sbatch", reason), SlurmUnavailable):
         raise Phase2Error(f"Slurm cannot be reached ({reason}): try again later")

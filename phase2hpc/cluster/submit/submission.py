@@ -15,7 +15,7 @@ from phase2hpc.cluster.node import train_task
 from phase2hpc.cluster.slurm import jobs as slurm
 from phase2hpc.cluster.submit.local_executor import local_text, run_calls
 from phase2hpc.cluster.submit.plan import ID_OF_PREPARE, Plan, PlannedRun, absolute_sources
-from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, Call
+from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, Call, JobIdUnknown
 from phase2hpc.errors import InputError
 from phase2hpc.runs.job_id import array_id
 from phase2hpc.runs.manifest import Manifest
@@ -68,6 +68,9 @@ def submit(plan: Plan) -> list[str]:
         executor = BatchExecutor(plan.script_after(prepare_id))
         try:
             ids = executor.submit_calls(_calls(plan), lambda ids: _record(plan, ids))
+        except JobIdUnknown:
+            # A job that may be queued needs its store.
+            raise
         except BaseException:
             if prepare_id is not None:
                 slurm.cancel([prepare_id])
@@ -113,7 +116,7 @@ def _preparation(plan: Plan) -> Call:
 @contextmanager
 def _new_directories(plan: Plan, keep: Callable[[], bool] = bool) -> Iterator[None]:
     """Create the directories of new runs; remove them if the block fails, unless ``keep`` returns
-    true because a job has started."""
+    true because a job has started, or a job may be queued."""
     models = plan.request.train.models_dir
     family = plan.runs[0].run.path.parent
     added = [folder for folder in (family, models) if not folder.exists()]
@@ -130,6 +133,8 @@ def _new_directories(plan: Plan, keep: Callable[[], bool] = bool) -> Iterator[No
             if plan.prepare is not None:
                 made.append(plan.prepare.folder)
         yield
+    except JobIdUnknown:
+        raise
     except BaseException:
         if not keep():
             for folder in made:
@@ -143,6 +148,7 @@ def _new_directories(plan: Plan, keep: Callable[[], bool] = bool) -> Iterator[No
 def _manifest(plan: Plan, run: RunDirectory, planned: PlannedRun) -> Manifest:
     manifest = Manifest.for_run(run, planned.config, plan.store, None)
     manifest.state = "submitted"
+    manifest.submission = plan.submission
     if plan.ensemble is not None:
         manifest.ensemble = plan.ensemble
         manifest.ensemble_member = planned.member.label

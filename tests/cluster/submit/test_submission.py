@@ -106,6 +106,22 @@ def test_what_was_there_before_a_refused_submission_stays(
     assert the_run("kept").manifest.is_file() and not the_run("other").path.exists()
 
 
+@pytest.mark.parametrize("arguments", [[], ["--store", "new.h5", "--prepare", "x.jsonl"]])
+def test_the_run_of_a_job_without_an_id_is_kept(
+    arguments: list[str], submit: Submit, slurm_commands: Any, command: Any
+) -> None:
+    slurm_commands(sbatch=("welcome\n", "", 0))
+    code, _, err = submit("--run-id", "mine", *arguments)
+    assert code == 1 and "a job may be queued all the same" in err.splitlines()[-1]
+    run = the_run("mine")
+    assert run.read_config() and not [c for c in slurm_commands() if c.startswith("scancel")]
+    # Its owner has not exited yet: this process.
+    run.update_manifest(pid=1, process_start="another boot")
+    code, out, _ = command("status", "mine")
+    assert code == 0 and "phase2hpc submit --resume --run-id mine" in out
+    assert run.read_manifest().job_ids == []
+
+
 def test_a_first_job_whose_followers_are_refused_is_cancelled(
     submit: Submit, slurm_commands: Any, tmp_path: Path
 ) -> None:
