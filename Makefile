@@ -1,4 +1,5 @@
-# phase2hpc from a checkout. `make` lists the targets. Everything is installed in .venv.
+# phase2hpc from a checkout. `make` lists the targets. Everything is installed in .venv, the tools of
+# the documentation in .venv-docs.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,6 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP_INSTALL := -m pip --disable-pip-version-check install -qq --constraint $(CURDIR)/constraints.txt
+DOCS := .venv-docs
 # First and by its pin: asked for by its bare name, pip may take another build than the one that
 # an index or a folder of wheels (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) has for this machine.
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -34,8 +36,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi
 	echo "installing in $(VENV) with $$("$(PYTHON)" --version) (torch is large: minutes)"
 	[[ -x $(BIN)/python ]] || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python $(PIP_INSTALL) pip  # one that knows --group
 	$(BIN)/python $(PIP_INSTALL) $(TORCH)
-	$(BIN)/python $(PIP_INSTALL) --editable ".[train,dev]"
+	$(BIN)/python $(PIP_INSTALL) --editable ".[train]" --group dev
 	touch $@
 
 .PHONY: smoke
@@ -43,10 +46,12 @@ smoke: $(INSTALLED)  ## sample data -> store -> trained e3nn model -> prediction
 	@set -x
 	$(BIN)/phase2hpc prepare
 	$(BIN)/phase2hpc train --algorithm e3nn --level smoke
-	$(BIN)/phase2hpc predict --cif $(EXAMPLE)
-	$(BIN)/phase2hpc predict --dir data/examples --output preds.csv
 	{ set +x; } 2>/dev/null
 	run=$$(ls -dt models/multitask_smoke_e3nn/run_*/ | head -n 1)
+	set -x
+	$(BIN)/phase2hpc predict --cif $(EXAMPLE) --run $$run
+	$(BIN)/phase2hpc predict --dir data/examples --run $$run --output preds.csv
+	{ set +x; } 2>/dev/null
 	echo
 	echo "smoke run:   $$run"
 	echo "its errors:  $${run}metrics.csv  (phase2hpc runs show)"
@@ -54,9 +59,10 @@ smoke: $(INSTALLED)  ## sample data -> store -> trained e3nn model -> prediction
 	echo "the program: $(BIN)/phase2hpc  (or: source $(BIN)/activate)"
 
 .PHONY: lint
-lint: $(INSTALLED)  ## ruff and mypy
+lint: $(INSTALLED)  ## ruff, codespell and mypy
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 .PHONY: format
@@ -64,8 +70,13 @@ format: $(INSTALLED)  ## what ruff can put right by itself
 	@$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: check
+check: lint  ## lint and the quick tests: a minute, before every commit
+	@$(BIN)/python -m pytest -m "not slow and not slurm and not container" --numprocesses auto \
+	  --dist loadfile $(PYTEST_ARGS)
+
 .PHONY: test
-test: lint  ## ruff, mypy and the tests (PYTEST_ARGS= for pytest)
+test: lint  ## lint and all tests but those of Slurm and containers (PYTEST_ARGS= for pytest)
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: slurm-test
@@ -79,6 +90,26 @@ container-test: $(INSTALLED)  ## install podman, Apptainer, Slurm (root, apt), t
 	tests/container/install.sh
 	tests/slurm/install.sh
 	$(BIN)/python -m pytest tests/container $(PYTEST_ARGS)
+
+.PHONY: docs
+docs: $(DOCS)/.installed  ## build the documentation strictly, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	echo "documentation: build/site/index.html"
+
+.PHONY: docs-serve
+docs-serve: $(DOCS)/.installed  ## show the documentation while it is written
+	@$(DOCS)/bin/mkdocs serve
+
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	@[[ -x $(DOCS)/bin/python ]] || "$(PYTHON)" -m venv $(DOCS)
+	$(DOCS)/bin/python $(PIP_INSTALL) pip
+	$(DOCS)/bin/python $(PIP_INSTALL) --group docs
+	touch $@
+
+.PHONY: hooks
+hooks: $(INSTALLED)  ## lint what is committed, before it is (pre-commit)
+	@$(BIN)/python $(PIP_INSTALL) --group hooks
+	$(BIN)/pre-commit install
 
 .PHONY: chaos
 chaos: $(INSTALLED)  ## kill training runs hundreds of times; do they end the same? (CHAOS_ARGS=)
@@ -107,12 +138,12 @@ wheel-test: $(INSTALLED)  ## build the wheel, install it elsewhere, train and pr
 	phase2hpc train --algorithm e3nn --level lite
 	examples=$$(python -c 'from phase2hpc.utils.package_files import shared_path; print(shared_path("data/examples"))')
 	case "$$examples" in "$$away"/*) ;; *) echo "not in the wheel: $$examples" >&2; exit 1;; esac
-	phase2hpc predict --dir "$$examples" --output preds.csv
+	phase2hpc predict --dir "$$examples" --run models/multitask_lite_e3nn/run_* --output preds.csv
 	cut -d, -f1,3-6 preds.csv
 	test "$$(grep -c ',ok,' preds.csv)" -eq "$$(ls "$$examples" | wc -l)"
 	echo "wheel-test passed: $$(basename "$$wheel")"
 
 .PHONY: clean
 clean:  ## remove what was built and installed; stores and runs stay
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(DOCS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,13 +1,13 @@
-"""Kill training runs again and again, and compare what they end with (``make chaos``).
+"""Chaos test: kill training runs at random and compare their results (``make chaos``).
 
 PYTHONPATH=tests/helpers python benchmarks/chaos.py --kills 320
 
-Short runs are killed by SIGKILL with their whole process group, at random times and aimed at what
-they do, a checkpoint write above all, and resumed until they end. After each kill what is on disk
-is checked; at the end weights, averages, optimiser, history, metrics and predictions are compared
-bit by bit with those of a run that the command made undisturbed. Most processes are forked from
-this one, which has torch imported, and call the command's own entry point; one in ten is the
-command itself, so that its start is killed too.
+The process group of a short run is killed by SIGKILL, at random times and in chosen phases, above
+all checkpoint writes, and the run is resumed until it ends. Files are checked after each kill;
+at the end weights, averages, optimiser, history, metrics and predictions are compared bit by bit
+with those of an undisturbed run. Most processes are forked from this one, which has imported
+torch, and call the entry point of the command; one in ten is the command itself, so that its start
+is killed too.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import LITTLE, prepare_tiny
 from lives import CHECKPOINT, END, EVALUATION, VALIDATION, WRITE, Life
 from same_run import assert_same_run
+from tiny import LITTLE, prepare_tiny
 
 from phase2hpc.checkpointing.manager import load_best, load_newest
 from phase2hpc.runs.run_directory import RunDirectory, family_folder
@@ -64,12 +64,12 @@ MOST_KILLS_A_RUN = 16
 
 
 class Violation(AssertionError):
-    """Something was lost, or came out different."""
+    """A result was lost or differs."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A run to be killed: the little settings that all share, with ``settings`` on top."""
+    """Settings of a run to be killed: the common ones, updated by ``settings``."""
 
     algorithm: str
     name: str
@@ -96,8 +96,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Reference:
-    """A case as the command ends it when nothing happens, and the seconds of a life: of the
-    command and of a forked process."""
+    """The undisturbed result of a case, and the duration of the command and of a forked process."""
 
     case: Case
     run: RunDirectory
@@ -106,7 +105,7 @@ class Reference:
 
 
 def undisturbed(case: Case, folder: Path) -> Reference:
-    """Run a case as a command and as a forked process, which must end the same."""
+    """Run a case as a command and as a forked process; the results must be equal."""
     folder.mkdir()
     seconds = []
     for name, noise in (("command", None), ("forked", 1)):
@@ -123,7 +122,7 @@ def undisturbed(case: Case, folder: Path) -> Reference:
 
 @dataclass
 class Outcome:
-    """What befell a run: how many kills fell where, how they were done, and what went wrong."""
+    """Kills of a run by phase and kind, and what went wrong."""
 
     where: Counter[str] = field(default_factory=Counter)
     how: Counter[str] = field(default_factory=Counter)
@@ -131,7 +130,7 @@ class Outcome:
 
 
 def disturbed(reference: Reference, folder: Path, seed: str) -> Outcome:
-    """Kill a run of the reference's case some times, let it end and compare."""
+    """Kill a run several times, let it finish and compare it with the reference."""
     folder.mkdir()
     outcome, draw = Outcome(), random.Random(seed)
     try:
@@ -189,7 +188,7 @@ def _kill_until_the_end(
 
 
 def _check_survivors(run: RunDirectory, step: int) -> tuple[int, str | None]:
-    """(step of the newest state, what a temporary file was to become).
+    """(step of the newest checkpoint, target of a temporary file).
 
     Raises where a state is gone, damaged or older than ``step``, or anything cannot be read.
     """
@@ -217,7 +216,7 @@ def _check_survivors(run: RunDirectory, step: int) -> tuple[int, str | None]:
 
 
 def runs_of(references: list[Reference], folder: Path, seed: int) -> Iterator[tuple[Any, ...]]:
-    """Arguments of ``disturbed``, without end, each case in its turn."""
+    """Endless arguments of ``disturbed``, cycling over the cases."""
     number = 0
     while True:
         for reference in references:
@@ -233,7 +232,7 @@ def chaos(
     seed: int,
     jobs: int,
 ) -> list[Outcome]:
-    """Kill at least so many times, or for so many seconds, and tell of each run as it ends."""
+    """Kill at least this many times, or for this many seconds, and report each run."""
     store = prepare_tiny(folder).store
     cases = [Case(algorithm, name, store) for algorithm, name in chosen]
     outcomes: list[Outcome] = []

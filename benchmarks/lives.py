@@ -1,4 +1,4 @@
-"""One process of a training run: begun as the command or forked, watched, and killed."""
+"""One process of a training run, started as a command or forked, observed and killed."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ LONGEST_LIFE = 300.0
 
 
 class PhaseMark:
-    """What a forked process is doing, in memory that it shares with its parent."""
+    """Phase of a forked process, in memory shared with its parent."""
 
     def __init__(self) -> None:
         self._shared = mmap.mmap(-1, 2)
 
     def read(self) -> tuple[int, int]:
-        """(phase, a number that changes whenever one is entered)."""
+        """(phase, number of phases entered so far)."""
         return self._shared[0], self._shared[1]
 
     def _enter(self, phase: int) -> None:
@@ -53,7 +53,7 @@ class PhaseMark:
         self._shared[1] = (self._shared[1] + 1) % 256
 
     def during(self, phase: int, owner: Any, name: str, after: int | None = None) -> None:
-        """Mark the calls of a function as ``phase``; then ``after``, or what was before."""
+        """Mark calls of a function as ``phase``, followed by ``after`` or the previous phase."""
         function: Callable[..., Any] = getattr(owner, name)
 
         @wraps(function)
@@ -73,7 +73,7 @@ class Life:
     def __init__(
         self, words: list[str], log: Path, noise: int | None = None, last_call: int | None = None
     ) -> None:
-        """The command itself, or a forked one whose random numbers begin as ``noise``.
+        """The command, or a forked process whose random state is seeded by ``noise``.
 
         last_call: the forked one kills itself at this one, counted from 1, of the system calls by
         which it writes states: as the call is over, or a write half done.
@@ -146,19 +146,19 @@ class Life:
             setattr(os, name, fatal(name))
 
     def code(self) -> int | None:
-        """Exit code, minus a signal's number where one ended it; None while it lives."""
+        """Exit code, or minus the number of the signal that ended it; None while it runs."""
         if self._code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self._code = os.waitstatus_to_exitcode(status) if pid else None
         return self._code
 
     def wait(self, seconds: float = LONGEST_LIFE) -> None:
-        """Until it ends, or is so old."""
+        """Wait until it ends, or has run this long."""
         while self.code() is None and time.monotonic() < self.began + seconds:
             time.sleep(0.001)
 
     def wait_for(self, phase: int, times: int) -> None:
-        """Until it ends, or has entered the phase so many times."""
+        """Wait until it ends, or has entered the phase this many times."""
         assert self.mark is not None
         last = self.mark.read()
         while self.code() is None and time.monotonic() < self.began + LONGEST_LIFE:
@@ -170,7 +170,7 @@ class Life:
             time.sleep(0.0002)
 
     def kill(self, frozen: float = 0.0) -> None:
-        """SIGKILL to the group, after so many seconds of SIGSTOP; nothing where it has ended."""
+        """Send SIGKILL to the group, after this many seconds of SIGSTOP, unless it has ended."""
         if self.code() is not None:
             return
         if frozen:
@@ -181,7 +181,7 @@ class Life:
             time.sleep(0.001)
 
     def phase(self, run: RunDirectory) -> str:
-        """Where it was killed."""
+        """Phase in which it was killed."""
         if self.mark is not None:
             return PHASES[self.mark.read()[0]]
         holder = read_lease(run)

@@ -1,4 +1,4 @@
-"""The references that speed is a ratio to: what the field did first, with the same shapes."""
+"""Reference implementations for the speed ratios, with the same shapes as ours."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
+from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.geometry import (
     BesselBasis,
     GaussianBasis,
@@ -18,7 +19,7 @@ from phase2hpc.models.geometry import (
 
 
 class FullyConnectedLayer(nn.Module):
-    """e3nn's FullyConnectedTensorProduct with weights of every edge from a three-layer MLP."""
+    """e3nn's FullyConnectedTensorProduct, with weights per edge from a three-layer MLP."""
 
     def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, lmax: int, basis: int) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class FullyConnectedModel(nn.Module):
         self.scalars = channels[0]
 
     def forward(self, batch: Data) -> Tensor:
-        vector, length, weight = edge_geometry(batch, **self.graph)
+        vector, length, weight = edge_geometry(batch, GraphSettings(**self.graph))
         harmonics = o3.spherical_harmonics(list(range(self.lmax + 1)), vector, normalize=True)
         radial = self.basis(length) * weight.unsqueeze(1)
         x = self.embedding(batch.z)
@@ -77,7 +78,7 @@ class FullyConnectedModel(nn.Module):
 
 
 class ConcatenatedConvolution(nn.Module):
-    """The original's convolution: one linear layer on [v_i, v_j, u_ij] of every edge."""
+    """Convolution of the original CGCNN: one linear layer on [v_i, v_j, u_ij] per edge."""
 
     def __init__(self, hidden: int, basis: int) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class ConcatenatedConvolution(nn.Module):
 
 
 class ConcatenatedModel(nn.Module):
-    """CGCNN with the concatenated linear layer, on the same graphs, edge features computed once."""
+    """CGCNN with the concatenated linear layer, on the same graphs; edge features computed once."""
 
     def __init__(self, hidden: int, layers: int, basis: int, outputs: int, **graph: float) -> None:
         super().__init__()
@@ -109,7 +110,7 @@ class ConcatenatedModel(nn.Module):
 
     def forward(self, batch: Data) -> Tensor:
         with torch.no_grad():
-            _, length, _ = edge_geometry(batch, **self.graph)
+            _, length, _ = edge_geometry(batch, GraphSettings(**self.graph))
             edges = self.basis(length)
         atoms = self.embedding(batch.z)
         for convolution in self.convolutions:

@@ -1,8 +1,8 @@
-"""Speed as ratios to named references, measured in turn in one process (DESIGN, section 9).
+"""Speed relative to reference implementations, measured alternately in one process.
 
 python benchmarks/speed.py [graph|e3nn|cgcnn|batch|loading|start ...]
 
-Machines are shared and noisy: A and B take turns, and the ratio is the median over turns.
+On shared, noisy machines both take turns, and the ratio is the median over turns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NINE = GROUPS["all9"]
 
 
 def ratio(ours: Callable[[], object], reference: Callable[[], object], turns: int) -> str:
-    """How many times faster ``ours`` is: median and range over turns, after one to warm up."""
+    """Speed-up of ``ours``: median and range over turns, after one for warm-up."""
     values = []
     for turn in range(turns + 1):
         seconds = []
@@ -53,7 +53,7 @@ def ratio(ours: Callable[[], object], reference: Callable[[], object], turns: in
 
 
 def some_crystals(store: Store, count: int) -> np.ndarray:
-    """The same crystals every time, of all sizes."""
+    """The same random crystals of all sizes each time."""
     return np.random.default_rng(0).permutation(store.split_indices("train"))[:count]
 
 
@@ -131,7 +131,7 @@ def batch(store: Store) -> str:
 
 
 def loading(store: Store) -> str:
-    """Share of an epoch of e3nn std that goes into batches."""
+    """Fraction of an epoch of e3nn std that is spent on batches."""
     trainer = Trainer(build_config("e3nn", "std", NINE, {"max_samples": 800}), store)
     trainer.model.train()
     begin = time.perf_counter()

@@ -1,7 +1,7 @@
-"""What the installed command starts: signals are caught first, then the command line is loaded.
+"""Entry point of the command ``phase2hpc`` and of ``python -m phase2hpc``.
 
-A scheduler may warn a job in its first second. ``train`` then still begins, saves its state at
-the first boundary and says that it stopped early.
+Signals are handled before the command line is loaded: a scheduler may warn a job in its first
+second, and ``train`` then still starts, saves its state at the first step and exits with 75.
 """
 
 from __future__ import annotations

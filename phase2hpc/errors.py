@@ -1,8 +1,11 @@
-"""Exceptions that end a command with one line, and their exit codes (README, "Exit codes")."""
+"""Exceptions that end a command with one line, and their exit codes."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+
+# As a shell reports a command that SIGINT ended.
+INTERRUPTED = 130
 
 
 class Phase2Error(Exception):

@@ -15,6 +15,42 @@ from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.container_image import DIGEST_VARIABLE
 from phase2hpc.utils.package_files import CACHE_VARIABLE
 
+# Marked slow, and left out by `make check`: tests that use a fixture that trains, and these, which
+# take more than two seconds of processor time, or wait for other processes. By file, or file::test.
+TRAINING_FIXTURES = {"trained", "train_tiny"}
+SLOW = (
+    "tests/checkpointing/test_manager.py::test_killed",
+    "tests/cluster/node/test_train_task.py",
+    "tests/cluster/submit/test_job_array.py",
+    "tests/cluster/submit/test_local_executor.py",
+    "tests/data/readers/test_hostile.py",
+    "tests/data/store/test_tampered.py",
+    "tests/data/test_prepare_killed.py",
+    "tests/data/test_prepare.py::test_already_there",
+    "tests/data/test_prepare.py::test_two_at_once",
+    "tests/data/test_prepare.py::test_workers_do_not_change",
+    "tests/data/test_sharding.py",
+    "tests/examples/",
+    "tests/inference/test_export.py",
+    "tests/inference/test_sharding.py",
+    "tests/models/test_invariance.py",
+    "tests/runs/test_lease.py::test_of_many_takers_one_wins",
+    "tests/test_disk_full.py",
+    "tests/training/distributed/",
+    "tests/training/test_chaos.py",
+    "tests/training/test_compile.py",
+    "tests/training/test_exact_resume.py",
+    "tests/training/test_resume.py",
+    "tests/training/test_signals.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        trains = TRAINING_FIXTURES & set(getattr(item, "fixturenames", ()))
+        if trains or item.nodeid.startswith(SLOW):
+            item.add_marker("slow")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def no_trace_in_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, ClassVar
+
+from phase2hpc.utils.regular_file import NotRegularFile, open_regular
 
 # Errors of this one file, now and later; others (too many open files) pass.
 _UNREADABLE = frozenset({errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP})
@@ -38,24 +38,21 @@ class UnreadableCheckpoint(CheckpointError):
     suffix = "unreadable"
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; never blocks on a pipe or a device.
+def open_checkpoint(path: Path) -> BinaryIO:
+    """Open a checkpoint for reading; anything but a regular file is corrupt.
 
     Raises FileNotFoundError, CheckpointError, and any other OSError where the fault is not the
     file's.
     """
     with reading():
         try:
-            kind = path.stat().st_mode
+            return open_regular(path)
+        except NotRegularFile as error:
+            raise CorruptCheckpoint(error.reason) from None
         except FileNotFoundError:
             if path.is_symlink():
                 raise CorruptCheckpoint("it is a link to nothing") from None
             raise
-        if stat.S_ISDIR(kind):
-            raise CorruptCheckpoint("a folder is in its place")
-        if not stat.S_ISREG(kind):
-            raise CorruptCheckpoint("it is not a regular file")
-        return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
 
 
 @contextmanager

@@ -31,12 +31,13 @@ from phase2hpc.checkpointing import legacy_format
 from phase2hpc.checkpointing.file_errors import (
     CorruptCheckpoint,
     NewerVersion,
-    open_regular,
+    open_checkpoint,
     reading,
 )
 from phase2hpc.checkpointing.plain_values import to_plain
 from phase2hpc.checkpointing.safe_load import ZIP_MAGIC, Unexpected, screen
 from phase2hpc.utils.atomic_io import PartialFile
+from phase2hpc.utils.error_text import first_line
 
 VERSION = 2
 _FIELDS = "phase2hpc format {version:04d} step {step:020d} bytes {size:020d} check "
@@ -95,7 +96,7 @@ def seal(archive: memoryview | bytes, step: int) -> bytes:
 
 def read_step(path: Path) -> int:
     """The step of a file, from its comment alone. Raises as ``read_state``."""
-    with open_regular(path) as file, reading():
+    with open_checkpoint(path) as file, reading():
         if legacy_format.is_legacy(file):
             return legacy_format.read_header(file).step
         return _read_seal(file).step
@@ -107,7 +108,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], int]:
     Raises CorruptCheckpoint, NewerVersion or UnreadableCheckpoint, FileNotFoundError where there
     is no file, and any other OSError where the fault is not the file's.
     """
-    with open_regular(path) as file, reading():
+    with open_checkpoint(path) as file, reading():
         if legacy_format.is_legacy(file):
             archive, step = legacy_format.read_payload(file)
             return _load(archive, comment_size=0), step
@@ -135,9 +136,7 @@ def _load(archive: bytes, comment_size: int) -> dict[str, Any]:
             f"it holds other things than tensors and plain values: {error}"
         ) from None
     except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
-        raise CorruptCheckpoint(
-            f"torch cannot read it: {str(error).partition(chr(10))[0]}"
-        ) from None
+        raise CorruptCheckpoint(f"torch cannot read it: {first_line(error)}") from None
     return state
 
 

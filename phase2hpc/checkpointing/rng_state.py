@@ -1,4 +1,4 @@
-"""States of the random number generators of Python, NumPy and torch, for exact resume."""
+"""Seeds and states of the random number generators of Python, NumPy and torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
+
+
+def seed_everything(seed: int, rank: int = 0) -> None:
+    """Seed all generators whose state ``rng_state`` keeps; weights and dropout use torch's.
+
+    ``rank`` only matters for dropout: the weights of rank 0 are broadcast.
+    """
+    key = seed if rank == 0 else int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
+    random.seed(key)
+    np.random.seed(key % 2**32)
+    torch.manual_seed(key)
 
 
 def rng_state() -> dict[str, Any]:

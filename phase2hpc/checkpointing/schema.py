@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phase2hpc.checkpointing.file_errors import CorruptCheckpoint, NewerVersion
+from phase2hpc.utils.error_text import first_problem
 
 SCHEMA_VERSION = 3
 
@@ -97,9 +98,9 @@ def migrate(kind: Kind, state: State) -> State:
     try:
         _SCHEMAS[kind].model_validate(state)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise CorruptCheckpoint(f"not a valid {kind} state: '{key}': {problem['msg']}") from None
+        raise CorruptCheckpoint(
+            f"not a valid {kind} state: {first_problem(error, 'key')}"
+        ) from None
     return state
 
 

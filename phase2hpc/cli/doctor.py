@@ -14,7 +14,7 @@ from phase2hpc.cli.options import JsonOutput, ModelsDir
 
 def doctor(
     profile: Annotated[
-        str | None, typer.Option("--profile", help="Site profile to check against the cluster.")
+        str | None, typer.Option("--profile", help="Site profile to compare with the cluster.")
     ] = None,
     models_dir: ModelsDir = Path("models"),
     on_node: Annotated[
@@ -22,7 +22,7 @@ def doctor(
     ] = False,
     json_output: JsonOutput = False,
 ) -> None:
-    """Check this machine, its Slurm, a profile and the folder of runs."""
+    """Check this machine, Slurm, a site profile and the folder of runs."""
     from phase2hpc.cluster.doctor.check import checks_text
     from phase2hpc.cluster.doctor.checks import run_checks
     from phase2hpc.cluster.profiles.profile import find_profile, profiles_table
@@ -33,6 +33,6 @@ def doctor(
     else:
         print(checks_text(checks))
     if profile is None and not json_output:
-        print(f"\nProfiles that --profile accepts by name:\n\n{profiles_table()}")
+        print(f"\nSite profiles (for --profile):\n\n{profiles_table()}")
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)

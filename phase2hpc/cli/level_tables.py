@@ -1,22 +1,24 @@
-"""The levels and their settings as text, read off the settings that are in force."""
+"""Text tables of algorithms, levels and settings."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from phase2hpc.config.algorithms import ALGORITHMS
+from phase2hpc.config.algorithms import ALGORITHMS, Algorithm
 from phase2hpc.config.run_config import RuntimeSettings, TrainingSettings, build_config
 from phase2hpc.utils import tables
 
 _TRAINING = ("epochs", "batch_size", "lr", "max_samples")
 
 
-def level_table() -> str:
+def level_table(algorithms: Mapping[str, Algorithm] = ALGORITHMS) -> str:
     """Every algorithm and level: training settings, preset, properties, resources, folder."""
     header = ("algorithm", "level", *_TRAINING, "preset", "model", "properties", "hours", "runs in")
     rows = []
-    for algorithm in ALGORITHMS.values():
+    for algorithm in algorithms.values():
         for name, level in algorithm.levels.items():
             config = build_config(algorithm.name, name, ["band_gap"])
             values = [_text(getattr(config.training, key)) for key in _TRAINING]
@@ -24,26 +26,16 @@ def level_table() -> str:
                 f"{key} {_text(value)}" for key, value in algorithm.presets[level.preset].items()
             )
             hours = f"{level.resources.hours:g}"
-            folder = algorithm.folder.format(level=name)
-            rows.append(
-                [
-                    algorithm.name,
-                    name,
-                    *values,
-                    level.preset,
-                    shape,
-                    level.properties,
-                    hours,
-                    folder,
-                ]
-            )
+            folder = algorithm.family(name)
+            row = [algorithm.name, name, *values, level.preset, shape, level.properties]
+            rows.append([*row, hours, folder])
     return tables.aligned(header, rows, left=len(header))
 
 
-def settings_table() -> str:
+def settings_table(algorithms: Mapping[str, Algorithm] = ALGORITHMS) -> str:
     """Every setting that ``--set`` takes: its default and its meaning."""
     groups: list[tuple[str, type[BaseModel]]] = [
-        (f"model, {algorithm.name}", algorithm.settings) for algorithm in ALGORITHMS.values()
+        (f"model, {algorithm.name}", algorithm.settings) for algorithm in algorithms.values()
     ]
     groups += [("training", TrainingSettings), ("runtime", RuntimeSettings)]
     rows = []

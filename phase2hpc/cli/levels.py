@@ -1,7 +1,8 @@
-"""``levels``."""
+"""Command ``levels``."""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -9,13 +10,17 @@ import typer
 
 def levels(
     settings: Annotated[
-        bool, typer.Option("--settings", help="Also every setting with its meaning and default.")
+        bool, typer.Option("--settings", help="Also every setting with its default and meaning.")
     ] = False,
 ) -> None:
-    """The algorithms and levels with the settings that are in force."""
+    """List algorithms and levels with their settings, installed plug-ins included."""
     from phase2hpc.cli.level_tables import level_table, settings_table
+    from phase2hpc.config.run_config import algorithms
 
-    print(level_table())
+    found, problems = algorithms()
+    print(level_table(found))
     if settings:
         print()
-        print(settings_table())
+        print(settings_table(found))
+    for problem in problems:
+        print(f"phase2hpc: {problem}", file=sys.stderr)

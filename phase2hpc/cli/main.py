@@ -1,5 +1,7 @@
-"""The command line: its commands put together, and what becomes of their errors. Heavy imports
-wait until a command needs them, so that ``--help`` is quick on a login node."""
+"""Assemble the commands, and turn their errors into one line and an exit code.
+
+Commands import heavy modules when they run, so that ``--help`` is fast on a login node.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,13 @@ import typer
 from phase2hpc.cli.doctor import doctor
 from phase2hpc.cli.jobs import cancel, logs, status
 from phase2hpc.cli.levels import levels
+from phase2hpc.cli.options import RunCommand
 from phase2hpc.cli.predict import export, predict
 from phase2hpc.cli.runs import runs_app
 from phase2hpc.cli.store import prepare, store_app
 from phase2hpc.cli.submit import submit
 from phase2hpc.cli.train import train
-from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.errors import INTERRUPTED, InputError, Phase2Error
 from phase2hpc.utils.os_errors import refused
 
 app = typer.Typer(
@@ -30,12 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (prepare, train, submit, status, logs, cancel, predict, export, levels, doctor):
-    app.command()(command)
+    app.command(cls=RunCommand if command in (train, submit) else None)(command)
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")
-
-# What a shell says of a command that SIGINT ended.
-INTERRUPTED = 130
 
 
 def _version(asked: bool) -> None:
@@ -60,7 +60,7 @@ def main() -> None:
     logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
     try:
         code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # what typer makes of it
+        if code == INTERRUPTED:  # typer's translation of KeyboardInterrupt
             raise KeyboardInterrupt
         if sys.stdout is not None:  # closed by `>&-`
             sys.stdout.flush()
@@ -82,12 +82,12 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         _end(INTERRUPTED, "interrupted")
     except OSError as error:
-        # `| head` had enough; it is said in silence, as typer does where it notices first.
+        # A closed pipe (`| head`) is no error to report; typer does the same.
         message = "" if isinstance(error, BrokenPipeError) else str(refused(error))
         _end(Phase2Error.exit_code, message)
     except Exception as error:
-        # A wrong option or value. Typer's versions take these classes from different packages,
-        # and show them as a box of several lines.
+        # A usage error, which typer would show as a box of several lines. Versions of typer take
+        # the class from different packages.
         if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
             raise
         message = " ".join(error.format_message().split())
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def _end(code: int, message: str = "") -> NoReturn:
-    """Exit with this code, whatever has become of the standard streams."""
+    """Exit with this code, even if a standard stream is closed or its disk is full."""
     if message:
         with suppress(OSError):
             print(f"phase2hpc: {message}", file=sys.stderr)
@@ -104,7 +104,7 @@ def _end(code: int, message: str = "") -> NoReturn:
             if stream is not None:
                 stream.flush()
         except OSError:
-            # Python flushes at exit: what cannot be written would be its own error, and code 120.
+            # Python flushes again at exit; a failure there would change the exit code to 120.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 

@@ -1,8 +1,8 @@
-"""Options that several commands share, each defined once.
+"""Options that several commands share.
 
-A group of options is a frozen dataclass whose fields are annotated as typer's parameters are. A
-command decorated with ``expand`` that has a parameter of such a class shows one option a field
-and is called with the dataclass.
+A group of options is a frozen dataclass whose fields are annotated like typer parameters. A
+command with a parameter of such a class, decorated with ``expand``, has one option per field and
+is called with the dataclass.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from phase2hpc.errors import InputError
 
@@ -26,20 +27,35 @@ ModelsDir = Annotated[Path, typer.Option("--models-dir", help="Folder of all run
 StoreOption = Annotated[Path | None, typer.Option("--store", help="Graph store (.h5).")]
 Shards = Annotated[
     int | None,
-    typer.Option(min=1, help="Share the work among so many jobs, or processes in turn here."),
+    typer.Option(min=1, help="Split the work into this many shards, each resumable."),
 ]
 ShardProfile = Annotated[
     str | None,
     typer.Option(
-        "--profile", help="Site profile of the jobs of --shards; without one they run here."
+        "--profile", help="Site profile for the jobs of --shards; without it they run here."
     ),
 ]
 JsonOutput = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
 
 
+class RunCommand(TyperCommand):
+    """A command with ``--algorithm`` and ``--level``, whose help lists what is installed."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES
+        from phase2hpc.config.plugins import plugin_entry_points
+
+        names = {"algorithm": {**ALGORITHMS, **plugin_entry_points()}, "level": LEVEL_NAMES}
+        for parameter in self.params:
+            if parameter.name in names:
+                *most, last = names[parameter.name]
+                parameter.help = f"{', '.join(most)} or {last}."  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
 def expand(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter that is a dataclass by one parameter for each of its fields."""
+    """Replace each dataclass parameter of a command by one parameter per field."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {
         name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)
@@ -76,77 +92,79 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    """Of a parameter; a field without one is an option that must be given."""
+    """Default of the parameter of a field; a field without a default is a required option."""
     return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Which run: what ``train`` and ``submit`` ask for beside settings."""
+    """Options of ``train`` and ``submit`` that select the run."""
 
-    algorithm: Annotated[str, typer.Option(help="e3nn or cgcnn.")] = "e3nn"
-    level: Annotated[str, typer.Option(help="smoke, lite, std, pro or max.")] = "std"
+    algorithm: Annotated[str, typer.Option(help="Algorithm.")] = "e3nn"
+    level: Annotated[str, typer.Option(help="Level.")] = "std"
     all_properties: Annotated[bool, typer.Option("--all-properties", help="All nine.")] = False
     properties: Annotated[
         str | None,
-        typer.Option(help="core4, priority7, secondary2, all9, or a comma list of names."),
+        typer.Option(help="core4, priority7, secondary2, all9, or names with commas."),
     ] = None
     store: StoreOption = None
     models_dir: ModelsDir = Path("models")
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False
     run_id: Annotated[str | None, typer.Option(help="Name of the run.")] = None
-    init_from: Annotated[str | None, typer.Option(help="Run whose weights to start from.")] = None
+    init_from: Annotated[str | None, typer.Option(help="Run to take initial weights from.")] = None
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Resume although the result changes.")
+        bool, typer.Option("--accept-changes", help="Resume with changed settings, data or code.")
     ] = False
 
 
 def _setting(help: str, *names: str, metavar: str | None = None) -> Any:
-    panel = "Settings (the level's unless given)"
+    panel = "Settings (default: by level)"
     return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel)
 
 
 @dataclass(frozen=True)
 class SettingOptions:
-    """Settings with a flag of their own: a field here is a flag, and overrides the setting of the
-    same name."""
+    """Settings that have their own flag; a flag overrides the setting of the same name."""
 
     epochs: Annotated[int | None, _setting("Passes over the training crystals.")] = None
-    batch_size: Annotated[int | None, _setting("Crystals a step.")] = None
+    batch_size: Annotated[int | None, _setting("Crystals per step.")] = None
     lr: Annotated[float | None, _setting("Peak learning rate.")] = None
-    preset: Annotated[str | None, _setting("Size: small, medium or large.")] = None
-    max_samples: Annotated[int | None, _setting("At most so many training crystals.")] = None
-    max_edges: Annotated[int | None, _setting("Edges computed at once: less memory.")] = None
-    patience: Annotated[int | None, _setting("Stop after epochs without improvement.")] = None
+    preset: Annotated[str | None, _setting("Model size: small, medium or large.")] = None
+    max_samples: Annotated[int | None, _setting("Maximum number of training crystals.")] = None
+    max_edges: Annotated[int | None, _setting("Maximum edges at once; bounds memory.")] = None
+    patience: Annotated[int | None, _setting("Epochs without improvement before stopping.")] = None
     threads: Annotated[int | None, _setting("CPU threads.")] = None
     device: Annotated[str | None, _setting("auto, cpu or cuda.")] = None
-    max_hours: Annotated[float | None, _setting("Stop, saved, after so long.")] = None
-    checkpoint_minutes: Annotated[float | None, _setting("Save at least so often.")] = None
-    checkpoint_steps: Annotated[int | None, _setting("Save every so many steps.")] = None
-    keep_best: Annotated[int | None, _setting("Best weights kept.")] = None
+    max_hours: Annotated[float | None, _setting("Save and stop after this many hours.")] = None
+    checkpoint_minutes: Annotated[float | None, _setting("Minutes between checkpoints.")] = None
+    checkpoint_steps: Annotated[int | None, _setting("Steps between checkpoints.")] = None
+    keep_best: Annotated[int | None, _setting("Number of best weights kept.")] = None
     assignments: Annotated[
         list[str] | None,
-        _setting("Any setting (`levels --settings`).", "--set", metavar="KEY=VALUE"),
+        _setting("Any setting; see `levels --settings`.", "--set", metavar="KEY=VALUE"),
     ] = None
 
     def overrides(self) -> dict[str, Any]:
-        """The given flags and ``--set`` in one, by setting name. Raises InputError for one that
-        has a flag elsewhere, or is given twice."""
+        """Values of the flags and of ``--set``, by setting name.
+
+        Raises InputError for a setting that is given twice, or by ``--set`` although it has
+        another flag.
+        """
         from phase2hpc.config.run_config import parse_assignments
         from phase2hpc.training.request import OWN_FLAGS
 
         settings = parse_assignments(self.assignments or [])
         for key in OWN_FLAGS:
             if key in settings:
-                raise InputError(f"--set {key}: give it by --{key.replace('_', '-')}")
+                raise InputError(f"--set {key}: use --{key.replace('_', '-')}")
         flags = {
             field.name: value
             for field in dataclasses.fields(self)
             if field.name != "assignments" and (value := getattr(self, field.name)) is not None
         }
         for key in flags.keys() & settings.keys():
-            raise InputError(f"--{key.replace('_', '-')} and --set {key}: give one of them")
+            raise InputError(f"--{key.replace('_', '-')} and --set {key}: give only one of them")
         return {**flags, **settings}
 
 
@@ -155,25 +173,6 @@ def train_request(run: RunOptions, settings: SettingOptions) -> TrainRequest:
 
     Raises InputError.
     """
-    from phase2hpc.config.run_config import algorithm_named, level_named
-    from phase2hpc.runs.registry import find_run
-    from phase2hpc.training.request import TrainRequest
+    from phase2hpc import api
 
-    level_named(algorithm_named(run.algorithm), run.level)
-    if run.all_properties and run.properties:
-        raise InputError("--all-properties and --properties: give one of them")
-    if run.resume and run.init_from:
-        raise InputError("--resume goes on with a run's own weights: leave --init-from out")
-    return TrainRequest(
-        algorithm=run.algorithm,
-        level=run.level,
-        store=run.store,
-        models_dir=run.models_dir,
-        properties="all9" if run.all_properties else run.properties,
-        resume=run.resume,
-        run_id=run.run_id,
-        seed=run.seed,
-        accept_changes=run.accept_changes,
-        overrides=settings.overrides(),
-        init_from=find_run(run.models_dir, run.init_from) if run.init_from else None,
-    )
+    return api.train_request(**vars(run), settings=settings.overrides())

@@ -1,4 +1,4 @@
-"""``predict`` and ``export``: what is done with a trained model."""
+"""Commands ``predict`` and ``export``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import typer
 
 from phase2hpc.cli.options import ModelsDir, RunArgument, ShardProfile, Shards
 from phase2hpc.errors import InputError
-from phase2hpc.utils.container_image import unseen
-from phase2hpc.utils.output_path import check_output, warn_if_lost
+from phase2hpc.utils.container_image import mount_hint
 
 
 def predict(
@@ -27,12 +26,14 @@ def predict(
         str | None,
         typer.Option(
             "--run",
-            help="Run directory or id, several with commas (their mean, and "
-            "their spread as sigma). Default: the newest finished run.",
+            help="Run directory or id; several with commas: their mean, and their spread as "
+            "sigma; best: the best validation score. Default: the newest finished run at level "
+            "std, pro or max, else the shipped model.",
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="CSV, or JSON (.json), with a row an input.")
+        Path | None,
+        typer.Option("--output", help="CSV, or JSON (.json), a row per structure."),
     ] = None,
     models_dir: ModelsDir = Path("models"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -41,19 +42,21 @@ def predict(
     profile: ShardProfile = None,
 ) -> None:
     """Predict the properties of structures with a trained model."""
-    from phase2hpc.runs.registry import runs_to_predict_with
+    from phase2hpc.utils.output_path import check_output
 
     if sum(map(bool, (cif, folder, sources))) != 1:
         raise InputError("give one of --cif FILE, --dir FOLDER, or SOURCE...")
     if cif is not None and not cif.is_file():
-        why = " (a folder)" if cif.is_dir() else unseen()
+        why = " (a folder)" if cif.is_dir() else mount_hint()
         raise InputError(f"--cif {cif}: no such file{why}")
     if folder is not None and not folder.is_dir():
-        raise InputError(f"--dir {folder}: no such folder{unseen()}")
+        raise InputError(f"--dir {folder}: no such folder{mount_hint()}")
     inputs = [str(path) for path in (cif, folder) if path] or list(sources or [])
     if profile is not None and shards is None:
         raise InputError("--profile: only with --shards; without, this is one process here")
-    runs = runs_to_predict_with(models_dir, run)
+    from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
+
+    runs = runs_to_predict_with(models_dir, None if run is None else run.split(","))
     if shards is not None:
         if output is None:
             raise InputError("--shards: say by --output where the table goes")
@@ -68,24 +71,24 @@ def predict(
         run_sharded(work, profile)
         return
     # This takes seconds, so it comes after what can be wrong in the request.
-    from phase2hpc.inference.predictor import (
-        load_predictor,
-        predict_all,
-        summary_line,
-        table,
-        write_predictions,
-    )
+    from phase2hpc.api import load_model
+    from phase2hpc.inference import prediction_table
 
     if output is not None:
         check_output(output)
-    predictor = load_predictor(runs, device, threads)
-    rows = predict_all(predictor, inputs, plain_folder=folder is not None)
+    model = load_model(runs, device=device, threads=threads)
+    rows = model.predict_all(inputs, id_prop=folder is None)
     if output is None:
-        print(table(rows, predictor.properties))
+        print(prediction_table.table(rows, model.properties, model.units))
     else:
-        write_predictions(output, rows, predictor.properties)
-    counts = Counter(row.status for row in rows)
-    print(summary_line(counts, runs, output), file=sys.stderr)
+        prediction_table.write_predictions(output, rows, model.properties)
+    counts: Counter[str] = Counter()
+    for record in prediction_table.as_records(rows, model.properties):
+        prediction_table.count_record(counts, record)
+    print(
+        prediction_table.summary_line(counts, describe_model(runs), output),
+        file=sys.stderr,
+    )
     if not counts["ok"]:
         raise typer.Exit(InputError.exit_code)
 
@@ -95,11 +98,12 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Write a finished run's model to a folder of its own, to hand on and to predict with."""
+    """Write the model of a finished run to a folder that ``predict --run`` reads."""
     from phase2hpc.runs.registry import find_run
 
     found = find_run(models_dir, run)
     from phase2hpc.inference.export import export_run
+    from phase2hpc.utils.output_path import warn_if_lost
 
     warn_if_lost(folder)
     print(f"exported: {export_run(found, folder).path}")

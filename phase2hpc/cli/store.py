@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from phase2hpc.cli.options import ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
-from phase2hpc.utils.output_path import warn_if_lost
 
 store_app = typer.Typer(help="Look into, check and join graph stores.", no_args_is_help=True)
 
@@ -43,17 +42,14 @@ def prepare(
     profile: ShardProfile = None,
 ) -> None:
     """Read crystals, validate them, build their graphs and write one HDF5 store."""
-    from phase2hpc.utils.package_files import default_store, sample_source
+    from phase2hpc import api
 
-    given: dict[str, Any] = {}
-    if cutoff is not None:
-        given["cutoff"] = cutoff
-    if max_neighbors is not None:
-        given["max_neighbors"] = max_neighbors or None
-    target = store or (_store_of(sources[0]) if sources else default_store())
+    target = api.store_of(sources or [], store)
     if shards is not None:
         from phase2hpc.cluster.submit.job_array import prepare_sharded
+        from phase2hpc.utils.package_files import sample_source
 
+        given = api.graph_settings_given(cutoff, max_neighbors)
         options = {"graph": given, "split": split, "seed": seed, "float64": float64}
         read = sources or [str(sample_source())]
         prepare_sharded(
@@ -63,20 +59,17 @@ def prepare(
     if profile is not None:
         raise InputError("--profile: only with --shards; without, this is one process here")
     if store is not None:
+        from phase2hpc.utils.output_path import warn_if_lost
+
         warn_if_lost(store)
-    from phase2hpc.data.graph import GraphError, GraphSettings
-    from phase2hpc.data.prepare import prepare as run_prepare
     from phase2hpc.utils.progress import Progress
 
-    try:
-        settings = GraphSettings(**given)
-    except GraphError as error:
-        raise InputError(str(error)) from None
     with Progress("preparing", None, "crystals") as progress:
-        summary = run_prepare(
-            sources or [sample_source()],
+        summary = api.prepare(
+            sources,
             target,
-            settings,
+            cutoff=cutoff,
+            max_neighbors=max_neighbors,
             split=split,
             seed=seed,
             float64=float64,
@@ -85,12 +78,6 @@ def prepare(
             progress=progress.advance,
         )
     print(summary)
-
-
-def _store_of(source: str) -> Path:
-    """Where a source's store goes if nobody says: data/<name>.h5 in the working directory."""
-    name = Path(source.replace(":", "_")).name
-    return Path("data") / f"{name.split('.')[0] or name}.h5"
 
 
 @store_app.command("info")

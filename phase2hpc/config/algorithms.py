@@ -1,15 +1,16 @@
-"""The algorithms and their levels, as data.
+"""Algorithms and their levels, as data.
 
-A new algorithm is one block here and one file in models/.
+A built-in algorithm is one block here and one file in models/. An installed package adds one
+through the entry-point group ``phase2hpc.algorithms`` (config/plugins.py).
 
-The numbers of ``LEVELS`` that the operation manual fixes (epochs, batch size, learning rate,
-training crystals, preset) are its own; everything else was chosen on validation data
-(benchmarks/RESULTS.md).
+Epochs, batch size, learning rate, number of training crystals and preset of each level are the
+operation manual's; everything else was chosen on validation data (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,13 +19,15 @@ LEVEL_NAMES = ("smoke", "lite", "std", "pro", "max")
 
 
 class ModelSettings(BaseModel):
-    """What every encoder shares; an algorithm adds its own."""
+    """Settings that every algorithm has; an algorithm adds its own in a subclass."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layers: int = Field(ge=1, le=20, description="message passing layers")
-    out_features: int = Field(128, ge=1, le=4096, description="length of a crystal's vector")
-    head_hidden: int = Field(64, ge=1, le=4096, description="hidden units of each property's head")
+    out_features: int = Field(128, ge=1, le=4096, description="length of the vector of a crystal")
+    head_hidden: int = Field(
+        64, ge=1, le=4096, description="hidden units of the head of each property"
+    )
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout inside the encoder's readout")
     head_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout before each head")
 
@@ -36,23 +39,23 @@ class EquivariantSettings(ModelSettings):
         min_length=1, max_length=5, description="channels by degree: 64,32,16 is 64x0e+32x1o+16x2e"
     )
     basis_size: int = Field(8, ge=1, le=64, description="Bessel functions of the distance")
-    # On val, std: with less dropout and decay the training set is learned by heart.
+    # Chosen on val at level std: with less dropout and weight decay the model overfits.
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout inside the readout")
     head_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout before each head")
-    embedding_size: int = Field(64, ge=1, le=1024, description="features of an element")
+    embedding_size: int = Field(64, ge=1, le=1024, description="features per element")
     hidden: int = Field(128, ge=1, le=4096, description="hidden units of the per-atom update")
 
 
 class CGCNNSettings(ModelSettings):
     """The CGCNN encoder."""
 
-    hidden: int = Field(ge=1, le=4096, description="features of an atom")
-    basis_size: int = Field(41, ge=2, le=512, description="Gaussians of the distance")
+    hidden: int = Field(ge=1, le=4096, description="features per atom")
+    basis_size: int = Field(41, ge=2, le=512, description="Gaussian functions of the distance")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a batch job of a level asks for by default."""
+    """Default resources of a batch job at a level; ``gpus`` and ``cpus`` per process."""
 
     hours: float
     cpus: int
@@ -62,40 +65,71 @@ class Resources:
 
 @dataclass(frozen=True)
 class Level:
-    """One row of the table: a preset, settings that differ from the defaults, and resources."""
+    """One level of an algorithm.
+
+    Attributes:
+        preset: name of a preset of the algorithm.
+        training: training settings that differ from their defaults; ``epochs``, ``batch_size``
+            and ``lr`` have no default.
+        resources: of a batch job.
+        properties: default of ``--properties``, a group or a comma list.
+    """
 
     preset: str
-    training: dict[str, Any]
+    training: Mapping[str, Any]
     resources: Resources
     properties: str = "priority7"
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """An encoder, its settings, its presets and its five levels.
+    """An encoder with its settings, presets and levels.
 
-    ``encoder`` is ``module:class``; the class takes the settings as keyword arguments, and the
-    graph settings of the store beside them. ``folder`` names a family of runs.
+    Attributes:
+        name: value of ``--algorithm``.
+        encoder: ``module:class`` of the encoder (``phase2hpc.models.encoder.Encoder``), imported
+            when a model is built.
+        settings: class of the model settings.
+        presets: model settings by name of the preset.
+        levels: by name; any of ``LEVEL_NAMES``, not necessarily all.
+        folder: name of the folder of runs, with ``{level}`` and optionally ``{name}``.
+        speed: reference training speed by preset, crystals/s on one CPU thread, from which the
+            time limit of a job is estimated; a preset may be missing.
+        provider: distribution that provides the algorithm; set when a plug-in is loaded.
     """
 
     name: str
     encoder: str
     settings: type[ModelSettings]
-    folder: str
-    presets: dict[str, dict[str, Any]]
-    levels: dict[str, Level]
+    presets: Mapping[str, Mapping[str, Any]]
+    levels: Mapping[str, Level]
+    folder: str = "multitask_{level}_{name}"
+    speed: Mapping[str, float] = field(default_factory=dict)
+    provider: str = "phase2hpc"
+
+    def family(self, level: str) -> str:
+        """Name of the folder that holds all runs at a level."""
+        return self.folder.format(level=level, name=self.name)
+
+    def provider_version(self) -> dict[str, str]:
+        """Version of a plug-in's distribution by its name; empty for a built-in algorithm."""
+        name, _, version = self.provider.partition(" ")
+        return {name: version} if version else {}
 
 
+# Speeds: one thread of an AMD EPYC with AVX-512, at the batch size of the first level with the
+# preset. Those of medium are from benchmarks/RESULTS.md, the others have their ratio to it in
+# processor time.
 E3NN = Algorithm(
     name="e3nn",
     encoder="phase2hpc.models.equivariant:EquivariantEncoder",
     settings=EquivariantSettings,
-    folder="multitask_{level}_e3nn",
     presets={
         "small": {"channels": (16, 8), "layers": 2, "embedding_size": 32, "hidden": 64},
         "medium": {"channels": (64, 32, 16), "layers": 3},
         "large": {"channels": (128, 64, 32), "layers": 4, "hidden": 256, "out_features": 256},
     },
+    speed={"small": 400.0, "medium": 330.0, "large": 75.0},
     levels={
         "smoke": Level(
             "medium",
@@ -131,12 +165,13 @@ CGCNN = Algorithm(
     name="cgcnn",
     encoder="phase2hpc.models.cgcnn:CGCNNEncoder",
     settings=CGCNNSettings,
-    folder="multitask_cgcnn_{level}",
+    folder="multitask_{name}_{level}",
     presets={
         "small": {"hidden": 64, "layers": 2},
         "medium": {"hidden": 128, "layers": 3},
         "large": {"hidden": 256, "layers": 5},
     },
+    speed={"small": 1300.0, "medium": 460.0, "large": 110.0},
     levels={
         "smoke": Level(
             "small",
@@ -168,4 +203,5 @@ CGCNN = Algorithm(
     },
 )
 
+# Built in; ``run_config.algorithms`` adds the installed plug-ins.
 ALGORITHMS: dict[str, Algorithm] = {a.name: a for a in (E3NN, CGCNN)}

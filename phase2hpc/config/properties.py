@@ -1,4 +1,4 @@
-"""The nine properties: names, JARVIS-DFT fields, units and groups. Nothing else knows them."""
+"""Table of the nine properties: names, JARVIS-DFT fields, units and groups."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ SECONDARY = ("secondary2", "all9")
 class Property:
     """One scalar, intensive property of a crystal.
 
-    ``lower_bound`` is the value below which no physical crystal lies; predictions are clipped
-    to it, training targets never are. ``heavy_tailed`` properties span decades and are learned
-    on an asinh scale.
+    ``lower_bound`` is the smallest physical value: predictions are clipped to it, training
+    targets are not. ``heavy_tailed`` properties span decades and are learned on an asinh scale.
     """
 
     name: str
@@ -59,21 +58,22 @@ _BY_JARVIS_FIELD = {p.jarvis_field: p.name for p in PROPERTIES.values()}
 
 
 def canonical_name(column: str) -> str:
-    """The property a label column holds: our name for a JARVIS field, else the column's own."""
+    """Name of the property in a label column: ours for a JARVIS field, else the column's own."""
     return _BY_JARVIS_FIELD.get(column, column)
 
 
 def unit(name: str) -> str:
-    """Unit of a property, empty for a dimensionless one or a user's own column."""
+    """Unit of a property; empty if it is dimensionless or unknown."""
     known = PROPERTIES.get(name)
     return known.unit if known else ""
 
 
 def resolve(spec: str, available: tuple[str, ...] | list[str]) -> list[str]:
-    """Property names that ``spec`` (a group or a comma list) stands for, in canonical order.
+    """Expand ``spec``, a group or a comma list, to property names.
 
-    The nine come in the order of the table, a user's own columns after them in the order asked
-    for. ``available`` are the label columns of the store.
+    The nine properties come first, in the order of the table, then other columns in the order of
+    ``spec``. ``available`` are the label columns of the store. Raises InputError for an unknown
+    name.
     """
     wanted: list[str] = []
     for item in (part.strip() for part in spec.split(",")):
@@ -85,11 +85,11 @@ def resolve(spec: str, available: tuple[str, ...] | list[str]) -> list[str]:
                 raise InputError(
                     f"unknown property '{name}': use a group ({', '.join(GROUPS)}), one of "
                     f"{', '.join(PROPERTIES)}, or a label column of the store "
-                    f"({', '.join(available) or 'it has none'})"
+                    f"({', '.join(available) or 'there is none'})"
                 )
             if name not in wanted:
                 wanted.append(name)
     if not wanted:
-        raise InputError("no property asked for: give --properties a group or a comma list")
+        raise InputError("--properties is empty: give a group or a comma list")
     ranked = [name for name in PROPERTIES if name in wanted]
     return ranked + [name for name in wanted if name not in PROPERTIES]

@@ -1,12 +1,13 @@
-"""What a run is: validated settings, written to its run directory and read back from there.
+"""Validated settings of a run, stored in its run directory as config.json.
 
-Three groups of settings: ``model`` and ``training`` change the result and are compared on resume;
-``runtime`` (paths, device, threads, checkpoint intervals, logging) does not and may differ.
+``model`` and ``training`` settings change the result and are compared on resume; ``runtime``
+settings (paths, device, threads, checkpoint intervals) do not and may differ.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import types
 import typing
@@ -17,36 +18,41 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES, Algorithm, Level, ModelSettings
+from phase2hpc.config.plugins import PluginError, load_plugin, plugin_entry_points
 from phase2hpc.errors import InputError
 from phase2hpc.utils.error_text import first_problem
 
 
 class TrainingSettings(BaseModel):
-    """How a model is trained; everything here changes the result."""
+    """Settings of the training; all of them change the result."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(ge=1, le=100_000, description="passes over the training crystals")
-    batch_size: int = Field(ge=1, le=65_536, description="crystals a step, over all processes")
+    batch_size: int = Field(ge=1, le=65_536, description="crystals per step, over all processes")
     lr: float = Field(gt=0, le=1.0, description="peak learning rate")
     max_samples: int | None = Field(
-        None, ge=1, description="at most so many training crystals, drawn by the seed"
+        None, ge=1, description="maximum number of training crystals, drawn by the seed"
     )
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW's, on matrices and element tables")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps in which lr rises")
-    clip_norm: float = Field(5.0, gt=0, description="largest norm of a step's gradient")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights a step")
+    weight_decay: float = Field(
+        1e-2, ge=0, description="weight decay of AdamW, on matrices and element tables"
+    )
+    warmup: float = Field(0.05, ge=0, lt=1, description="fraction of all steps in which lr rises")
+    clip_norm: float = Field(5.0, gt=0, description="maximum norm of the gradient")
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="decay per step of the averaged weights"
+    )
     patience: int | None = Field(
-        None, ge=1, description="stop after so many epochs without a better validation score"
+        None, ge=1, description="stop after this many epochs without a better validation score"
     )
     max_edges: int | None = Field(
         None,
         ge=1,
-        description="edges computed at once; a batch of more is computed in parts whose gradients "
-        "are added, which bounds memory",
+        description="maximum edges computed at once, to bound memory: a larger batch is split into "
+        "microbatches whose gradients are summed",
     )
     huber_delta: float = Field(
-        0.1, gt=0, description="scaled error at which the loss turns from square to absolute"
+        0.1, gt=0, description="scaled error at which the loss changes from squared to absolute"
     )
     task_weights: Literal["learned", "equal"] = Field(
         "learned", description="weight of each property in the loss (Kendall et al. 2018)"
@@ -55,41 +61,43 @@ class TrainingSettings(BaseModel):
         1.0,
         ge=0,
         le=1,
-        description="a property weighs (its share of labelled crystals)^power: 1 each label "
-        "counts alike, 0 each property",
+        description="a property is weighted by (fraction of labelled crystals)^power: with 1 all "
+        "labels count equally, with 0 all properties",
     )
-    element_baseline: bool = Field(True, description="start from a linear fit on the composition")
+    element_baseline: bool = Field(True, description="start from a linear fit to the composition")
     precision: Literal["float32", "float64", "bf16"] = Field(
         "float32",
-        description="arithmetic; bf16 trains in autocast, invariance then holds to percents only",
+        description="floating point precision; bf16 trains in autocast, and predictions are then "
+        "invariant only to a few percent",
     )
     compile: bool = Field(
         False,
-        description="torch.compile the model; resume was exact on a CPU in float32, not tried on a "
-        "GPU",
+        description="use torch.compile; exact resume was tested on a CPU in float32 only",
     )
 
 
 class RuntimeSettings(BaseModel):
-    """Where and how a run executes; nothing here changes the result."""
+    """Settings of the execution; none of them changes the result."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    store: Path | None = Field(None, description="graph store; None: the shipped sample's")
+    store: Path | None = Field(None, description="graph store; none: that of the shipped sample")
     models_dir: Path = Field(Path("models"), description="folder of all runs")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
-    # One: the products of a step are small, and threads that wait for a core that another job
-    # has are a hundred times slower than none.
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the model")
+    # One: the matrix products of a step are small, and threads that compete with another job for
+    # a core slow it down a hundredfold.
     threads: int = Field(1, ge=1, description="CPU threads of torch")
-    max_hours: float | None = Field(None, gt=0, description="stop, saved, after so many hours")
-    checkpoint_minutes: float = Field(10.0, gt=0, description="save at least so often")
-    checkpoint_steps: int | None = Field(None, ge=1, description="save every so many steps")
-    keep_checkpoints: int = Field(2, ge=1, description="full states kept")
-    keep_best: int = Field(1, ge=1, description="best weights kept, the best as best.pt")
+    max_hours: float | None = Field(None, gt=0, description="save and stop after this many hours")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="maximum minutes between two checkpoints"
+    )
+    checkpoint_steps: int | None = Field(None, ge=1, description="save every this many steps")
+    keep_checkpoints: int = Field(2, ge=1, description="number of checkpoints kept")
+    keep_best: int = Field(1, ge=1, description="number of best weights kept, the best as best.pt")
 
 
 class RunConfig(BaseModel):
-    """The whole configuration of a training run."""
+    """Configuration of a training run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -117,7 +125,7 @@ class RunConfig(BaseModel):
 
     @classmethod
     def from_json(cls, text: str, where: str) -> RunConfig:
-        """Read a configuration back; ``where`` names it in the error."""
+        """Parse a configuration. Raises InputError; ``where`` names the file in its message."""
         try:
             return cls.model_validate(json.loads(text))
         except ValidationError as error:
@@ -130,7 +138,7 @@ class RunConfig(BaseModel):
             raise InputError(f"{where}: not a run configuration ({error})") from None
 
     def identity(self) -> dict[str, Any]:
-        """The settings that change the result, flat: what a resume must find unchanged."""
+        """The settings that change the result, flat; a resume compares them."""
         flat: dict[str, Any] = {"algorithm": self.algorithm, "level": self.level}
         flat |= {
             "properties": list(self.properties),
@@ -142,20 +150,67 @@ class RunConfig(BaseModel):
         return flat
 
 
+@functools.cache
 def algorithm_named(name: str) -> Algorithm:
-    if name not in ALGORITHMS:
-        raise InputError(unknown_key("algorithm", name, ALGORITHMS))
-    return ALGORITHMS[name]
+    """A built-in algorithm or an installed plug-in's. Raises InputError for any other name."""
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    plugin = load_plugin(name, _plugin_problem)
+    if plugin is None:
+        known = unknown_key("algorithm", name, [*ALGORITHMS, *plugin_entry_points()])
+        raise InputError(f"{known}; that of a plug-in has to be installed here")
+    return plugin
+
+
+def algorithms() -> tuple[dict[str, Algorithm], list[str]]:
+    """All algorithms by name, the built-in ones first, and a line for each unusable plug-in."""
+    found, problems = dict(ALGORITHMS), []
+    for name in plugin_entry_points():
+        try:
+            plugin = load_plugin(name, _plugin_problem)
+        except PluginError as error:
+            problems.append(str(error))
+        else:
+            assert plugin is not None
+            found[name] = plugin
+    return found, problems
+
+
+def _plugin_problem(algorithm: Algorithm) -> str | None:
+    """The first setting of a plug-in's presets and levels that is not valid."""
+    own = algorithm.settings.model_fields.keys()
+    others = ("preset", *TrainingSettings.model_fields, *RuntimeSettings.model_fields)
+    if shared := sorted(own & set(others)):
+        return f"its setting '{shared[0]}' has the name of a training or runtime setting"
+    if missing := sorted(ModelSettings.model_fields.keys() - own):
+        return f"its settings lack '{missing[0]}': derive them from ModelSettings"
+    where = ""
+    try:
+        for name, preset in algorithm.presets.items():
+            where = f"preset '{name}'"
+            algorithm.settings.model_validate(dict(preset))
+        for name, level in algorithm.levels.items():
+            where = f"level '{name}'"
+            TrainingSettings.model_validate(dict(level.training))
+            if level.preset not in algorithm.presets:
+                return f"{where}: no preset '{level.preset}'"
+    except ValidationError as error:
+        return f"{where}: {first_problem(error, 'setting', flat=True)}"
+    return None
 
 
 def level_named(algorithm: Algorithm, name: str) -> Level:
+    """A level of an algorithm. Raises InputError for one that it does not have."""
     if name not in algorithm.levels:
-        raise InputError(unknown_key("level", name, LEVEL_NAMES))
+        if name in LEVEL_NAMES:
+            levels = ", ".join(algorithm.levels)
+            raise InputError(f"algorithm '{algorithm.name}' has no level '{name}', only {levels}")
+        raise InputError(unknown_key("level", name, algorithm.levels))
     return algorithm.levels[name]
 
 
 def unknown_key(kind: str, key: str, valid: typing.Iterable[str]) -> str:
-    """One line that names the nearest valid key, or all of them."""
+    """An error message with the nearest valid key, or all valid keys."""
     names = list(valid)
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     if near or len(names) > 12:
@@ -172,10 +227,9 @@ def build_config(
     overrides: Mapping[str, Any] | None = None,
     **fixed: Any,
 ) -> RunConfig:
-    """The settings of a level with ``overrides`` (flat, by setting name; ``preset`` too) on top.
+    """The settings of a level, with ``overrides`` by setting name (or ``preset``).
 
-    ``fixed`` are seed and init_from. Raises InputError in one line for an unknown key or a value
-    that does not fit.
+    ``fixed`` are seed and init_from. Raises InputError for an unknown key or an invalid value.
     """
     chosen = algorithm_named(algorithm)
     row = level_named(chosen, level)
@@ -216,7 +270,7 @@ def build_config(
 
 
 def parse_assignments(assignments: typing.Sequence[str]) -> dict[str, str]:
-    """``--set key=value`` flags as a dict."""
+    """Parse ``--set key=value`` flags. Raises InputError."""
     parsed = {}
     for item in assignments:
         key, equals, value = item.partition("=")
@@ -227,7 +281,7 @@ def parse_assignments(assignments: typing.Sequence[str]) -> dict[str, str]:
 
 
 def _parse(value: Any, annotation: Any) -> Any:
-    """Text from the command line as what the setting holds: 'none', comma lists."""
+    """Convert text from the command line: 'none' and comma lists."""
     if not isinstance(value, str):
         return value
     optional = isinstance(annotation, types.UnionType) and type(None) in typing.get_args(annotation)

@@ -1,4 +1,4 @@
-"""A store as a torch_geometric dataset, for any model that trains from one."""
+"""A graph store as a torch_geometric dataset, for any model that trains from one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,35 @@ import numpy.typing as npt
 import torch
 from torch_geometric.data import Dataset
 
+from phase2hpc.config.run_config import unknown_key
 from phase2hpc.data.loader import CrystalData, collate
+from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import trust
+from phase2hpc.errors import InputError
 
 
 class StoreDataset(Dataset):  # type: ignore[misc]
-    """``dataset[i]`` is a ``Data`` with the fields of ``CrystalData``, of one crystal.
+    """Crystals of a graph store; ``dataset[i]`` is a torch_geometric ``Data`` of one crystal.
 
-    store: a store, or the path of one, which is verified unless it was before. indices: which of
-    its crystals, all of them by default. properties: columns of ``y``, all labels of the store by
-    default. transform: as torch_geometric's. Works with torch_geometric's DataLoader, workers
-    included: a copy in another process opens the store there.
+    The fields are those of ``CrystalData``: ``z`` (N,), ``pos`` (N, 3) and ``cell`` (1, 3, 3) in
+    angstrom, ``edge_index`` (2, E), ``edge_shift`` (E, 3), ``y`` (1, P) with NaN for a missing
+    label, ``index`` (1,), the position in the store. The vector of an edge from receiver to sender
+    is ``pos[sender] + edge_shift @ cell - pos[receiver]``.
+
+    Works with torch_geometric's ``DataLoader``, workers included: a copy in another process opens
+    the store there.
+
+    Args:
+        store: a store, or its path; a file is verified unless it was before.
+        indices: positions of the crystals in the store. None: all.
+        properties: label columns of ``y``. None: all labels of the store.
+        dtype: of real numbers, float32 or float64.
+        transform: as torch_geometric's.
+        split: "train", "val" or "test", instead of ``indices``.
+
+    Raises:
+        InputError: the file is not a valid store, or it has no such split or label.
     """
 
     def __init__(
@@ -31,23 +48,35 @@ class StoreDataset(Dataset):  # type: ignore[misc]
         properties: Sequence[str] | None = None,
         dtype: torch.dtype = torch.float32,
         transform: Callable[[CrystalData], CrystalData] | None = None,
+        *,
+        split: str | None = None,
     ) -> None:
         super().__init__(transform=transform)
         if not isinstance(store, Store):
             trust(store)
             store = Store.open(store)
         self.store = store
+        if split is not None:
+            if indices is not None:
+                raise InputError("indices and split: give one of them")
+            if split not in SPLITS:
+                raise InputError(unknown_key("split", split, SPLITS))
+            indices = store.split_indices(split)
         everything = np.arange(len(self.store)) if indices is None else indices
         self.store_indices = np.asarray(everything, dtype=np.int64)
         self.properties = tuple(self.store.labels if properties is None else properties)
+        for name in self.properties:
+            if name not in self.store.labels:
+                known = ", ".join(self.store.labels) or "it has none"
+                raise InputError(f"{self.store.path}: no label '{name}' ({known})")
         self.dtype = dtype
 
     def len(self) -> int:
-        """How many crystals."""
+        """Number of crystals."""
         return len(self.store_indices)
 
     def get(self, idx: int) -> CrystalData:
-        """One crystal; ``index`` is its place in the store."""
+        """The crystal at position ``idx`` of the dataset."""
         place = int(self.store_indices[idx])
         data = collate(
             self.store.read_block(place, place + 1),
@@ -56,6 +85,6 @@ class StoreDataset(Dataset):  # type: ignore[misc]
             self.dtype,
             index=np.array([place]),
         )
-        # A loader makes its own of the crystals it joins.
+        # A loader adds its own for the crystals that it joins.
         del data.batch, data.ptr
         return data

@@ -1,4 +1,4 @@
-"""Many graphs as flat arrays: what a store holds, workers send and batches are cut from."""
+"""Many graphs as flat arrays, the form of stores, of worker results and of batches."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MAX_LABEL = float(np.finfo(np.float32).max)
 NODE_TABLE_BYTES = 32
 EDGE_TABLE_BYTES = 8
 
-# Every array but the labels: its dtype and what one entry of it belongs to. The dtype of
-# frac_coords is float64 where the store was made with it.
+# Every array but the labels: dtype, what one entry belongs to, and shape of one entry. In a
+# store made with float64, frac_coords is float64.
 FIELDS: dict[str, tuple[type[np.generic], str, tuple[int, ...]]] = {
     "node_ptr": (np.int64, "pointer", ()),
     "edge_ptr": (np.int64, "pointer", ()),
@@ -46,10 +46,7 @@ FIELDS: dict[str, tuple[type[np.generic], str, tuple[int, ...]]] = {
 def arrays_bytes(
     crystals: Count, nodes: Count, edges: Count, id_bytes: Count, *, labels: int, float64: bool
 ) -> Count:
-    """Bytes of the arrays of so many crystals, nodes, edges and characters of ids.
-
-    labels: number of label columns.
-    """
+    """Size in bytes of the arrays with these counts; ``labels`` is the number of columns."""
     counts = {
         "pointer": crystals + 1,
         "crystal": crystals,
@@ -93,16 +90,16 @@ class GraphArrays:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays in bytes."""
+        """Size of the arrays in bytes."""
         fields = sum(getattr(self, name).nbytes for name in FIELDS)
         return int(fields + sum(column.nbytes for column in self.labels.values()))
 
     def id(self, index: int) -> str:
-        """The id of one crystal."""
+        """Id of one crystal."""
         return self.id_bytes[self.id_ptr[index] : self.id_ptr[index + 1]].tobytes().decode()
 
     def ids(self) -> list[str]:
-        """The ids of all crystals."""
+        """Ids of all crystals."""
         text = self.id_bytes.tobytes()
         return [text[a:b].decode() for a, b in pairwise(self.id_ptr.tolist())]
 
@@ -111,7 +108,7 @@ class GraphArrays:
         return np.flatnonzero(self.split == SPLITS.index(name))
 
     def block(self, low: int, high: int) -> GraphArrays:
-        """Graphs low to high - 1; the arrays are views, the pointers begin at 0 again."""
+        """Graphs low to high - 1: views of the arrays, with pointers that begin at 0."""
         pointers = {
             "node": self.node_ptr[low : high + 1],
             "edge": self.edge_ptr[low : high + 1],
@@ -130,9 +127,9 @@ class GraphArrays:
 
     @cached_property
     def node_table(self) -> npt.NDArray[np.float64]:
-        """(M, 4) float64: Cartesian position in angstrom, atomic number; made at first use.
+        """(M, 4) float64: Cartesian position in angstrom and atomic number; made at first use.
 
-        One table is cut for a batch in a third of the time of its columns one by one.
+        Slicing one table takes a third of the time of slicing its columns.
         """
         cell = np.repeat(self.lattice, np.diff(self.node_ptr), axis=0)
         frac = self.frac_coords.astype(np.float64)
@@ -143,7 +140,7 @@ class GraphArrays:
 
     @cached_property
     def edge_table(self) -> npt.NDArray[np.uint16]:
-        """(E, 4) uint16: sender, receiver, then three int8 of the image and a free byte."""
+        """(E, 4) uint16: sender, receiver, then three int8 of the image and an unused byte."""
         table = np.zeros((len(self.sender), 4), dtype=np.uint16)
         table[:, 0] = self.sender
         table[:, 1] = self.receiver
@@ -151,13 +148,13 @@ class GraphArrays:
         return table
 
     def take(self, indices: npt.NDArray[np.integer]) -> GraphArrays:
-        """The graphs of these indices, in this order (a copy)."""
+        """A copy of the graphs with these indices, in this order."""
         chosen = [int(i) for i in indices]
         return concatenate([self.block(i, i + 1) for i in chosen] or [self.block(0, 0)])
 
 
 def pack(pairs: Iterable[tuple[Crystal, Graph]], *, float64: bool = False) -> GraphArrays:
-    """Graphs of these crystals. Coordinates become float32, as in a store, unless ``float64``."""
+    """Arrays of these graphs. Coordinates become float32, as in a store, unless ``float64``."""
     crystals: list[Crystal] = []
     graphs: list[Graph] = []
     for crystal, graph in pairs:
@@ -189,7 +186,7 @@ def pack(pairs: Iterable[tuple[Crystal, Graph]], *, float64: bool = False) -> Gr
 
 
 def concatenate(blocks: Sequence[GraphArrays]) -> GraphArrays:
-    """One after the other (at least one); a label that a block lacks is NaN there."""
+    """Concatenate at least one block; labels that a block lacks are NaN there."""
     arrays: dict[str, Any] = {}
     for name, (_, owner, _) in FIELDS.items():
         parts = [getattr(block, name) for block in blocks]
@@ -206,7 +203,7 @@ def concatenate(blocks: Sequence[GraphArrays]) -> GraphArrays:
 
 
 def no_labels(count: int) -> npt.NDArray[np.float32]:
-    """A label column without a label."""
+    """A label column without labels."""
     return np.full(count, np.nan, dtype=np.float32)
 
 

@@ -1,8 +1,8 @@
-"""Batches of tensors from a store, or from graphs made on the spot.
+"""Batches of tensors from a store or from graphs in memory.
 
-A batch is a torch_geometric ``Data`` with the usual names, cut from flat arrays: slices of each
-array are joined and offsets added, 10 times faster than ``Batch.from_data_list``.
-Edge vectors are the model's work: ``pos[sender] + edge_shift @ cell[batch] - pos[receiver]``.
+A batch is a torch_geometric ``Data``, collated from slices of flat arrays, which is 10 times
+faster than ``Batch.from_data_list``. Edge vectors are computed by the model:
+``pos[sender] + edge_shift @ cell[batch] - pos[receiver]``.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from phase2hpc.data.sampler import Indices, Sampler, windows_of
 from phase2hpc.data.store.reader import Store
 
 _NUMPY_DTYPE = {torch.float32: np.float32, torch.float64: np.float64}
-# A store larger than one window is shuffled within windows and among them. The size is fixed
-# and counts whether or not the store is in memory: the order must not depend on the free memory
-# of the day, or a run resumed on another node would see other batches.
+# A store larger than one window is shuffled within windows and among them, also if it is in
+# memory: the order must not depend on free memory, or a run that is resumed on another node would
+# see other batches.
 WINDOW_BYTES = 1 << 28
-# A batch may take crystals from the end of one window and the beginning of the next.
+# A batch may span two windows.
 WINDOWS_IN_MEMORY = 2
 
 
 class CrystalData(Data):  # type: ignore[misc]
-    """``Data`` of one crystal or of many.
+    """``Data`` of one or more crystals.
 
     z: (N,) int64 atomic numbers. pos: (N, 3) Cartesian, angstrom. cell: (B, 3, 3), rows are
     vectors. edge_index: (2, E) int64, row 0 the sender, row 1 the receiver, sorted by receiver.
-    edge_shift: (E, 3) the sender's lattice image, as ``pos`` in dtype. batch: (N,) int64, and
+    edge_shift: (E, 3) lattice image of the sender, in the dtype of ``pos``. batch: (N,) int64, and
     ptr: (B + 1,) int64, the crystal of each node. y: (B, P) labels, NaN where missing. index:
-    (B,) int64, where in the source. weight: (B,) one, or zero for padding.
+    (B,) int64, index in the source. weight: (B,) one, or zero for padding.
     """
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        # By its name alone torch_geometric would take it for node indices.
+        # torch_geometric would treat it as node indices, by its name.
         return 0 if key == "index" else super().__inc__(key, value, *args, **kwargs)
 
     @property
@@ -56,11 +56,11 @@ def collate(
     weight: npt.NDArray[np.float32] | None = None,
     index: npt.NDArray[np.int64] | None = None,
 ) -> CrystalData:
-    """One batch of the graphs ``indices``, in this order; fields as in ``CrystalData``.
+    """A batch of the graphs ``indices``, in this order.
 
-    properties: columns of ``y``; one that the arrays have no labels for is NaN. dtype: float32
-    or float64, of all that is real. weight: one a crystal unless given. index: what the batch
-    calls its crystals, ``indices`` unless given.
+    properties: columns of ``y``, NaN where the arrays have no such labels. dtype: float32 or
+    float64, of all real tensors. weight: weights of the crystals, by default 1. index: the field
+    ``index`` of the batch, by default ``indices``.
     """
     real = _NUMPY_DTYPE[dtype]
     chosen = np.asarray(indices, dtype=np.int64)
@@ -71,7 +71,7 @@ def collate(
     edge_index = np.empty((2, len(edges)), dtype=np.int64)
     edge_index[:] = edges[:, :2].T
     edge_index += np.repeat(ptr[:-1], edge_counts)
-    # Column by column: a cast of rows of three is three times slower.
+    # By column: casting rows of three is three times slower.
     shift = np.empty((len(edges), 3), dtype=real)
     for axis in range(3):
         shift[:, axis] = edges.view(np.int8)[:, 4 + axis]
@@ -95,11 +95,10 @@ def collate(
 
 
 class Loader:
-    """Iterates over the rest of the sampler's epoch as batches.
+    """Iterator over the batches that remain in the sampler's epoch.
 
-    A store that is not in memory is read window by window, of which ``WINDOWS_IN_MEMORY`` are
-    held. Without a sampler that goes window by window too it would be read over and over:
-    ``make_loader`` makes both.
+    A store that is not in memory is read by windows, of which ``WINDOWS_IN_MEMORY`` are kept; its
+    sampler must have the same windows. ``make_loader`` makes both.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class Loader:
             self._windows = _Windows(source, source.block_bounds(window_bytes))
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches in an epoch."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[CrystalData]:
@@ -129,20 +128,20 @@ class Loader:
             yield self._collate(arrays, local, indices, weight)
 
     def microbatches(self, max_edges: int | None) -> Iterator[Iterator[CrystalData]]:
-        """As iterating, but each batch as parts of at most ``max_edges`` edges, in its order.
+        """Iterate over batches, each split into microbatches of at most ``max_edges`` edges.
 
-        None: one part. A crystal that has more edges by itself is a part by itself.
+        None: no split. A crystal with more edges is a microbatch of its own.
         """
         for indices, weight in self.sampler:
             arrays, local = self._graphs(indices)
             edges = arrays.edge_ptr[local + 1] - arrays.edge_ptr[local]
             yield (
                 self._collate(arrays, local[rows], indices[rows], weight[rows])
-                for rows in _filled_up(edges, max_edges)
+                for rows in _split_by_size(edges, max_edges)
             )
 
     def _graphs(self, indices: Indices) -> tuple[GraphArrays, Indices]:
-        """Arrays that hold these crystals, and where in them."""
+        """Arrays that contain these crystals, and their indices in them."""
         if self._arrays is not None:
             return self._arrays, indices
         assert self._windows is not None
@@ -158,11 +157,11 @@ class Loader:
         return collate(arrays, local, self.properties, self.dtype, weight=weight, index=index)
 
 
-def _filled_up(sizes: Indices, most: int | None) -> Iterator[slice]:
-    """Consecutive rows whose sizes add up to at most ``most``, one row at least."""
+def _split_by_size(sizes: Indices, max_size: int | None) -> Iterator[slice]:
+    """Split into consecutive rows of total size at most ``max_size``, at least one row each."""
     begin, total = 0, 0
     for row, size in enumerate(sizes.tolist()):
-        if most is not None and row > begin and total + size > most:
+        if max_size is not None and row > begin and total + size > max_size:
             yield slice(begin, row)
             begin, total = row, 0
         total += size
@@ -184,8 +183,8 @@ def make_loader(
 ) -> Loader:
     """A loader with its sampler; without ``shuffle`` the indices keep their order.
 
-    batch_size is that of the global batch, over all ranks. A store above ``window_bytes`` is
-    shuffled within windows of that size and among them.
+    batch_size: size of the global batch, over all ranks. window_bytes: a larger store is shuffled
+    within windows of this size and among them.
     """
     chosen = np.asarray(indices, dtype=np.int64)
     windows = None
@@ -205,7 +204,7 @@ def make_loader(
 
 
 class _Windows:
-    """Windows of a store that is not in memory, the last used ones held."""
+    """Windows of a store that is not in memory, with a cache of the last used."""
 
     def __init__(self, store: Store, bounds: Indices) -> None:
         self._store = store
@@ -213,7 +212,7 @@ class _Windows:
         self._held: dict[int, GraphArrays] = {}
 
     def take(self, indices: Indices) -> GraphArrays:
-        """The graphs of these indices, in this order."""
+        """The graphs with these indices, in this order."""
         window = np.searchsorted(self._bounds, indices, side="right") - 1
         parts, places = [], []
         for number in dict.fromkeys(window.tolist()):
@@ -238,9 +237,9 @@ class _Windows:
 def _rows(
     table: npt.NDArray[Any], ptr: npt.NDArray[np.int64], chosen: Indices
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """The rows of the chosen crystals one after the other, and how many each has."""
+    """Concatenated rows of the chosen crystals, and their counts."""
     begin, end = ptr[chosen], ptr[chosen + 1]
-    # Bytes are joined four times faster than np.concatenate joins as many small arrays.
+    # Four times faster than np.concatenate of many small arrays.
     memory = table.data
     joined = b"".join([memory[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True)])
     return np.frombuffer(joined, dtype=table.dtype).reshape(-1, table.shape[1]), end - begin

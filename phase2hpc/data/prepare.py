@@ -1,4 +1,4 @@
-"""Sources -> worker processes -> store, with a report of what was left out."""
+"""Prepare a graph store from sources, with a report of the rejected crystals."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ from phase2hpc.utils.worker_pool import ordered_map
 
 Source = str | Path
 
-# Crystals a task: enough that sending costs little, few enough that workers end together.
-BATCH = 128
-# More workers than this only wait for the one process that reads the source.
+# Crystals per task: few enough that all workers end at about the same time.
+BATCH_SIZE = 128
+# The one process that reads the sources cannot keep more workers busy.
 MAX_DEFAULT_WORKERS = 8
-DUPLICATE = "duplicate id: the first crystal of this id was taken, ids must be unique"
+DUPLICATE = "duplicate id: only the first crystal with this id is used, ids must be unique"
 SPLIT_RULES = ("formula", "random", "column")
 
 
 @dataclass
 class PrepareSummary(SplitCounts):
-    """Counts of one preparation. ``rejects_report``: a CSV of id, reason and input of each
-    crystal that was left out."""
+    """Counts of one preparation.
+
+    rejects_report: path of a CSV with id, reason and input of each rejected crystal.
+    """
 
     store: Path
     rejects_report: Path
@@ -54,15 +56,15 @@ class PrepareSummary(SplitCounts):
     def lines(self) -> list[str]:
         """The summary as text."""
         if self.already_there:
-            first = f"{self.store} is there already, made from the same sources and settings"
+            first = f"{self.store} exists already, made from the same sources and settings"
         else:
             rate = self.read / max(self.seconds, 1e-9)
             first = f"{self.store}: {self.seconds:.1f} s, {rate:,.0f} crystals/s"
-        left_out = sum(self.rejected.values())
-        lines = [first, f"  in {self.read:,}   kept {self.kept:,}   rejected {left_out:,}"]
+        rejected = sum(self.rejected.values())
+        lines = [first, f"  in {self.read:,}   kept {self.kept:,}   rejected {rejected:,}"]
         lines += [f"    {count:,} x {kind}" for kind, count in sorted(self.rejected.items())]
-        if left_out:
-            lines.append(f"    each with its reason: {self.rejects_report}")
+        if rejected:
+            lines.append(f"    reasons in {self.rejects_report}")
         lines.append(f"  {'':<28}{''.join(f'{name:>10}' for name in SPLITS)}")
         lines.append(f"  {'crystals':<28}{_row(self.splits)}")
         for name in _in_order(self.labels):
@@ -82,7 +84,7 @@ class PrepareSummary(SplitCounts):
         self.add(block)
 
     def stored(self) -> dict[str, Any]:
-        """What the store keeps of it."""
+        """The counts that are saved in the store."""
         return {
             key: value
             for key, value in asdict(self).items()
@@ -102,18 +104,18 @@ def prepare(
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> PrepareSummary:
-    """Write the crystals of these sources, in their order, with their graphs to ``store``.
+    """Write the crystals of the sources, in their order, with their graphs to ``store``.
 
-    split: "formula", "random" (by ``seed``), "column", a CSV of id and split, or None: the
-    source's own where it has one, else by formula. float64: keep coordinates in double precision.
-    workers: processes that validate and build graphs (1: this one); what is written does not
-    depend on it. overwrite: replace a store that was made otherwise. progress: called with the
-    number of crystals done since the last call.
+    split: "formula", "random" (by ``seed``), "column", the path of a CSV of id and split, or None:
+    the source's own split if it has one, else by formula. float64: store coordinates in double
+    precision. workers: number of processes that validate and build graphs (1: this one); the
+    result does not depend on it. overwrite: replace a store of other sources or settings.
+    progress: called with the number of crystals done since the last call.
 
-    A store that is there already from the same sources and settings is left as it is. What is
-    left out goes to the rejects report beside the store. Raises InputError for unreadable
-    sources, a store made otherwise, no crystal left, or an empty split; then there is no new
-    store, and one that was there keeps its report beside that of the failed attempt.
+    An existing store of the same sources and settings is kept. Rejected crystals are listed in a
+    report beside the store. Raises InputError for unreadable sources, an existing store of other
+    sources or settings, no valid crystal, or an empty split; then no store is written, and an
+    existing one keeps its report beside that of the failed attempt.
     """
     if not sources:
         raise InputError("no source given: name a file or folder with crystals")
@@ -122,10 +124,12 @@ def prepare(
     settings = settings or GraphSettings()
     converter = Converter(settings, split, seed, float64)
     made_from = preparation(sources, converter)
-    if not overwrite and (there := already_there(path, made_from)) is not None:
+    if not overwrite and (there := existing_store(path, made_from)) is not None:
         return there
-    raws = first_of_each_id(chain.from_iterable(read(source) for source in sources))
-    with closing(ordered_map(converter, _batches(raws, BATCH), number_of(workers))) as results:
+    raws = reject_duplicate_ids(chain.from_iterable(read(source) for source in sources))
+    with closing(
+        ordered_map(converter, _batches(raws, BATCH_SIZE), worker_count(workers))
+    ) as results:
         return write_prepared(path, sources, converter, made_from, results, begin, progress)
 
 
@@ -138,10 +142,10 @@ def write_prepared(
     begin: float,
     progress: Callable[[int], None] | None = None,
 ) -> PrepareSummary:
-    """Write a converter's results as one store, with the report beside it.
+    """Write the results of a converter as one store, with the report beside it.
 
-    made_from: ``preparation`` of the sources. begin: when the work began, on the monotonic clock.
-    Raises InputError where no crystal is left, or a split is empty.
+    made_from: ``preparation`` of the sources. begin: ``time.monotonic()`` at the start. Raises
+    InputError if no crystal is valid or a split is empty.
     """
     report_of_failure = rejects_path(path, failed=path.exists())
     summary = PrepareSummary(path, report_of_failure)
@@ -171,13 +175,13 @@ def write_prepared(
     return summary
 
 
-def number_of(workers: int | None) -> int:
-    """The default for None: as many as cores, up to MAX_DEFAULT_WORKERS."""
+def worker_count(workers: int | None) -> int:
+    """``workers``, by default the number of cores, at most MAX_DEFAULT_WORKERS."""
     return workers or min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))
 
 
-def first_of_each_id(raws: Iterable[Raw]) -> Iterator[Raw]:
-    """A later crystal of the same id becomes unreadable: which one is meant nobody can tell."""
+def reject_duplicate_ids(raws: Iterable[Raw]) -> Iterator[Raw]:
+    """Replace later crystals of the same id by an UnreadableRecord."""
     seen: set[str] = set()
     for raw in raws:
         if raw.id in seen and not isinstance(raw, UnreadableRecord):
@@ -194,7 +198,7 @@ def _batches(raws: Iterable[Raw], size: int) -> Iterator[list[Raw]]:
 
 
 def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, Any]:
-    """What the store's content depends on, as JSON knows it."""
+    """Everything that the content of the store depends on, as JSON values."""
     rule = converter.split
     made_from: dict[str, Any] = {
         "sources": [source_hash(source) for source in sources],
@@ -208,26 +212,29 @@ def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, An
             made_from["split"] = hashlib.sha256(Path(rule).read_bytes()).hexdigest()
         except OSError as error:
             raise InputError(
-                f"--split {rule}: no such file that can be read; use {', '.join(SPLIT_RULES)} "
-                "or a CSV of id and split"
+                f"--split {rule}: not a readable file; use {', '.join(SPLIT_RULES)} or a CSV of "
+                "id and split"
             ) from error
     return made_from
 
 
-def already_there(path: Path, made_from: dict[str, Any]) -> PrepareSummary | None:
-    """Of the store that is there, if it is the one asked for; InputError if another is."""
+def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | None:
+    """Summary of an existing store that was made from ``made_from``; None if there is none.
+
+    Raises InputError for a store of other sources or settings, or a damaged one.
+    """
     if not path.exists():
         return None
     try:
         info = inspect(path)
     except InputError as error:
         raise InputError(
-            f"{path} is there but cannot be used ({error}): remove it, replace it with "
-            "--overwrite or give another --store"
+            f"{path} exists but cannot be used ({error}): remove it, replace it with --overwrite "
+            "or give another --store"
         ) from error
     if different := _differences(info.preparation, made_from):
         raise InputError(
-            f"{path} is there already, {different}: replace it with --overwrite or give another "
+            f"{path} exists already, {different}: replace it with --overwrite or give another "
             "--store"
         )
     return PrepareSummary(
@@ -240,7 +247,7 @@ def already_there(path: Path, made_from: dict[str, Any]) -> PrepareSummary | Non
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """How a store was made otherwise, old -> new; "" where it was not."""
+    """Differences in sources and settings as text, old -> new; "" if there are none."""
     if "merged" in old:
         return f"merged from {len(old['merged'])} stores"
     changes = []
@@ -271,15 +278,15 @@ def _check_not_empty(summary: PrepareSummary) -> None:
     if not summary.kept:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(summary.rejected.items()))
         raise InputError(
-            f"none of {summary.read} crystals can be used ({kinds}): see {summary.rejects_report}"
+            f"none of {summary.read} crystals is valid ({kinds}): see {summary.rejects_report}"
         )
     empty = [name for name, count in summary.splits.items() if not count]
     if empty:
         counts = ", ".join(f"{name} {count}" for name, count in summary.splits.items())
         raise InputError(
             f"split {' and '.join(empty)} would be empty ({counts}): give more crystals, "
-            "--split random, or --split FILE with a line 'id,split' a crystal"
-            + (f"; what was left out: {summary.rejects_report}" if summary.rejected else "")
+            "--split random, or --split FILE with a line 'id,split' per crystal"
+            + (f"; rejected crystals: {summary.rejects_report}" if summary.rejected else "")
         )
 
 

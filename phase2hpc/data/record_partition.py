@@ -1,17 +1,16 @@
-"""Which part of the sources a reader takes, when several processes share them."""
+"""Partition of the records of all sources among several reader processes."""
 
 from __future__ import annotations
 
 
 class RecordPartition:
-    """Counts the units of all sources, one after another, and says which are this reader's.
+    """Round-robin assignment of records to ``shards`` readers, in blocks of ``block`` records.
 
-    A unit is what a source is stepped over by: a line, a record, a row, a frame; in a folder a
-    file. ``block`` units in a row go to one of ``shards`` readers, the next to the next reader,
-    and so on in turn: nobody has to know beforehand how many there are. Every reader steps past
-    all units, so that errors in a source are met, and its count is the same, in each of them.
+    A record is a line, JSON record, row or frame of a source, or a file of a folder. The number of
+    records need not be known. Every reader steps over all records of all sources, so that each of
+    them sees the errors of a source and counts the same.
 
-    count: units passed so far. current: number of the block that the item read last is of.
+    count: records passed so far. current: block number of the last record.
     """
 
     def __init__(self, shard: int = 0, shards: int = 1, block: int = 1) -> None:
@@ -20,7 +19,7 @@ class RecordPartition:
         self._shard, self._shards, self._block = shard, shards, block
 
     def take(self) -> bool:
-        """Step to the next unit: whether it is one of this reader's."""
+        """Step to the next record; True if it is this reader's."""
         self.current = self.count // self._block
         self.count += 1
         return self.current % self._shards == self._shard

@@ -1,4 +1,4 @@
-"""The order in which crystals are seen: a function of seed and epoch, with a saved position."""
+"""Sampler of batches, whose order depends on seed and epoch only, with a saved position."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from phase2hpc.errors import InputError
 
 Indices = npt.NDArray[np.int64]
 
-# What a seed is used for: two uses of one seed must not draw the same numbers.
+# Different uses of one seed must draw different random numbers.
 _ORDER_STREAM = 1
 _SUBSET_STREAM = 2
 
 
 class Sampler:
-    """Batches of store indices, each crystal once an epoch whatever the number of ranks.
+    """Batches of store indices: each crystal once per epoch, for any number of ranks.
 
-    indices: the crystals of an epoch. batch_size: of the global batch, which is dealt out over
-    ``world_size`` ranks; where it cannot be dealt evenly, a rank is given a crystal once more
-    with weight zero, so that all ranks take equally many steps of equal size. shuffle: a new
-    order each epoch, drawn from (seed, epoch) alone. windows: the same indices in parts that lie
-    together in the store, so that one may be read at a time; crystals are shuffled within a
-    window and windows among each other.
+    indices: the crystals of an epoch. batch_size: size of the global batch, which is split over
+    ``world_size`` ranks; shorter shares are padded with a crystal of weight zero, so that all
+    ranks take the same number of steps of the same size. shuffle: a new order each epoch, from
+    (seed, epoch) only. windows: the same indices by contiguous window of the store; crystals are
+    shuffled within windows, and windows among each other.
 
-    The state is (seed, epoch, position); position counts the global batches of this epoch that
-    were handed out. An iterator goes from there to the end of the epoch, then begins the next.
+    The state is (seed, epoch, position); position is the number of global batches of this epoch
+    that were yielded. An iterator runs from there to the end of the epoch, and then sets the state
+    to the beginning of the next.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Sampler:
         windows: Sequence[Indices] | None = None,
     ) -> None:
         if batch_size < 1:
-            raise InputError(f"batch size {batch_size}: give at least 1")
+            raise InputError(f"batch size {batch_size}: must be at least 1")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}")
         self.indices: Indices = np.asarray(indices, dtype=np.int64)
@@ -57,11 +57,11 @@ class Sampler:
         self.position = 0
 
     def __len__(self) -> int:
-        """Global batches an epoch."""
+        """Number of global batches in an epoch."""
         return -(-len(self.indices) // self.batch_size)
 
     def order(self, epoch: int) -> Indices:
-        """All indices in the order of this epoch."""
+        """All indices in the order of an epoch."""
         if not self.shuffle:
             return self.indices
         generator = _generator(self.seed, _ORDER_STREAM, epoch)
@@ -71,7 +71,7 @@ class Sampler:
         return np.concatenate([generator.permutation(part) for part in parts])
 
     def __iter__(self) -> Iterator[tuple[Indices, npt.NDArray[np.float32]]]:
-        """(indices, weights) of this rank's share of each batch, from the position on."""
+        """Yield (indices, weights) of this rank's share of each batch, from the position on."""
         order = self.order(self.epoch)
         while self.position < len(self):
             begin = self.position * self.batch_size
@@ -84,7 +84,7 @@ class Sampler:
         return {"seed": self.seed, "epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where this state was saved; ValueError where it belongs to no such sampler."""
+        """Continue from a saved state. Raises ValueError for a position beyond the epoch."""
         if state["position"] > len(self):
             raise ValueError(f"position {state['position']} in an epoch of {len(self)} batches")
         self.seed = int(state["seed"])
@@ -101,18 +101,18 @@ class Sampler:
 
 
 def draw_subset(indices: npt.ArrayLike, max_samples: int | None, seed: int) -> Indices:
-    """At most ``max_samples`` of the indices, drawn by the seed, in ascending order."""
+    """At most ``max_samples`` of the indices, drawn by the seed, ascending."""
     everything = np.asarray(indices, dtype=np.int64)
     if max_samples is None or max_samples >= len(everything):
         return everything
     if max_samples < 1:
-        raise InputError(f"max samples {max_samples}: give at least 1")
+        raise InputError(f"max samples {max_samples}: must be at least 1")
     generator = _generator(seed, _SUBSET_STREAM)
     return np.sort(generator.choice(everything, size=max_samples, replace=False))
 
 
 def windows_of(indices: Indices, bounds: Indices) -> list[Indices]:
-    """The indices by the block of the store that they lie in, blocks without one left out."""
+    """Split the indices by block of the store; empty blocks are left out."""
     ordered = np.sort(indices)
     parts = np.split(ordered, np.searchsorted(ordered, bounds[1:-1]))
     return [part for part in parts if len(part)]

@@ -27,10 +27,10 @@ from phase2hpc.data.prepare import (
     DUPLICATE,
     PrepareSummary,
     Source,
-    already_there,
-    first_of_each_id,
-    number_of,
+    existing_store,
     preparation,
+    reject_duplicate_ids,
+    worker_count,
     write_prepared,
 )
 from phase2hpc.data.readers.registry import read
@@ -41,7 +41,13 @@ from phase2hpc.data.store.verify import trust
 from phase2hpc.data.store.writer import StoreWriter
 from phase2hpc.data.validation import reason_kind
 from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.utils.shard_folder import ShardFolder, fingerprints, read_lines, write_line, writing
+from phase2hpc.utils.shard_folder import (
+    ShardFolder,
+    atomic_text,
+    fingerprints,
+    read_lines,
+    write_line,
+)
 from phase2hpc.utils.worker_pool import ordered_map
 
 # Records in a row that are one shard's: few, so that small sources are shared too.
@@ -71,13 +77,15 @@ def make_shard(
         return
     begin = time.monotonic()
     units = RecordPartition(shard, folder.count, BLOCK)
-    raws = first_of_each_id(chain.from_iterable(read(source, units=units) for source in sources))
+    raws = reject_duplicate_ids(
+        chain.from_iterable(read(source, units=units) for source in sources)
+    )
     numbered = groupby(((units.current, raw) for raw in raws), key=itemgetter(0))
     blocks = ((block, [raw for _, raw in group]) for block, group in numbered)
     function = _BlockConverter(converter)
     with (
-        writing(folder.part(shard)) as part,
-        closing(ordered_map(function, blocks, number_of(workers))) as results,
+        atomic_text(folder.part(shard)) as part,
+        closing(ordered_map(function, blocks, worker_count(workers))) as results,
     ):
         write_line(part, {"sources": fingerprints(sources)})
         with StoreWriter(
@@ -129,7 +137,7 @@ def merge_shards(
     """
     begin = time.monotonic()
     made_from = preparation(sources, converter)
-    if not overwrite and (there := already_there(store, made_from)) is not None:
+    if not overwrite and (there := existing_store(store, made_from)) is not None:
         folder.remove()
         return there
     folder.require_all()

@@ -1,4 +1,4 @@
-"""A trained model's predictions in physical units: one code for validation, test and predict."""
+"""Batched inference in physical units, shared by validation, test and prediction."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph_arrays import GraphArrays
 from phase2hpc.data.loader import collate
 from phase2hpc.data.store.reader import Store
-from phase2hpc.inference.out_of_memory import naming_the_batch
+from phase2hpc.inference.out_of_memory import out_of_memory_errors
 from phase2hpc.models.multitask import MultiTaskModel
 from phase2hpc.training.target_scaler import TargetScaler
 
-# Bounds of an evaluation batch: its operators take memory by atom, so atoms are what is limited.
-ATOMS_A_BATCH = 1024
-CRYSTALS_A_BATCH = 64
+# Limits of a batch: the tensor-product operators take memory per atom.
+MAX_BATCH_ATOMS = 1024
+MAX_BATCH_CRYSTALS = 64
 
 
 def batches_by_size(
     arrays: GraphArrays, indices: npt.NDArray[np.int64], max_edges: int | None = None
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Positions in ``indices`` as batches of bounded size, crystals of like size together.
+    """Batches of limited size, as positions in ``indices``, crystals of similar size together.
 
-    max_edges: of a batch; a crystal that has more by itself is a batch by itself.
+    max_edges: of a batch; a single crystal with more is a batch of its own.
     """
     sizes = arrays.node_ptr[indices + 1] - arrays.node_ptr[indices]
     edges = arrays.edge_ptr[indices + 1] - arrays.edge_ptr[indices]
     order = np.argsort(sizes, kind="stable")
-    most_edges = math.inf if max_edges is None else max_edges
+    edge_limit = math.inf if max_edges is None else max_edges
     batch: list[int] = []
     atoms_here = edges_here = 0
     for position in order.tolist():
         atoms_here += int(sizes[position])
         edges_here += int(edges[position])
-        full = atoms_here > ATOMS_A_BATCH or edges_here > most_edges
-        if batch and (full or len(batch) == CRYSTALS_A_BATCH):
+        full = atoms_here > MAX_BATCH_ATOMS or edges_here > edge_limit
+        if batch and (full or len(batch) == MAX_BATCH_CRYSTALS):
             yield np.array(batch)
             batch, atoms_here, edges_here = [], int(sizes[position]), int(edges[position])
         batch.append(position)
@@ -49,7 +49,7 @@ def batches_by_size(
 
 
 @torch.inference_mode()
-def predict(
+def predict_graphs(
     model: MultiTaskModel,
     scaler: TargetScaler,
     source: Store | GraphArrays,
@@ -72,7 +72,7 @@ def predict(
             if before_each is not None:
                 before_each()
             batch = collate(arrays, local[rows], dtype=dtype).to(device)
-            with naming_the_batch(batch):
+            with out_of_memory_errors(batch):
                 scaled = model(batch).to("cpu", torch.float64).numpy()
             out[here[rows]] = bounded(scaler.inverse(scaled), scaler.properties)
     return out
@@ -81,7 +81,7 @@ def predict(
 def compositions(
     source: Store | GraphArrays, indices: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Atomic fractions (n, Z) of crystals, the column an atomic number."""
+    """Atomic fractions of crystals, (n, MAX_ATOMIC_NUMBER + 1), columns by atomic number."""
     out = np.zeros((len(indices), MAX_ATOMIC_NUMBER + 1))
     for arrays, first in _in_memory(source):
         for row in np.flatnonzero((indices >= first) & (indices < first + len(arrays))):
@@ -92,7 +92,7 @@ def compositions(
 
 
 def _in_memory(source: Store | GraphArrays) -> Iterator[tuple[GraphArrays, int]]:
-    """The graphs and the index of the first, in one piece where they are in memory anyway."""
+    """Blocks of graphs with the index of their first; one block where all are in memory."""
     if isinstance(source, GraphArrays):
         yield source, 0
         return

@@ -1,4 +1,4 @@
-"""What a model computes on, and why that is not the GPU that should be there."""
+"""Choice of the device (CPU or GPU), with the reason where an expected GPU cannot be used."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import os
 import torch
 
 from phase2hpc.errors import InputError
-from phase2hpc.utils.gpus import gpu_count, why_torch_sees_none
+from phase2hpc.utils.gpus import advice_for_invisible_gpus, gpu_count
 
 log = logging.getLogger(__name__)
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device of ``--device``; auto: a GPU where torch sees one, and a warning where it does
-    not see one that is there.
+    """The device for ``--device``: auto, cpu or cuda.
 
-    Raises InputError where cuda is asked for and absent, and for another word than auto, cpu or
-    cuda.
+    auto: the GPU where torch sees one; a warning where the machine or job has one that torch does
+    not see. Raises InputError for another word, and for cuda where torch sees no GPU.
     """
     if wanted not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device {wanted}: use auto, cpu or cuda")
@@ -27,23 +26,23 @@ def choose_device(wanted: str) -> torch.device:
     if wanted == "cuda":
         raise InputError(
             "--device cuda: torch sees no GPU here: "
-            f"{why_torch_sees_none(torch.version.cuda)}; or use --device cpu or auto"
+            f"{advice_for_invisible_gpus(torch.version.cuda)}; or use --device cpu or auto"
         )
-    if wanted == "auto" and (there := _gpus_that_are_there()):
+    if wanted == "auto" and (there := _present_gpus()):
         log.warning(
             "%s, but torch sees none, and the CPU is used: %s (--device cpu says that this is "
             "meant)",
             there,
-            why_torch_sees_none(torch.version.cuda),
+            advice_for_invisible_gpus(torch.version.cuda),
         )
     return torch.device("cpu")
 
 
-def _gpus_that_are_there() -> str | None:
-    # Empty: hidden on purpose.
+def _present_gpus() -> str | None:
+    # Hidden by the user.
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None
-    # A job has those that it asked for, however many its node has.
+    # A job has the GPUs that it requested, not those of its node.
     if "SLURM_JOB_ID" in os.environ:
         of_job = os.environ.get("SLURM_GPUS_ON_NODE", "0")
         return None if of_job == "0" else f"this job has GPUs ({of_job} on this node)"

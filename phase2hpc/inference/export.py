@@ -1,4 +1,4 @@
-"""A trained model to hand on: what inference and its reader need, nothing of where it was made."""
+"""Export of a trained model without paths, host and process of this machine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from phase2hpc.utils.os_errors import refused_place
 def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
     """Write best.pt, settings, manifest and metrics of a finished run to ``folder``.
 
-    Paths, host and process of this machine are left out. The folder can be given to ``predict
-    --run``. Raises InputError where the run is not finished or the folder is not empty.
+    The folder can be given to ``predict --run``. Raises InputError where the run is not finished or
+    the folder is not empty.
     """
     manifest = run.read_manifest()
     if manifest.state != "finished":
@@ -40,7 +40,7 @@ def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
 
 
 def _write(run: RunDirectory, manifest: Manifest, exported: RunDirectory) -> None:
-    """The manifest comes last: without it a folder is no model."""
+    """Write the files; the manifest last, which makes the folder a model."""
     TrainedModel.load(run.best).save(exported)
     exported.write_config(run.read_config().model_copy(update={"runtime": RuntimeSettings()}))
     for source, target in (

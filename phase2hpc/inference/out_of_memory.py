@@ -1,4 +1,4 @@
-"""Out of memory, said with the batch that did not fit and the setting that makes it fit."""
+"""Out-of-memory errors with the size of the batch and the setting that reduces it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import torch
 from phase2hpc.data.loader import CrystalData
 from phase2hpc.errors import Phase2Error
 
-# torch raises a plain RuntimeError where the CPU's allocator has no memory.
-_OF_THE_CPU = ("can't allocate memory", "not enough memory", "std::bad_alloc")
+# torch (2.13) raises a plain RuntimeError where its CPU allocator fails: no class, no error number.
+# Its text is all there is to recognise it by.
+_CPU_ALLOCATOR_MESSAGES = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 
 
 class OutOfMemory(Phase2Error):
-    """A batch did not fit."""
+    """A batch does not fit in memory."""
 
 
 @contextmanager
-def naming_the_batch(batch: CrystalData) -> Iterator[None]:
-    """Raise OutOfMemory with the batch's size where what is done here runs out of memory."""
+def out_of_memory_errors(batch: CrystalData) -> Iterator[None]:
+    """Raise OutOfMemory, with the batch's size, where the body runs out of memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         expected = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not expected and not any(words in str(error) for words in _OF_THE_CPU):
+        if not expected and not any(words in str(error) for words in _CPU_ALLOCATOR_MESSAGES):
             raise
         edges, crystals = batch.edge_index.shape[1], batch.num_graphs
         where = "GPU memory" if batch.pos.is_cuda else "memory"

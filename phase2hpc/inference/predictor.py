@@ -1,19 +1,11 @@
-"""Structures in, a table of predictions out: a row for every input, whatever happens to it."""
+"""Prediction of properties and crystal vectors with one or several trained models."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-import textwrap
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, groupby, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from operator import itemgetter
-from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,74 +17,157 @@ from phase2hpc.data.convert import Raw, Rejection, graphs_of
 from phase2hpc.data.crystal import Crystal, UnreadableRecord
 from phase2hpc.data.elements import atomic_number
 from phase2hpc.data.graph import Graph
-from phase2hpc.data.graph_arrays import pack
-from phase2hpc.data.readers.registry import describe, read
+from phase2hpc.data.graph_arrays import GraphArrays, pack
+from phase2hpc.data.loader import collate
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import predict as predict_batches
+from phase2hpc.inference.batched import batches_by_size, predict_graphs
 from phase2hpc.inference.devices import choose_device
+from phase2hpc.inference.inputs import read_structures
 from phase2hpc.inference.out_of_memory import OutOfMemory
+from phase2hpc.inference.prediction_table import Prediction, as_frame
 from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.runs.model_selection import describe_model
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.utils import tables
-from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.error_text import first_line
-from phase2hpc.utils.os_errors import refused
 from phase2hpc.utils.progress import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from phase2hpc.inference.inputs import Structures
 
 # Structures read, turned to graphs and predicted together. Bounds memory; and the last bits of a
 # prediction depend on what is predicted beside it, so where a chunk begins is fixed by the inputs.
 CHUNK = 1024
 
-
-@dataclass
-class Prediction:
-    """One row: values and sigmas by property, empty unless status is "ok".
-
-    status: "ok", "rejected" (a structure, but none to predict for) or "failed" (unreadable, or
-    the model could not); ``reason`` says why. in_domain: False where an element never occurred in
-    training, None where nothing speaks against it but nothing vouches for it either.
-    """
-
-    id: str
-    input: str
-    formula: str
-    status: str
-    reason: str = ""
-    values: dict[str, float] = field(default_factory=dict)
-    sigmas: dict[str, float] = field(default_factory=dict)
-    in_domain: bool | None = None
+GraphPair = tuple[Crystal, Graph]
+Array = npt.NDArray[Any]
 
 
 class Predictor:
-    """One or several trained models, loaded once.
+    """One or several trained models, loaded for prediction.
 
-    Several models (an ensemble) predict their mean, and the standard deviation among them is the
-    sigma. Raises InputError where they differ in properties or graph settings.
+    Several models form an ensemble: predictions are their mean, and ``<property>_sigma`` is the
+    sample standard deviation among them.
+
+    Attributes:
+        runs: where the models were loaded from.
+        properties: what they predict, in the order of the columns.
+        units: unit by property, "" for a dimensionless one.
+        elements: atomic numbers that occur in the training data of every model.
+        graph_settings: of the graphs that they were trained on.
     """
 
-    def __init__(self, best_files: Sequence[Path], device: torch.device) -> None:
+    def __init__(self, runs: Sequence[RunDirectory], device: torch.device) -> None:
+        """Load the best weights of these runs.
+
+        Raises:
+            InputError: weights are missing or damaged, or the models differ in properties or
+                graph settings.
+        """
+        self.runs = tuple(runs)
         self.device = device
-        self.models = [TrainedModel.load(path, device) for path in best_files]
+        self.models = [TrainedModel.load(run.best, device) for run in runs]
         first = self.models[0]
-        self.properties = first.scaler.properties
-        for path, other in zip(best_files[1:], self.models[1:], strict=True):
-            if other.scaler.properties != self.properties:
-                raise InputError(f"{path}: predicts other properties than {best_files[0]}")
+        for run, other in zip(runs[1:], self.models[1:], strict=True):
+            if other.scaler.properties != first.scaler.properties:
+                raise InputError(f"{run.best}: predicts other properties than {runs[0].best}")
             if other.graph_settings != first.graph_settings:
-                raise InputError(f"{path}: was trained on other graphs than {best_files[0]}")
+                raise InputError(f"{run.best}: was trained on other graphs than {runs[0].best}")
+        self.properties: tuple[str, ...] = first.scaler.properties
+        self.units = {name: unit(name) for name in self.properties}
         self.graph_settings = first.graph_settings
         self.elements = frozenset.intersection(*(frozenset(m.elements) for m in self.models))
 
-    def predict(self, raws: Iterable[Raw]) -> Iterator[Prediction]:
-        """A row for every input, in order."""
-        stream = iter(raws)
-        while chunk := list(islice(stream, CHUNK)):
+    def __repr__(self) -> str:
+        return f"Predictor({describe_model(self.runs)})"
+
+    def predict(self, structures: Structures) -> pd.DataFrame:
+        """Predict the properties of structures.
+
+        Args:
+            structures: a pymatgen ``Structure``, an ASE ``Atoms``, a path (a structure file, a
+                folder of them, or anything else that ``prepare`` reads), or an iterable of these.
+
+        Returns:
+            One row per structure in the order of the input, with the columns of ``predict
+            --output``: ``id``, ``input``, ``formula``, ``status`` ("ok", "rejected" or
+            "failed"), ``reason``; ``<property>`` and ``<property>_sigma`` in ``units`` (float64,
+            NaN where there is no value); ``in_domain`` (boolean, ``<NA>`` where not known).
+
+        Raises:
+            InputError: a path does not exist or has an unknown format.
+            TypeError: ``structures`` is neither a structure nor an iterable.
+        """
+        return as_frame(self.predict_raw(read_structures(structures)), self.properties)
+
+    def features(self, structures: Structures) -> npt.NDArray[np.floating]:
+        """Crystal vectors: what the encoder makes of each structure, before the heads.
+
+        Args:
+            structures: as of ``predict``.
+
+        Returns:
+            Array (n, F) in the precision of the model; row i belongs to row i of ``predict``. A
+            structure that is rejected or fails there has a row of NaN.
+
+        Raises:
+            InputError: as ``predict``; and for an ensemble, whose members' vectors are unrelated.
+        """
+        if len(self.models) > 1:
+            raise InputError(
+                f"features: the vectors of {len(self.models)} models are unrelated: load one model"
+            )
+        (model,) = self.models
+        width = model.model.out_features
+        dtype = np.dtype(np.float64 if model.dtype == torch.float64 else np.float32)
+        blocks = [np.empty((0, width), dtype)]
+        for chunk in _chunks(read_structures(structures)):
+            block = np.full((len(chunk), width), np.nan, dtype)
+            accepted = [
+                (i, result)
+                for i, result in enumerate(graphs_of(chunk, self.graph_settings))
+                if not isinstance(result, Rejection)
+            ]
+            vectors = self._compute(self._crystal_vectors, [pair for _, pair in accepted])
+            for (i, _), vector in zip(accepted, vectors, strict=True):
+                if not isinstance(vector, str):
+                    block[i] = vector
+            blocks.append(block)
+        return np.concatenate(blocks)
+
+    def predict_raw(self, raws: Iterable[Raw]) -> Iterator[Prediction]:
+        """One prediction per raw crystal, in order."""
+        for chunk in _chunks(raws):
             yield from self._predict_chunk(chunk)
+
+    def predict_chunks(
+        self, structures: Structures, *, id_prop: bool = False, shard: int = 0, shards: int = 1
+    ) -> Iterator[tuple[int, list[Prediction]]]:
+        """Predictions chunk by chunk with its number; of several shards, those of one.
+
+        Arguments as of ``read_structures``. Progress is shown on stderr.
+        """
+        partition = RecordPartition(shard, shards, CHUNK)
+        raws = read_structures(structures, id_prop=id_prop, partition=partition)
+        numbered = groupby(((partition.current, raw) for raw in raws), key=itemgetter(0))
+        with Progress("predicting", None, "structures") as progress:
+            for number, group in numbered:
+                rows = []
+                for row in self.predict_raw(raw for _, raw in group):
+                    rows.append(row)
+                    progress.advance(1)
+                yield number, rows
+
+    def predict_all(self, structures: Structures, *, id_prop: bool = False) -> list[Prediction]:
+        """All predictions of ``predict_chunks``."""
+        chunks = self.predict_chunks(structures, id_prop=id_prop)
+        return [row for _, rows in chunks for row in rows]
 
     def _predict_chunk(self, raws: list[Raw]) -> list[Prediction]:
         rows: list[Prediction] = []
-        accepted: list[tuple[Prediction, tuple[Crystal, Graph]]] = []
+        accepted: list[tuple[Prediction, GraphPair]] = []
         for raw, result in zip(raws, graphs_of(raws, self.graph_settings), strict=True):
             if isinstance(result, Rejection):
                 status = "failed" if isinstance(raw, UnreadableRecord) else "rejected"
@@ -103,45 +178,64 @@ class Predictor:
                 row.in_domain = None if self.elements.issuperset(numbers) else False
                 accepted.append((row, result))
             rows.append(row)
-        self._fill(accepted)
+        results = self._compute(self._members, [pair for _, pair in accepted])
+        for (row, _), members in zip(accepted, results, strict=True):
+            if isinstance(members, str):
+                row.status, row.reason = "failed", members
+            elif not np.isfinite(members).all():
+                row.status, row.reason = "failed", "the model's prediction is not finite"
+            else:
+                row.values = dict(zip(self.properties, members.mean(0).tolist(), strict=True))
+                if len(members) > 1:
+                    spread = members.std(0, ddof=1).tolist()
+                    row.sigmas = dict(zip(self.properties, spread, strict=True))
         return rows
 
-    def _fill(self, accepted: list[tuple[Prediction, tuple[Crystal, Graph]]]) -> None:
-        """Predict for these; where that fails, for each by itself, so that one spoils no other."""
-        if not accepted:
-            return
-        try:
-            members = self._members([pair for _, pair in accepted])
-        except (RuntimeError, OutOfMemory) as error:
-            if len(accepted) > 1:
-                for one in accepted:
-                    self._fill([one])
-                return
-            row = accepted[0][0]
-            row.status, row.reason = "failed", f"the model failed on it: {first_line(error)}"
-            return
-        for i, (row, _) in enumerate(accepted):
-            if not np.isfinite(members[:, i]).all():
-                row.status, row.reason = "failed", "the model's prediction is not finite"
-                continue
-            row.values = dict(zip(self.properties, members[:, i].mean(0).tolist(), strict=True))
-            if len(members) > 1:
-                spread = members[:, i].std(0, ddof=1).tolist()
-                row.sigmas = dict(zip(self.properties, spread, strict=True))
-
-    def _members(self, pairs: list[tuple[Crystal, Graph]]) -> npt.NDArray[np.float64]:
-        """Each model's predictions, (models, crystals, properties)."""
+    def _compute(
+        self, function: Callable[[GraphArrays], Array], pairs: list[GraphPair]
+    ) -> list[Array | str]:
+        """``function`` of these graphs, row by row. If it fails it is applied to each graph alone,
+        and the reason is in the place of those that fail."""
+        if not pairs:
+            return []
         float64 = any(m.config.training.precision == "float64" for m in self.models)
-        arrays = pack(pairs, float64=float64)
+        try:
+            return list(function(pack(pairs, float64=float64)))
+        except (RuntimeError, OutOfMemory) as error:
+            if len(pairs) == 1:
+                return [f"the model failed on it: {first_line(error)}"]
+            return [self._compute(function, [pair])[0] for pair in pairs]
+
+    def _members(self, arrays: GraphArrays) -> Array:
+        """Predictions of each model, (crystals, models, properties)."""
         indices = np.arange(len(arrays))
         return np.stack(
             [
-                predict_batches(
+                predict_graphs(
                     m.model, m.scaler, arrays, indices, device=self.device, dtype=m.dtype
                 )
                 for m in self.models
-            ]
+            ],
+            axis=1,
         )
+
+    @torch.inference_mode()
+    def _crystal_vectors(self, arrays: GraphArrays) -> Array:
+        """Crystal vectors of the one model, (crystals, F)."""
+        (model,) = self.models
+        out: list[Any] = [None] * len(arrays)
+        for rows in batches_by_size(arrays, np.arange(len(arrays))):
+            batch = collate(arrays, rows, dtype=model.dtype).to(self.device)
+            vectors = model.model.encoder(batch).cpu().numpy()
+            for row, vector in zip(rows.tolist(), vectors, strict=True):
+                out[row] = vector
+        return np.stack(out)
+
+
+def _chunks(raws: Iterable[Raw]) -> Iterator[list[Raw]]:
+    stream = iter(raws)
+    while chunk := list(islice(stream, CHUNK)):
+        yield chunk
 
 
 def _formula_of(raw: Raw) -> str:
@@ -153,146 +247,10 @@ def _formula_of(raw: Raw) -> str:
     return reduced_formula(known) if known and len(known) == len(numbers) else ""
 
 
-def as_records(rows: Iterable[Prediction], properties: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows as flat records with the columns of the output file; None where there is no value."""
-    for row in rows:
-        record: dict[str, Any] = {
-            "id": row.id,
-            "input": row.input,
-            "formula": row.formula,
-            "status": row.status,
-            "reason": row.reason,
-        }
-        for name in properties:
-            record[name] = row.values.get(name)
-            record[f"{name}_sigma"] = row.sigmas.get(name)
-        record["in_domain"] = row.in_domain
-        yield record
-
-
-def write_predictions(path: Path, rows: Iterable[Prediction], properties: Sequence[str]) -> None:
-    """Write rows as CSV, or as JSON where the name ends in .json; whole or not at all."""
-    write_records(path, as_records(rows, properties), properties)
-
-
-def write_records(path: Path, records: Iterable[dict[str, Any]], properties: Sequence[str]) -> None:
-    """The same of rows as ``as_records`` gives them; only their text is kept in memory."""
-    stream = io.StringIO()
-    if path.suffix.lower() == ".json":
-        _write_json(stream, records)
-    else:
-        columns = list(next(as_records([Prediction("", "", "", "")], properties)))
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _cell(v) for k, v in record.items()} for record in records)
-    try:
-        write_atomically(path, stream.getvalue())
-    except OSError as error:
-        note = "what was there is as it was" if path.exists() else ""
-        raise refused(error, f"--output {path}: cannot be written", note=note) from None
-
-
-def _write_json(file: TextIO, records: Iterable[dict[str, Any]]) -> None:
-    separator = "[\n"
-    for record in records:
-        text = json.dumps(record, indent=1, allow_nan=False)
-        file.write(separator + textwrap.indent(text, " "))
-        separator = ",\n"
-    file.write("[]\n" if separator == "[\n" else "\n]\n")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
-
-
-def table(rows: Sequence[Prediction], properties: Sequence[str]) -> str:
-    """Rows as text: one structure downwards, several across."""
-    if len(rows) == 1 and rows[0].status == "ok":
-        row = rows[0]
-        lines = [[name, _with_sigma(row, name), unit(name) or tables.ABSENT] for name in properties]
-        text = tables.aligned((f"{row.id} ({row.formula})", "prediction", "unit"), lines)
-    else:
-        header = ["id", "formula", *(f"{p} ({unit(p)})" if unit(p) else p for p in properties)]
-        body = [
-            [row.id, row.formula, *(_with_sigma(row, name) for name in properties)] for row in rows
-        ]
-        text = tables.aligned(header, body, left=2)
-    notes = [f"{row.id}: {row.status}: {row.reason}" for row in rows if row.status != "ok"]
-    notes += [
-        f"{row.id}: has an element that never occurred in training: do not rely on it"
-        for row in rows
-        if row.in_domain is False
-    ]
-    return "\n".join([text, *notes])
-
-
-def _with_sigma(row: Prediction, name: str) -> str:
-    value, sigma = row.values.get(name, math.nan), row.sigmas.get(name)
-    if math.isnan(value):
-        return tables.ABSENT
-    return f"{value:.4g}" if sigma is None else tables.with_error(value, sigma)
-
-
-def load_predictor(runs: Sequence[RunDirectory], device: str, threads: int) -> Predictor:
-    """The best models of these runs, on ``--device``."""
-    torch.set_num_threads(threads)
-    return Predictor([run.best for run in runs], choose_device(device))
-
-
-def predict_all(
-    predictor: Predictor, inputs: Sequence[str], *, plain_folder: bool
-) -> list[Prediction]:
-    """Rows for everything in ``inputs``.
-
-    plain_folder: a folder is all its structure files, whatever an id_prop.csv in it says.
-    """
-    chunks = predict_chunks(predictor, inputs, plain_folder=plain_folder)
-    return [row for _, rows in chunks for row in rows]
-
-
-def predict_chunks(
-    predictor: Predictor,
-    inputs: Sequence[str],
-    *,
-    plain_folder: bool,
-    shard: int = 0,
-    shards: int = 1,
-) -> Iterator[tuple[int, list[Prediction]]]:
-    """As ``predict_all``, chunk by chunk with its number; of several shards, one's chunks only."""
-    units = RecordPartition(shard, shards, CHUNK)
-    # All are opened first: a name that is wrong is said before the work, not after half of it.
-    sources = [
-        _to_the_end(source, read(source, id_prop=not plain_folder, units=units), units)
-        for source in inputs
-    ]
-    raws = chain.from_iterable(sources)
-    numbered = groupby(((units.current, raw) for raw in raws), key=itemgetter(0))
-    with Progress("predicting", None, "structures") as progress:
-        for number, group in numbered:
-            rows = []
-            for row in predictor.predict(raw for _, raw in group):
-                rows.append(row)
-                progress.advance(1)
-            yield number, rows
-
-
-def _to_the_end(source: str, raws: Iterator[Raw], units: RecordPartition) -> Iterator[Raw]:
-    """What a source yields; where it breaks off (a cut file), its last row says so."""
-    try:
-        yield from raws
-    except InputError as error:
-        if units.take():
-            yield UnreadableRecord(describe(source), source, str(error))
-
-
-def summary_line(counts: Counter[str], runs: Sequence[RunDirectory], output: Path | None) -> str:
-    """How many were predicted, how many not, by status, and by which runs."""
-    known = ("ok", "rejected", "failed")
-    done = ", ".join(f"{counts[status]} {status}" for status in known if counts[status])
-    models = ", ".join(f"{run.family}/{run.id}" for run in runs)
-    what = f"{counts.total()} structures: {done}, by {models}"
-    return what + (f" -> {output}" if output else "")
+def load_predictor(
+    runs: Sequence[RunDirectory], device: str = "auto", threads: int | None = None
+) -> Predictor:
+    """The best models of these runs on ``--device``; threads: of torch on the CPU, None: as is."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Predictor(runs, choose_device(device))

@@ -1,7 +1,7 @@
-"""Predictions shared by several processes: parts, and the one table that they become.
+"""Predictions shared by several processes: one part per shard, joined to one table.
 
-Each shard predicts chunks of the inputs in turn. A chunk is the same crystals as in one process, so
-that the joined table is the same, byte by byte.
+A shard predicts every n-th chunk of the inputs. A chunk holds the same crystals as in one process,
+so the joined table is identical, byte by byte.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from pathlib import Path
 from typing import Any
 
 from phase2hpc.errors import Phase2Error
-from phase2hpc.inference.predictor import Predictor, as_records, predict_chunks, write_records
-from phase2hpc.utils.shard_folder import ShardFolder, fingerprints, read_lines, write_line, writing
+from phase2hpc.inference.prediction_table import as_records, count_record, write_records
+from phase2hpc.inference.predictor import Predictor
+from phase2hpc.utils.shard_folder import (
+    ShardFolder,
+    atomic_text,
+    fingerprints,
+    read_lines,
+    write_line,
+)
 
 
 def predict_shard(
-    folder: ShardFolder,
-    shard: int,
-    predictor: Predictor,
-    inputs: Sequence[str],
-    *,
-    plain_folder: bool,
+    folder: ShardFolder, shard: int, predictor: Predictor, inputs: Sequence[str], *, id_prop: bool
 ) -> None:
-    """Predict one shard's chunks; one that is there already is left. Arguments as of
-    ``predict_all``."""
+    """Predict the chunks of one shard; an existing part is kept. Arguments as of
+    ``Predictor.predict_chunks``."""
     if folder.part(shard).exists():
         return
-    chunks = predict_chunks(
-        predictor, inputs, plain_folder=plain_folder, shard=shard, shards=folder.count
-    )
-    with writing(folder.part(shard)) as part:
+    chunks = predictor.predict_chunks(inputs, id_prop=id_prop, shard=shard, shards=folder.count)
+    with atomic_text(folder.part(shard)) as part:
         write_line(part, [list(predictor.properties), fingerprints(inputs)])
         for number, rows in chunks:
             write_line(part, [number, list(as_records(rows, predictor.properties))])
 
 
 def join_shards(folder: ShardFolder, inputs: Sequence[str], output: Path) -> Counter[str]:
-    """Write the table of all shards, which are removed then; how many rows have which status.
+    """Write the table of all shards, remove them, and return counts as of ``count_record``.
 
-    Raises Phase2Error where shards are missing or damaged, or the inputs changed since.
+    Raises Phase2Error if shards are missing or damaged, or the inputs have changed.
     """
     folder.require_all()
     parts = [read_lines(folder.part(shard)) for shard in range(folder.count)]
@@ -63,5 +63,5 @@ def join_shards(folder: ShardFolder, inputs: Sequence[str], output: Path) -> Cou
 def _counted(chunks: Iterator[Any], counts: Counter[str]) -> Iterator[dict[str, Any]]:
     for _, records in chunks:
         for record in records:
-            counts[record["status"]] += 1
+            count_record(counts, record)
             yield record

@@ -1,4 +1,4 @@
-"""best.pt: the averaged weights of the best epoch and all that inference needs beside them."""
+"""Trained model: the weights of best.pt with all that inference needs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from phase2hpc.checkpointing.manager import load_best, save_best
-from phase2hpc.config.algorithms import ALGORITHMS
-from phase2hpc.config.run_config import RunConfig, RuntimeSettings
+from phase2hpc.config.run_config import RunConfig, RuntimeSettings, algorithm_named
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.errors import InputError
 from phase2hpc.models.multitask import MultiTaskModel, build_model
@@ -23,8 +22,8 @@ from phase2hpc.utils.error_text import first_line
 class TrainedModel:
     """A trained model with its scaler and the graph settings it was trained on.
 
-    elements: atomic numbers that occur in training; what the model says of others is a guess.
-    epoch, score: when it was best and its mean of val MAE / MAD.
+    elements: atomic numbers of the training crystals; predictions for others are extrapolation.
+    epoch, score: of the best epoch; its mean over properties of val MAE / MAD.
     """
 
     config: RunConfig
@@ -37,12 +36,12 @@ class TrainedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and so of what the model computes in."""
+        """Floating-point type of the weights and of inference."""
         return torch.float64 if self.config.training.precision == "float64" else torch.float32
 
     def save(self, run: RunDirectory, keep: int = 1) -> None:
-        """Make this best.pt, and keep ``keep`` bests in all."""
-        # Paths and threads of the run have no place in a model that is handed on.
+        """Write best.pt, and keep ``keep`` files of best weights in all."""
+        # Paths and threads of the run are left out: the model may be given to others.
         config = self.config.model_copy(update={"runtime": RuntimeSettings()})
         save_best(
             run,
@@ -60,15 +59,17 @@ class TrainedModel:
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> TrainedModel:
-        """Read best.pt. Raises InputError where there is none, or it is damaged or does not fit
-        together."""
+        """Read best.pt, in evaluation mode.
+
+        Raises InputError where the file is missing, damaged or inconsistent.
+        """
         state: dict[str, Any] = load_best(path)
         config = RunConfig.from_json(state["config"], str(path))
         try:
             graph_settings = GraphSettings(**state["graph_settings"])
             scaler = TargetScaler.from_state_dict(state["scaler"])
             model = build_model(
-                ALGORITHMS[config.algorithm], config.model, graph_settings, scaler.properties
+                algorithm_named(config.algorithm), config.model, graph_settings, scaler.properties
             )
             best = cls(
                 config,
@@ -89,7 +90,7 @@ class TrainedModel:
         return best
 
     def copy_into(self, model: MultiTaskModel) -> list[str]:
-        """Copy the encoder's weights and the heads of shared properties; the properties copied.
+        """Copy the encoder's weights and the heads of shared properties; returns these properties.
 
         Raises InputError where the encoders differ in shape.
         """

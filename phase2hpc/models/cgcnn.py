@@ -1,7 +1,7 @@
 """The CGCNN encoder: Xie and Grossman, PRL 120, 145301 (2018), arXiv:1710.10324.
 
 The original applies one linear layer to the concatenation [v_i, v_j, u_ij] of every edge. It is
-linear, so its three parts are applied where they are cheapest, the first two once an atom, and
+linear, so its three parts are applied where they are cheapest, the first two once per atom, and
 added per edge: the same function at half the cost.
 """
 
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch_geometric.data import Data
 
+from phase2hpc.config.algorithms import CGCNNSettings
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
+from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.distributed_batch_norm import BatchNorm
 from phase2hpc.models.geometry import GaussianBasis, edge_geometry, mean_over_atoms
 
@@ -51,40 +53,25 @@ class GatedConvolution(nn.Module):
 
 
 class CGCNNEncoder(nn.Module):
-    """batch -> one vector a crystal, (B, out_features)."""
+    """Batch -> crystal vectors (B, out_features)."""
 
-    def __init__(
-        self,
-        *,
-        hidden: int,
-        layers: int,
-        basis_size: int,
-        out_features: int,
-        dropout: float,
-        cutoff: float,
-        max_neighbors: int | None,
-        shell_width: float,
-    ) -> None:
+    def __init__(self, settings: CGCNNSettings, graph: GraphSettings) -> None:
         super().__init__()
-        self.out_features = out_features
-        self.cutoff, self.max_neighbors, self.shell_width = cutoff, max_neighbors, shell_width
+        hidden, basis_size = settings.hidden, settings.basis_size
+        self.out_features = settings.out_features
+        self.graph = graph
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, hidden)
-        self.basis = GaussianBasis(basis_size, cutoff)
+        self.basis = GaussianBasis(basis_size, graph.cutoff)
         self.convolutions = nn.ModuleList(
-            GatedConvolution(hidden, basis_size) for _ in range(layers)
+            GatedConvolution(hidden, basis_size) for _ in range(settings.layers)
         )
         self.readout = nn.Sequential(
-            nn.Linear(hidden, out_features), nn.Softplus(), nn.Dropout(dropout)
+            nn.Linear(hidden, settings.out_features), nn.Softplus(), nn.Dropout(settings.dropout)
         )
 
     def forward(self, batch: Data) -> Tensor:
         with torch.no_grad():
-            _, length, weight = edge_geometry(
-                batch,
-                cutoff=self.cutoff,
-                max_neighbors=self.max_neighbors,
-                shell_width=self.shell_width,
-            )
+            _, length, weight = edge_geometry(batch, self.graph)
             edges = self.basis(length)
         atoms = self.embedding(batch.z)
         counted = batch.weight.index_select(0, batch.batch)

@@ -1,5 +1,4 @@
-"""Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) over a batch that several
-processes share."""
+"""Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) over all ranks of a batch."""
 
 from __future__ import annotations
 
@@ -11,15 +10,15 @@ from torch.nn.functional import batch_norm
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm1d whose statistics are those of the global batch, its padding left out.
+    """BatchNorm1d with the statistics of the global batch, without padding.
 
-    So a step does not depend on how many processes take it. It also trains on fewer than two
-    rows, which have no variance: a batch of one single-atom crystal, or of atoms without
-    neighbours, is normalised as in evaluation.
+    A step therefore does not depend on the number of processes. Fewer than two rows (one
+    single-atom crystal, atoms without neighbours) have no variance: they are normalised as in
+    evaluation. ``torch.nn.SyncBatchNorm`` knows no padding and runs on GPUs only.
     """
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
-        """x: (N, F). weight: (N,), one, or zero for rows of padding."""
+        """x: (N, F). weight: (N,), one, or zero for padded rows. Returns (N, F)."""
         if self.training and distributed.is_available() and distributed.is_initialized():
             normalised: Tensor = self._over_all_ranks(x, weight.unsqueeze(1))
             return normalised
@@ -33,7 +32,7 @@ class BatchNorm(nn.BatchNorm1d):
             x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
 
-    # A compiler does not see through the exchange, and says so at length.
+    # torch.compile cannot trace the collectives.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _over_all_ranks(self, x: Tensor, weight: Tensor) -> Tensor:
         sums = _sum_over_ranks(torch.cat([(weight * x).sum(0), weight.sum(0)]))
@@ -41,7 +40,7 @@ class BatchNorm(nn.BatchNorm1d):
         if count < 2:
             return self._as_in_evaluation(x)
         mean = sums[:-1] / count
-        # A second exchange, but a variance that does not cancel.
+        # A second collective, for a variance without cancellation.
         variance = _sum_over_ranks((weight * (x - mean) ** 2).sum(0)) / count
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None
@@ -54,7 +53,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum over all processes; its gradient is the sum of all processes' gradients."""
+    """Sum over all ranks; its gradient is the sum of the gradients of all ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

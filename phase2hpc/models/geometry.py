@@ -1,4 +1,4 @@
-"""What both encoders need of a batch's geometry: edge vectors, smooth weights, radial bases."""
+"""Edge vectors, smooth edge weights, radial bases and pooling, shared by the encoders."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+
+from phase2hpc.data.graph import GraphSettings
 
 
 def edge_vectors(batch: Data) -> Tensor:
@@ -18,9 +20,7 @@ def edge_vectors(batch: Data) -> Tensor:
     return vector
 
 
-def edge_geometry(
-    batch: Data, *, cutoff: float, max_neighbors: int | None, shell_width: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def edge_geometry(batch: Data, graph: GraphSettings) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors (E, 3) and lengths (E,) in angstrom, and smooth weights (E,) of a batch's edges."""
     vector = edge_vectors(batch)
     length = vector.norm(dim=1)
@@ -30,9 +30,9 @@ def edge_geometry(
         length,
         receiver,
         degree,
-        cutoff=cutoff,
-        max_neighbors=max_neighbors,
-        shell_width=shell_width,
+        cutoff=graph.cutoff,
+        max_neighbors=graph.max_neighbors,
+        shell_width=graph.shell_width,
     )
     return vector, length, weight
 

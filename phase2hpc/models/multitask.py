@@ -1,10 +1,8 @@
-"""An encoder and one head a property; the model that every algorithm trains."""
+"""Multi-task model: an encoder and one head per property."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +11,15 @@ from torch_geometric.data import Data
 from phase2hpc.config.algorithms import Algorithm, ModelSettings
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph import GraphSettings
+from phase2hpc.models.encoder import make_encoder
 from phase2hpc.models.geometry import mean_over_atoms
 
 
 class MultiTaskModel(nn.Module):
-    """batch -> scaled predictions (B, P), one column a property, in the order of ``properties``.
+    """Batch -> scaled predictions (B, P), one column per property, in the order of ``properties``.
 
-    Each prediction is a linear function of the composition (mean over atoms of one number an
-    element) plus the property's head on the crystal's vector. Both are intensive.
+    Each prediction is a linear function of the composition (mean over atoms of one number per
+    element) plus the property's head on the crystal vector. Both are intensive.
     """
 
     def __init__(
@@ -36,6 +35,7 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         features = encoder.out_features
         assert isinstance(features, int)
+        self.out_features = features
         self.heads = nn.ModuleList(
             nn.Sequential(
                 nn.Dropout(head_dropout),
@@ -57,9 +57,10 @@ class MultiTaskModel(nn.Module):
 def build_model(
     algorithm: Algorithm, settings: ModelSettings, graph: GraphSettings, properties: Sequence[str]
 ) -> MultiTaskModel:
-    """The model of an algorithm: its encoder, found by name, gets its settings and the graph's."""
-    module, _, name = algorithm.encoder.partition(":")
-    encoder_class = getattr(importlib.import_module(module), name)
-    values: dict[str, Any] = settings.model_dump()
-    head = {key: values.pop(key) for key in ("head_hidden", "head_dropout")}
-    return MultiTaskModel(encoder_class(**values, **graph.to_dict()), properties, **head)
+    """A model with its first weights. Raises InputError as ``make_encoder``."""
+    return MultiTaskModel(
+        make_encoder(algorithm, settings, graph),
+        properties,
+        head_hidden=settings.head_hidden,
+        head_dropout=settings.head_dropout,
+    )

@@ -59,6 +59,7 @@ class Manifest(BaseModel):
     image: Image | None = Field(default_factory=this_image)
     store: str | None = None
     store_hash: str | None = None
+    training_crystals: int | None = None
     device: str | None = None
     processes: int = 1
     job_ids: list[str] = []

@@ -101,31 +101,6 @@ def newest_to_resume(models_dir: Path, family: str) -> RunDirectory:
     return unfinished[0] if unfinished else found[0][0]
 
 
-def runs_to_predict_with(models_dir: Path, names: str | None) -> list[RunDirectory]:
-    """The runs of ``--run``, comma-separated; by default the newest finished one, else the shipped
-    model.
-
-    Raises InputError as ``find_run``, and if there is no model at all.
-    """
-    if names is not None:
-        wanted = [name.strip() for name in names.split(",") if name.strip()]
-        if not wanted:
-            raise InputError("--run: give a run directory or an id, several with commas")
-        runs = [find_run(models_dir, name) for name in wanted]
-        if len({run.path.resolve() for run in runs}) < len(runs):
-            raise InputError(f"--run {names}: the same run twice")
-        return runs
-    for run, manifest in _newest_first(models_dir):
-        if manifest.state == "finished":
-            return [run]
-    for path in pretrained_models():
-        log.warning(
-            "no finished run in %s: predicting with the shipped model %s", models_dir, path.name
-        )
-        return [RunDirectory(path)]
-    raise InputError(f"no finished run in {models_dir}: train one, or name a run by --run")
-
-
 def _newest_first(folder: Path) -> list[tuple[RunDirectory, Manifest]]:
     found = []
     for summary in reversed(registry(folder)):

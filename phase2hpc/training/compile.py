@@ -1,4 +1,4 @@
-"""torch.compile of a model, and what it lacks on this machine, in one line."""
+"""torch.compile of a model; a missing compiler and failed compilations as one-line errors."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from phase2hpc.errors import InputError
 from phase2hpc.utils.os_errors import refused_place
 from phase2hpc.utils.text import one_line
 
-# Where the classes of what goes wrong in a compilation are at home.
-_OF_THE_COMPILER = ("torch._dynamo.", "torch._inductor.", "triton.")
+# Modules of the exception classes of a compilation.
+_COMPILER_MODULES = ("torch._dynamo.", "torch._inductor.", "triton.")
 _ADVICE = "or train without it (--set compile=false)"
 MAX_MESSAGE_LENGTH = 200
 
 
 def compiled(model: nn.Module, device: torch.device) -> Callable[[CrystalData], Tensor]:
-    """``model`` compiled for batches of any size, at its first call.
+    """``model`` compiled for dynamic shapes, at its first call.
 
-    Raises InputError where the machine has nothing to compile with.
+    Raises InputError where this machine has no working compiler.
     """
-    if missing := _missing(device):
+    if missing := _missing_compiler(device):
         raise InputError(f"compile=true needs {missing}, {_ADVICE}; the container images have none")
     return torch.compile(model, dynamic=True)
 
 
 @contextmanager
-def naming_the_compiler() -> Iterator[None]:
-    """What goes wrong in a compilation ends in one line, as InputError; a full disk as its own.
+def compilation_errors() -> Iterator[None]:
+    """Raise InputError for a failed compilation, and the error of a full disk as such.
 
     A graph is compiled at the first call that needs it, which may be in any step.
     """
@@ -42,7 +42,7 @@ def naming_the_compiler() -> Iterator[None]:
         yield
     except Exception as error:
         homes = [f"{kind.__module__}." for kind in type(error).__mro__]
-        if not any(home.startswith(_OF_THE_COMPILER) for home in homes):
+        if not any(home.startswith(_COMPILER_MODULES) for home in homes):
             raise
         cause = getattr(error, "inner_exception", error)
         if isinstance(cause, OSError):
@@ -52,12 +52,12 @@ def naming_the_compiler() -> Iterator[None]:
                 note=f"TORCHINDUCTOR_CACHE_DIR names another folder for torch's files; {_ADVICE}",
             ) from error
         raise InputError(
-            f"compile=true: torch cannot compile the model on this machine ({_said(cause)}): put "
-            f"that right, {_ADVICE}"
+            "compile=true: torch cannot compile the model on this machine "
+            f"({_summary(cause)}): put that right, {_ADVICE}"
         ) from error
 
 
-def _missing(device: torch.device) -> str | None:
+def _missing_compiler(device: torch.device) -> str | None:
     if device.type == "cuda":
         if find_spec("triton") is None:
             return "the package triton on a GPU, and it is not installed: install it"
@@ -68,7 +68,7 @@ def _missing(device: torch.device) -> str | None:
                 f"{named or 'gcc, then clang'}; CC names another): install one"
             )
         return None
-    # Here, since they take a second and only this needs them.
+    # Imported here: they take a second.
     from torch._inductor import config
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
@@ -83,8 +83,8 @@ def _missing(device: torch.device) -> str | None:
     return None
 
 
-def _said(error: BaseException) -> str:
-    """The line of an error that says most: of a compiler's output, its first error."""
+def _summary(error: BaseException) -> str:
+    """The most informative line of an error: of a compiler's output, its first error."""
     lines = str(getattr(error, "output", None) or error).strip().splitlines()
     lines = [line for line in lines if "error" in line.lower()] or lines
     text = f"{type(error).__name__}, {lines[0].strip()}" if lines else type(error).__name__

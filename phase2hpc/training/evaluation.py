@@ -1,4 +1,4 @@
-"""The end of a run: errors of its best weights on val and test, and the test predictions."""
+"""Final evaluation: metrics of the best weights on val and test, and test predictions."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ def evaluate(
 ) -> None:
     """Write metrics and test predictions of the best weights, and print the tables.
 
-    Every rank computes its share, the main one writes. predict: as the trainer's. before_write:
-    called before each file. Both may raise, and nothing is lost: this can be done again.
+    A collective call; the main rank writes. predict: as
+    ``Trainer.predict_on_all_ranks``. before_write: called
+    before each file. Both may raise: the evaluation can be repeated.
     """
-    # On another node the file may not have arrived yet.
+    # Read on one rank: another node may not see the file yet.
     best = trainer.world.run_on_main(lambda: TrainedModel.load(run.best))
     model = best.model.to(trainer.device)
     reference = trainer.labels(trainer.train)

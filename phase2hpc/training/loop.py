@@ -1,8 +1,8 @@
-"""The training loop: one for every algorithm, level, number of processes and restart.
+"""Training loop of every algorithm, level and number of processes.
 
-Stopping after any optimiser step and resuming gives the same weights, metrics and history (but
-for wall-clock fields) as not stopping. So all that a later step depends on is in the trainer's
-state, and the loop looks at the stop flag and the clock only between steps.
+Stopping after any optimiser step and resuming gives the same weights, metrics and history (but for
+wall-clock fields) as not stopping. All that a later step depends on is therefore in the trainer's
+state, and the stop flag and the clock are polled only between steps.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ import torch
 from phase2hpc.checkpointing.manager import load_newest, save_checkpoint
 from phase2hpc.errors import Phase2Error, StoppedEarly
 from phase2hpc.models.multitask import MultiTaskModel
-from phase2hpc.runs.lease import SECONDS_PER_BEAT, Lease
+from phase2hpc.runs.lease import Lease
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.training.heartbeat import Heartbeat
 from phase2hpc.training.metrics import metrics_by_property, score
 from phase2hpc.training.nonfinite_steps import LOWER_RATE, MAX_CONSECUTIVE, RollbackRequired
 from phase2hpc.training.stop_request import StopRequest
 from phase2hpc.training.tensorboard import TensorBoardLog
 from phase2hpc.training.trainer import Interrupted, Trainer
+from phase2hpc.training.trainer_state import load_state_dict, state_dict
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.progress import Progress
 
 log = logging.getLogger(__name__)
 
-# Crystals that an error names.
+# Crystals named in an error.
 MAX_NAMED = 8
 
 
 def epoch_line(record: dict[str, Any], epochs: int, best_epoch: int) -> str:
-    """One line a finished epoch."""
+    """One line per finished epoch."""
     mae = "  ".join(
         f"{name} {value:.4g}" for name, value in record["val_mae"].items() if value is not None
     )
@@ -51,7 +53,7 @@ def epoch_line(record: dict[str, Any], epochs: int, best_epoch: int) -> str:
 
 
 class TrainingLoop:
-    """Drives a trainer to its last epoch and keeps everything in the run directory.
+    """Trains to the last epoch and writes checkpoints and logs to the run directory.
 
     Every rank runs it; the main rank alone holds the ``lease`` and writes.
     """
@@ -61,32 +63,33 @@ class TrainingLoop:
     ) -> None:
         self.trainer, self.run, self.stop, self.lease = trainer, run, stop, lease
         self.settings, self.runtime = trainer.settings, trainer.config.runtime
-        self._last_save = self._last_beat = time.monotonic()
-        # Of the epoch in work since it was begun or resumed; the only fields that time enters.
+        self._heartbeat = Heartbeat(trainer, lease)
+        self._last_save = time.monotonic()
+        # Wall-clock time and speed of this epoch since it was begun or resumed.
         self._seconds = self._per_second = 0.0
 
     def fit(self) -> None:
         """Train to the last epoch.
 
-        Raises StoppedEarly once the state is saved, when a stop is asked for, and Phase2Error
-        where the numbers went wrong for good.
+        Raises StoppedEarly after saving the state where a stop is requested, and Phase2Error where
+        steps are still not finite after the rollback.
         """
         trainer = self.trainer
         if trainer.step == 0:
             self._save()
-        # A stop that was asked for before now waits for one step: with a time limit that leaves
-        # little more than the start, a run still comes to its end, a step a restart.
+        # A stop requested before now takes effect after one step: even with a time limit hardly
+        # longer than the start-up, every restart makes progress.
         with self._scalars() as scalars:
             while trainer.epoch < self.settings.epochs and not self._out_of_patience():
                 try:
-                    # A stop in the validation leaves an epoch that is trained and not yet done.
+                    # After a stop during validation the epoch is trained and not yet finished.
                     if trainer.loader.sampler.epoch == trainer.epoch:
                         self._train_epoch()
                 except RollbackRequired:
                     self._roll_back()
                     continue
                 self._end_epoch(scalars)
-                self._stop_if_asked()
+                self._stop_if_requested()
                 if not trainer.skipped.in_row or trainer.epoch == self.settings.epochs:
                     self._save()
 
@@ -116,27 +119,27 @@ class TrainingLoop:
                 if not trainer.optimise(parts, size, flags):
                     self._skip_step()
                 progress.advance(size, self._loss_text)
-                self._beat(progress)
+                self._heartbeat.beat(progress)
                 if progress.done == crystals:
                     continue  # The end of an epoch is saved after its validation.
                 stop, save = flags.tolist()
-                # A single process need not wait a step to agree with others.
+                # A single process has no other ranks to agree with in the next step.
                 if stop or (trainer.world.size == 1 and self.stop):
                     self._save_and_stop()
-                # Not between bad steps: to go back to a state there would lead nowhere.
+                # Not between bad steps: a rollback to such a state would fail again.
                 if save and not trainer.skipped.in_row:
                     self._save()
             self._seconds, self._per_second = progress.seconds, progress.per_second
 
     def _save_is_due(self) -> bool:
-        """Whether to save after the step to come; asked of every rank, the main one answers."""
+        """Whether to save after the next step; always False but on the main rank."""
         every = self.runtime.checkpoint_steps
         by_step = bool(every) and (self.trainer.step + 1) % (every or 1) == 0
         by_time = time.monotonic() - self._last_save > 60 * self.runtime.checkpoint_minutes
         return self._writes and (by_step or by_time)
 
     def _skip_step(self) -> None:
-        """Count the bad step just taken; go back or give up after too many in a row."""
+        """Count a step that was not finite; roll back or give up after too many in a row."""
         trainer = self.trainer
         too_many = trainer.skipped.count()
         batch = self._names_of_last_batch()
@@ -162,16 +165,16 @@ class TrainingLoop:
         return ", ".join(names) + more
 
     def _roll_back(self) -> None:
-        """On from the last good checkpoint at a lower rate."""
+        """Continue from the last good checkpoint at a lower learning rate."""
         trainer, skipped = self.trainer, self.trainer.skipped
         found = trainer.world.run_on_main(lambda: load_newest(self.run))
         if found is None:
             raise Phase2Error(f"{self.run.path}: its checkpoints are gone, nothing to go back to")
         total = skipped.total
-        trainer.load_state(found[0])
+        load_state_dict(trainer, found[0])
         trainer.skipped.total = total
         trainer.skipped.roll_back()
-        # At once: a run that is killed now must not try the higher rate again.
+        # Saved at once: after a kill the higher rate must not be tried again.
         self._save()
         if self._writes:
             log.warning(
@@ -182,8 +185,8 @@ class TrainingLoop:
 
     def _end_epoch(self, scalars: TensorBoardLog | None) -> None:
         trainer = self.trainer
-        self._beat(phase="validating")
-        prediction = self.predict(trainer.averaged.module, trainer.val)
+        self._heartbeat.beat(phase="validating")
+        prediction = self.predict_or_stop(trainer.averaged.module, trainer.val)
         metrics = metrics_by_property(
             trainer.properties,
             prediction,
@@ -211,7 +214,7 @@ class TrainingLoop:
             trainer.best_score, trainer.best_epoch = record["val_score"], trainer.epoch
             if self._writes:
                 self.check_lease()
-                trainer.best_model().save(self.run, self.runtime.keep_best)
+                trainer.trained_model().save(self.run, self.runtime.keep_best)
         if scalars is not None:
             scalars.write(record)
             print(epoch_line(record, self.settings.epochs, trainer.best_epoch), flush=True)
@@ -220,28 +223,28 @@ class TrainingLoop:
         patience = self.settings.patience
         return patience is not None and self.trainer.epoch - self.trainer.best_epoch >= patience
 
-    def predict(
+    def predict_or_stop(
         self, model: MultiTaskModel, indices: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float64]:
-        """As the trainer's; saves and stops where that is asked for between two batches, since an
-        evaluation has no state of its own."""
+        """Predict as ``Trainer.predict_on_all_ranks``; where a stop is requested, save and stop
+        between two batches: an evaluation has no state of its own."""
         try:
-            return self.trainer.predict(model, indices, self._interrupt_if_asked)
+            return self.trainer.predict_on_all_ranks(model, indices, self._interrupt_if_requested)
         except Interrupted:
             self._save_and_stop()
 
-    def _interrupt_if_asked(self) -> None:
+    def _interrupt_if_requested(self) -> None:
         if self.stop:
             raise Interrupted
 
-    def _stop_if_asked(self) -> None:
-        asked = torch.tensor([float(bool(self.stop))])
-        self.trainer.world.all_reduce(asked)
-        if asked.item():
+    def _stop_if_requested(self) -> None:
+        requested = torch.tensor([float(bool(self.stop))])
+        self.trainer.world.all_reduce(requested)
+        if requested.item():
             self._save_and_stop()
 
     def _save_and_stop(self) -> NoReturn:
-        """On every rank at the same step, for the first reason that one has."""
+        """Save and raise StoppedEarly on every rank, for the first rank's cause that has one."""
         self._save()
         trainer = self.trainer
         cause = next(filter(None, trainer.world.all_gather(self.stop.cause)))
@@ -253,7 +256,7 @@ class TrainingLoop:
         raise stopped
 
     def _save(self) -> None:
-        state = self.trainer.state()
+        state = state_dict(self.trainer)
         if self._writes:
             self.check_lease()
             write_atomically(self.run.history, json.dumps(self.trainer.history, indent=1) + "\n")
@@ -266,35 +269,11 @@ class TrainingLoop:
         if self.lease is not None:
             self.lease.check()
 
-    def _beat(self, progress: Progress | None = None, phase: str = "training") -> None:
-        """Say in the lease where the run is, now and then."""
-        now = time.monotonic()
-        due = now - self._last_beat > SECONDS_PER_BEAT or phase != "training"
-        if self.lease is None or not due:
-            return
-        self._last_beat = now
-        trainer = self.trainer
-        values: dict[str, Any] = {"phase": phase, "loss": self._loss()}
-        if progress is not None and progress.per_second > 0:
-            left = (trainer.total_steps - trainer.step) * self.settings.batch_size
-            values["crystals_per_second"] = progress.per_second
-            values["seconds_left"] = left / progress.per_second
-        self.lease.beat(
-            epoch=trainer.epoch,
-            epochs=self.settings.epochs,
-            step=trainer.step,
-            total_steps=trainer.total_steps,
-            **values,
-        )
-
-    def _loss(self) -> float:
-        return float(self.trainer.loss_sums[0].item() / max(1, self.trainer.counted))
-
     def _loss_text(self) -> str:
-        return f"loss {self._loss():.4f}"
+        return f"loss {self.trainer.mean_loss():.4f}"
 
     def progress(self) -> dict[str, Any]:
-        """How far training is, as the manifest says it."""
+        """Progress of training, as keys of the manifest."""
         trainer = self.trainer
         scored = trainer.best_epoch > 0
         return {

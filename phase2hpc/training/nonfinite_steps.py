@@ -1,26 +1,26 @@
-"""Steps whose numbers went wrong: skipped, counted, and when to go back or give up."""
+"""Counters of steps with NaN or infinite loss or gradient, and the rollback policy."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# One bad step may be one bad batch; so many in a row are a model that has diverged.
+# A single bad step may be a bad batch; this many in a row are a diverged model.
 MAX_CONSECUTIVE = 5
-# What the learning rate is multiplied by after going back.
+# Factor on the learning rate after a rollback.
 LOWER_RATE = 0.1
 
 
 class RollbackRequired(Exception):
-    """Too many bad steps in a row for the first time: on from the last good checkpoint."""
+    """Too many bad steps in a row for the first time: continue from the last good checkpoint."""
 
 
 @dataclass
 class NonfiniteSteps:
-    """Bad steps so far, part of a run's state.
+    """Numbers of skipped steps, part of a run's state.
 
-    total: all of them. in_epoch: in the epoch in work. in_row: since the last good one.
-    rate_factor: of the learning rate, below one once the run went back.
+    total: in the run. in_epoch: in the current epoch. in_row: since the last good step.
+    rate_factor: on the learning rate, below one after a rollback.
     """
 
     total: int = 0
@@ -33,14 +33,14 @@ class NonfiniteSteps:
         return self.rate_factor < 1.0
 
     def count(self) -> bool:
-        """One more; True where there have been too many in a row."""
+        """Count one step; True where too many in a row were bad."""
         self.total += 1
         self.in_epoch += 1
         self.in_row += 1
         return self.in_row >= MAX_CONSECUTIVE
 
     def roll_back(self) -> None:
-        """Begin again below the rate that failed."""
+        """Reset the count in a row and lower the learning rate."""
         self.in_row = 0
         self.rate_factor = LOWER_RATE
 

@@ -6,8 +6,7 @@ No torch here: a login node asks too.
 from __future__ import annotations
 
 from phase2hpc.config import properties as property_table
-from phase2hpc.config.algorithms import ALGORITHMS
-from phase2hpc.config.run_config import RunConfig, build_config
+from phase2hpc.config.run_config import RunConfig, algorithm_named, build_config
 from phase2hpc.errors import InputError
 from phase2hpc.runs.registry import find_run, newest_to_resume
 from phase2hpc.runs.run_directory import RunDirectory, family_folder
@@ -46,7 +45,7 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
     groups = (saved.training, saved.model, saved.runtime)
     flat = {key: value for group in groups for key, value in group.model_dump().items()}
     # A preset asked for anew counts as its settings do.
-    flat |= ALGORITHMS[request.algorithm].presets.get(request.overrides.get("preset", ""), {})
+    flat |= algorithm_named(request.algorithm).presets.get(request.overrides.get("preset", ""), {})
     names = saved.properties
     if request.properties:
         names = tuple(property_table.resolve(request.properties, list(saved.properties)))

@@ -1,4 +1,4 @@
-"""A trainer brought to the newest state of the run that it goes on with."""
+"""Restoring a trainer from the newest checkpoint of its run."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from phase2hpc.errors import InputError
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.resume_config import CHANGES_THE_ORDER, changed_settings
-from phase2hpc.training.trainer import NUMERICS_VERSION, Trainer
+from phase2hpc.training.trainer import Trainer
+from phase2hpc.training.trainer_state import NUMERICS_VERSION, load_state_dict
 from phase2hpc.utils.dependencies import installed_versions
 from phase2hpc.utils.error_text import first_line
 
 log = logging.getLogger(__name__)
 
-# Versions that bits depend on.
-VERSIONS_OF_BITS = ("phase2hpc", "torch", "e3nn", "numpy")
+# Packages whose version may change results.
+PACKAGES_OF_RESULTS = ("phase2hpc", "torch", "e3nn", "numpy")
 
 
 def is_another_store(
     run: RunDirectory, manifest: Manifest, store: Store, accept_changes: bool
 ) -> bool:
-    """Whether the run was trained on a store of other content.
+    """Whether the run was trained on a store with another content hash.
 
-    Raises InputError where it was and that is not accepted. A submitted run has seen none yet.
+    Raises InputError where it was and that is not accepted. A submitted run has no hash yet.
     """
     if manifest.store_hash in (None, store.content_hash):
         return False
@@ -45,8 +46,8 @@ def is_another_store(
 
 
 def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_store: bool) -> bool:
-    """Bring the trainer to the run's newest checkpoint; False where there is none."""
-    # Once for all ranks: another node may still see older files.
+    """Load the run's newest checkpoint into the trainer; False where there is none."""
+    # On one rank: another node may still see older files.
     saved, manifest, found = trainer.world.run_on_main(
         lambda: (run.read_config(), run.read_manifest(), load_newest(run))
     )
@@ -63,7 +64,8 @@ def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_st
     _check_numerics_version(state, path, accept_changes)
     changed = changed_settings(saved, trainer.config)
     try:
-        trainer.load_state(state, restart_epoch=new_store or bool(changed & CHANGES_THE_ORDER))
+        restart = new_store or bool(changed & CHANGES_THE_ORDER)
+        load_state_dict(trainer, state, restart_epoch=restart)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path}: does not fit the model of run {run.id} ({first_line(error)})"
@@ -85,13 +87,13 @@ def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_st
 
 
 def _replace_lost_best(trainer: Trainer, run: RunDirectory) -> None:
-    """Where best.pt is gone or damaged, its weights cannot be had back: those of now are next."""
+    """Replace a missing or damaged best.pt by the present weights."""
     world = trainer.world
     if not trainer.best_epoch or world.run_on_main(lambda: best_epoch(run)) is not None:
         return
     lost, trainer.best_epoch = trainer.best_epoch, trainer.epoch
     trainer.best_score = trainer.history[-1]["val_score"]
-    world.run_on_main(lambda: trainer.best_model().save(run))
+    world.run_on_main(lambda: trainer.trained_model().save(run))
     if world.is_main:
         log.warning(
             "%s: the weights of epoch %d are lost: those of epoch %d take their place",
@@ -113,7 +115,7 @@ def _say_other_versions(manifest: Manifest) -> None:
     now = installed_versions()
     pairs = [
         f"{name} {manifest.versions[name]} -> {now.get(name, 'none')}"
-        for name in VERSIONS_OF_BITS
+        for name in PACKAGES_OF_RESULTS
         if name in manifest.versions and manifest.versions[name] != now.get(name)
     ]
     if pairs:

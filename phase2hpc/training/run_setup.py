@@ -1,8 +1,7 @@
-"""The directory of a new run, up to the manifest with which the run begins to be one.
+"""Creation of a run directory, up to the manifest that makes it a run.
 
-No torch here: a login node makes directories too. A maker that is killed leaves one without a
-manifest: under its own ``--run-id`` the same request uses it again, so that nobody has to tidy up
-by hand.
+No torch here: a login node creates directories too. A process that is killed in between leaves a
+directory without a manifest, which the same request with the same ``--run-id`` uses again.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from phase2hpc.utils.os_errors import refused_place
 
 
 def new_directory(models_dir: Path, family: str, run_id: str | None) -> RunDirectory:
-    """The directory of a new run: a new one, or one in which none ever began.
+    """Create the directory of a run, or return an existing one without a manifest.
 
     Raises InputError as ``create_run``.
     """
@@ -30,17 +29,17 @@ def new_directory(models_dir: Path, family: str, run_id: str | None) -> RunDirec
 
 
 def never_began(run: RunDirectory) -> bool:
-    """Whether nothing but what comes before the manifest is in the directory."""
+    """Whether the directory holds nothing but files written before the manifest."""
     names = {path.name for path in run.path.iterdir()}
     before = {run.lease.name, run.config.name}
     return all(name in before or name.startswith(".") for name in names)
 
 
 def write_first_files(run: RunDirectory, config: RunConfig, manifest: Manifest) -> None:
-    """Write the configuration and then the manifest; to be called under the lease.
+    """Write the configuration and then the manifest, holding the lease.
 
-    Raises InputError where another process that found the directory empty was here first, and as
-    ``refused_place`` where they cannot be written; then nothing is left of the run.
+    Raises InputError where another process has begun the run meanwhile. Where a file cannot be
+    written, raises as ``refused_place`` and removes the directory.
     """
     if not never_began(run):
         raise InputError(f"{run.path}: another process has begun this run: go on by --resume")

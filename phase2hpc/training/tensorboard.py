@@ -1,4 +1,4 @@
-"""TensorBoard scalars of a run: a side product, which no run fails for."""
+"""TensorBoard scalars of a run; a failure to write them does not stop training."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ log = logging.getLogger(__name__)
 
 
 class TensorBoardLog:
-    """Writes a history record's numbers; entries after ``step`` of an earlier try are hidden.
+    """Writer of history records; entries of an earlier attempt after ``step`` are hidden.
 
-    Where they cannot be written (a full disk) it says so once and writes no more of them. Not
-    TensorBoard's own writer: its thread prints a traceback then, and raises at a later call.
+    On an error (a full disk) it logs one warning and stops writing.
+    ``torch.utils.tensorboard.SummaryWriter`` was tried on a full disk: its thread dies with a
+    traceback on stderr, and a later ``add_scalar`` raises in the training loop.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -36,7 +37,7 @@ class TensorBoardLog:
         except OSError as error:
             self._give_up(error)
             return
-        # At step 0 too: a try that was killed before its first checkpoint may have left some.
+        # At step 0 too: an attempt killed before its first checkpoint may have left events.
         start = SessionLog(status=SessionLog.START)
         self._append(
             Event(file_version="brain.Event:2"),

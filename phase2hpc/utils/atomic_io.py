@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the clearing away of what killed writers left."""
+"""Atomic file writes, and removal of the temporary files of killed writers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _CHUNK = 1 << 20
 
 
 class PartialFile:
-    """A temporary name beside ``target``, locked while its writer lives.
+    """A temporary file beside ``target``, locked while its writer is alive.
 
-    ``commit`` makes it durable and renames it, ``discard`` removes it. Creating one clears away
-    what killed writers of the same target left (``clear_partials``).
+    ``commit`` flushes it to disk and renames it, ``discard`` removes it. Creating one first
+    removes those that killed writers of the same target left (``clear_partials``).
     """
 
     def __init__(self, target: Path) -> None:
@@ -34,17 +34,16 @@ class PartialFile:
         self._durable = False
 
     def write(self, *parts: bytes | memoryview) -> None:
-        """Write the whole content, flush it to disk and read it back from there.
+        """Write the whole content, flush it to disk and compare it with what is read back.
 
-        Raises OSError where there is no room, or what is read is not what was written.
+        Raises OSError if the disk is full or the content differs.
         """
         for part in parts:
             view = memoryview(part)
             while view:
                 view = view[os.write(self._lock, view) :]
         os.fsync(self._lock)
-        # The pages are clean now: without them the file comes from the disk or the file server.
-        # Where there is none (a RAM disk) they stay, and the file is what they hold.
+        # Drop the clean pages from the cache, so that the file is read from the disk or server.
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._lock, 0, 0, os.POSIX_FADV_DONTNEED)
         offset = 0
@@ -52,15 +51,15 @@ class PartialFile:
             view = memoryview(part)
             for begin in range(0, len(view), _CHUNK):
                 expected = view[begin : begin + _CHUNK]
-                if not _holds(self._lock, offset, expected):
-                    raise OSError(errno.EIO, "reads back other than it was written")
+                if not _has_content(self._lock, offset, expected):
+                    raise OSError(errno.EIO, "the content read back differs from what was written")
                 offset += len(expected)
         if os.fstat(self._lock).st_size != offset:
-            raise OSError(errno.EIO, "reads back longer than it was written")
+            raise OSError(errno.EIO, "the file read back is longer than what was written")
         self._durable = True
 
     def commit(self) -> None:
-        """Flush to disk, rename to the target, flush the folder."""
+        """Flush to disk, rename to the target and flush the folder."""
         if not self._durable:
             os.fsync(self._lock)
         os.replace(self.path, self.target)
@@ -69,14 +68,14 @@ class PartialFile:
         try:
             os.fsync(folder)
         except OSError as error:
-            # Some file systems flush folders on their own and have no call for it.
+            # Some file systems do not support fsync of a folder.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
         finally:
             os.close(folder)
 
     def discard(self) -> None:
-        """Remove the temporary file; again does nothing."""
+        """Remove the temporary file; may be called more than once."""
         if self._lock >= 0:
             try:
                 self.path.unlink(missing_ok=True)
@@ -95,21 +94,20 @@ class PartialFile:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError:
-                # No locks on this file system: then nobody can take ours either.
+                # Without locks on this file system no other process removes it early.
                 return path, lock
-            # Between creation and lock another writer may have taken it for stale.
+            # Between creation and lock another writer may have removed it as stale.
             if os.fstat(lock).st_nlink:
                 return path, lock
             os.close(lock)
 
 
 def clear_partials(folder: Path, target: str | None = None) -> None:
-    """Remove temporary files in ``folder`` whose writers are dead, all or those of one target.
+    """Remove temporary files of dead writers in ``folder``, all or those of one target.
 
-    Of this host: where the lock can be had, nobody writes. Of other hosts, whose locks not every
-    shared file system tells: where it can be had and nothing was written for a day, far more than
-    clocks differ. Should that writer yet live (its job was suspended), its rename fails and says
-    so; what it would have replaced is as it was.
+    A writer on this host is dead if its lock is free. Not every shared file system shows the
+    locks of other hosts: their files must also be unchanged for a day. If such a writer is still
+    alive (a suspended job), its rename fails with an error and the target is unchanged.
     """
     try:
         names = os.listdir(folder)
@@ -125,7 +123,7 @@ def _remove_if_abandoned(path: Path, of_this_host: bool) -> None:
     try:
         lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        return  # Gone, another user's, or no file: nothing a writer of ours left.
+        return  # Removed meanwhile, another user's, or not a file.
     try:
         status = os.fstat(lock)
         if not stat.S_ISREG(status.st_mode):
@@ -141,7 +139,7 @@ def _remove_if_abandoned(path: Path, of_this_host: bool) -> None:
         if abandoned or (unlocked and of_this_host):
             path.unlink(missing_ok=True)
     except OSError:
-        return  # It may stay: it is in nobody's way.
+        return  # It does no harm.
     finally:
         os.close(lock)
 
@@ -150,7 +148,7 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 
 
-def _holds(file: int, offset: int, expected: memoryview) -> bool:
+def _has_content(file: int, offset: int, expected: memoryview) -> bool:
     while expected:
         read = os.pread(file, len(expected), offset)
         if not read or read != bytes(expected[: len(read)]):
@@ -160,11 +158,11 @@ def _holds(file: int, offset: int, expected: memoryview) -> bool:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Replace ``path`` by ``data`` so that a reader sees the old file or the new.
+    """Replace ``path`` by ``data``: a reader sees either the old or the new content.
 
-    Text is written as UTF-8; what UTF-8 cannot say (a surrogate in a file name) as an escape.
+    Text is written as UTF-8, surrogates (of undecodable file names) as backslash escapes.
 
-    Raises OSError (a full disk, say); then the old file is as it was and nothing else is left.
+    Raises OSError, for example on a full disk; the old file is then unchanged.
     """
     with naming(path):
         partial = PartialFile(path)

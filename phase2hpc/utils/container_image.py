@@ -1,4 +1,4 @@
-"""The container image that this process runs in: the label of its build and its packages."""
+"""Label, packages and digest of the container image that this process runs in."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from phase2hpc.errors import Phase2Error
 from phase2hpc.utils.error_text import first_problem
 from phase2hpc.utils.mounts import IN_MEMORY, mount_of, nearest_folder
 
-# Who starts a container may know what its inside cannot: which bytes the image is.
+# The digest is not known inside a container: whoever starts it sets this.
 DIGEST_VARIABLE = "PHASE2HPC_IMAGE_DIGEST"
-# Written by the image's build, in the folder of its Python environment.
+# Written by the image build into the root of its Python environment.
 _LABEL, _PACKAGES = "image.json", "packages.txt"
 
 
 class Image(BaseModel):
-    """An image of one commit.
+    """An image built from one commit.
 
-    revision: the commit, with ``-dirty`` where files differed from it; created: when it was built.
-    Both are empty where the build was not told. digest: ``sha256:...``, None where whoever started
-    the container did not say. packages: ``name==version`` of all that is installed.
+    revision: the commit, with ``-dirty`` if files differed from it. created: build time. Both are
+    empty if the build was not given them. digest: ``sha256:...``, None if unknown. packages:
+    ``name==version`` of every installed package.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -43,8 +43,7 @@ class Image(BaseModel):
 
 
 def this_image() -> Image | None:
-    """None where this process does not run in an image of phase2hpc. Raises Phase2Error for one
-    whose label is broken."""
+    """The image, None outside of one. Raises Phase2Error for a broken label."""
     label = Path(sys.prefix) / _LABEL
     if not label.exists():
         return None
@@ -60,14 +59,14 @@ def this_image() -> Image | None:
     return found.model_copy(update={"packages": packages, "digest": digest})
 
 
-def goes_with_container(path: Path) -> bool:
-    """Whether what is written there is gone when the container ends that this process runs in."""
+def is_lost_with_container(path: Path) -> bool:
+    """True for a path inside of this container that is not on a mounted folder."""
     if this_image() is None:
         return False
     mount = mount_of(nearest_folder(path))
     return mount is not None and (mount.point == Path("/") or mount.kind in IN_MEMORY)
 
 
-def unseen() -> str:
-    """What may be added where a path is not there: in a container, perhaps only in here."""
+def mount_hint() -> str:
+    """A hint to add to "no such file" inside of a container; empty outside."""
     return " in this container (is its folder mounted?)" if this_image() is not None else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 
@@ -60,6 +62,21 @@ def modules(extra: str) -> list[str]:
 def extra_with(module: str) -> str | None:
     """The extra that installs a top-level module, "" for the base; None for a foreign module."""
     return next((e for e in EXTRAS if module in map(module_of, requirements(e))), None)
+
+
+@contextmanager
+def naming_the_extra(what: str) -> Iterator[None]:
+    """A ModuleNotFoundError for a package of an extra says what needs it and how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if not (extra := extra_with(module)):
+            raise
+        raise ModuleNotFoundError(
+            f"{what} needs {module}, which is not installed here: pip install 'phase2hpc[{extra}]'",
+            name=error.name,
+        ) from error
 
 
 def installed_versions() -> dict[str, str]:

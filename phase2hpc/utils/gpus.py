@@ -1,4 +1,4 @@
-"""The GPUs of this machine as its driver counts them, and why torch may not see them. No torch."""
+"""GPUs of this machine by its driver, without torch, and why torch may not see them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from pathlib import Path
 
 from phase2hpc.utils.container_image import this_image
 
-# The driver's list of them is seen in every container, their device files are not.
-_OF_THE_DRIVER = Path("/proc/driver/nvidia/gpus")
+# Visible in every container, unlike the device files.
+_DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def gpu_count() -> int:
-    """NVIDIA GPUs of the machine, whether or not this process may use them."""
-    return len(list(_OF_THE_DRIVER.glob("*")))
+    """Number of NVIDIA GPUs of the machine, usable by this process or not."""
+    return len(list(_DRIVER_GPUS.glob("*")))
 
 
-def why_torch_sees_none(built_for: str | None) -> str:
-    """What to do where there are GPUs. built_for: torch's version of CUDA, None for a CPU build."""
+def advice_for_invisible_gpus(built_for: str | None) -> str:
+    """What to do if torch sees no GPU although there is one. built_for: CUDA version of the
+    installed torch, None for a CPU build."""
     image = this_image()
     if built_for is None:
-        what = "this image's variant is cpu" if image else "the torch installed is the CPU's build"
+        what = "this image is the cpu variant" if image else "the installed torch is a CPU build"
         return f"{what}: use the CUDA one"
     if image:
         return (

@@ -1,4 +1,4 @@
-"""Where a user's result goes: what can be wrong with the place, found before the work."""
+"""Checks of an output path before the work begins."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from phase2hpc.errors import InputError
 from phase2hpc.utils.atomic_io import PartialFile
-from phase2hpc.utils.container_image import goes_with_container
+from phase2hpc.utils.container_image import is_lost_with_container
 from phase2hpc.utils.os_errors import refused_place
 
 log = logging.getLogger(__name__)
 
 
 def check_output(path: Path) -> None:
-    """Raises InputError where ``path`` cannot be written: better now than after the work."""
+    """Raise InputError if ``path`` cannot be written."""
     if path.is_dir():
         raise InputError(f"--output {path}: this is a folder, name a file in it")
     if path.suffix.lower() not in (".csv", ".json"):
@@ -27,10 +27,10 @@ def check_output(path: Path) -> None:
 
 
 def warn_if_lost(path: Path) -> None:
-    """Say that a result will not outlive the container that it is made in."""
-    if goes_with_container(path):
+    """Warn if a result would be lost when this container ends."""
+    if is_lost_with_container(path):
         log.warning(
-            "%s lies inside of this container and goes with it: mount a folder "
+            "%s is inside of this container and is lost when it ends: mount a folder "
             "(docker and podman --volume, apptainer --bind) and write there",
             path,
         )

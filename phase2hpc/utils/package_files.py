@@ -1,7 +1,7 @@
-"""Where shipped files are: in a checkout its top-level folders, in a wheel ``phase2hpc/_shared``.
+"""Paths of shipped files: top-level folders of a checkout, or ``phase2hpc/_shared`` of a wheel.
 
-Nothing else knows the difference. What phase2hpc makes of shipped files (the sample's store) goes
-beside them in a checkout, and to the user's cache where they are read-only or inside a wheel.
+Files made from them (the sample's store) go beside them in a checkout, and to the user's cache
+for a wheel or a read-only checkout.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _SHARED = _PACKAGE / "_shared"
 
 SAMPLE = "jarvis_dft3d_15k"
-# Where this is set, everything that phase2hpc caches goes there.
+# Overrides the folder of everything that phase2hpc caches.
 CACHE_VARIABLE = "PHASE2HPC_CACHE"
 
 
@@ -27,13 +27,11 @@ def is_checkout() -> bool:
 def shared_path(name: str) -> Path:
     """A shipped file or folder by its path in the source tree, as in ``data/examples``.
 
-    Raises Phase2Error where it is not there: an incomplete copy of the package.
+    Raises Phase2Error if it is missing: the package is incomplete.
     """
     path = (_PACKAGE.parent if is_checkout() else _SHARED) / name
     if not path.exists():
-        raise Phase2Error(
-            f"{path}: this file belongs to phase2hpc and is missing; install phase2hpc again"
-        )
+        raise Phase2Error(f"{path}: this file of phase2hpc is missing: install phase2hpc again")
     return path
 
 
@@ -45,21 +43,22 @@ def sample_source() -> Path:
 def cache_dir() -> Path:
     """The folder for files that can be made again; it may not exist yet.
 
-    ``$PHASE2HPC_CACHE``, else ``$XDG_CACHE_HOME/phase2hpc``, else ``~/.cache/phase2hpc``.
+    ``$PHASE2HPC_CACHE``, else ``$XDG_CACHE_HOME/phase2hpc``, else ``~/.cache/phase2hpc``. Not from
+    platformdirs, which takes a relative ``$XDG_CACHE_HOME``.
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    # The XDG specification: a relative path there is to be ignored.
+    # The XDG specification demands that a relative path is ignored.
     root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
     return root / "phase2hpc"
 
 
 def default_store() -> Path:
-    """The store of the sample data set, which need not exist yet.
+    """Path of the store of the sample data set; it may not exist yet.
 
-    In a checkout beside the sample, unless that folder is read-only and has no store in it or
-    ``$PHASE2HPC_CACHE`` is set; otherwise in the cache.
+    Beside the sample in a checkout, but in the cache for a wheel, if ``$PHASE2HPC_CACHE`` is set,
+    or if that folder is read-only and has no store.
     """
     if is_checkout() and not os.environ.get(CACHE_VARIABLE):
         beside = sample_source().parent / f"{SAMPLE}.h5"
@@ -69,7 +68,7 @@ def default_store() -> Path:
 
 
 def pretrained_models() -> list[Path]:
-    """Folders of the shipped trained models, by name; none where none is shipped."""
+    """Folders of the shipped trained models, sorted by name."""
     try:
         folder = shared_path("models/pretrained")
     except Phase2Error:

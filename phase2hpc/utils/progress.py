@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
+"""Progress of long work: a bar on a terminal, a line every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts towards ``total`` (None: unknown) in ``unit``; use as a context manager.
+    """Count of ``unit`` done out of ``total`` (None: unknown); a context manager.
 
-    Off a terminal it prints one line every ten seconds, so that a job's log stays readable;
-    with ``quiet`` it only counts.
+    If stderr is not a terminal, one line is printed every ten seconds. With ``quiet`` nothing is
+    printed.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self, count: int, text: Callable[[], str] | None = None) -> None:
-        """``count`` more are done; ``text`` gives the end of the line, only when it is drawn."""
+        """Add ``count``. ``text`` returns the end of the line, called only if it is drawn."""
         self.done += count
         now = time.monotonic()
         if self.quiet or now - self._last_drawn < (
@@ -70,12 +70,12 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the work began."""
+        """Seconds since the work began."""
         return time.monotonic() - self._begin
 
     @property
     def per_second(self) -> float:
-        """What was done since then, a second."""
+        """Rate since the work began."""
         seconds = self.seconds
         return (self.done - self._first) / seconds if seconds > 0 else 0.0
 

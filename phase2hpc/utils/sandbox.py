@@ -1,5 +1,10 @@
-"""A function of files from anywhere, in a process that a hostile one can neither hold up nor take
-down with others: what it may use of time and memory is limited, also inside C code."""
+"""Map a function over untrusted files in a child process with limits on time and memory.
+
+A hostile file can neither stall nor crash the caller, also if the fault is inside of C code.
+
+Pebble's ProcessPool has the same limits, but its workers run the user's script again (spawn) or
+inherit threads (fork), and one that is busy outlives a parent that was killed.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +12,23 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from phase2hpc.utils.error_text import type_and_message
-from phase2hpc.utils.rlimits import die_quietly, limit_memory
+from phase2hpc.utils.rlimits import limit_memory, silence_crashes
 from phase2hpc.utils.worker_pool import Worker, WorkerDied
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-# Seconds: the largest CIF that is read takes a few, a stalled file system some more.
+# Seconds. The largest CIF that is accepted takes a few.
 TIME_LIMIT = 60.0
-# Bytes a process may take beyond what it starts with: twice what the worst CIF of the largest size
-# was seen to take.
+# Bytes beyond what the process starts with: twice what the worst CIF of the largest accepted size
+# was seen to need.
 MEMORY_LIMIT = 2 * 2**30
-# Tasks sent before the first answer is waited for, so that neither side waits for the other.
-AHEAD = 16
+# Tasks sent ahead, so that the process never waits for its parent.
+MAX_PENDING = 16
 
 
 def sandboxed_map(
@@ -33,11 +39,11 @@ def sandboxed_map(
     time_limit: float | None = None,
     memory_limit: int | None = None,
 ) -> Iterator[Result]:
-    """``function`` (picklable) of each task, in order, in one other process.
+    """Yield ``function(task)`` of each task in order; a picklable function, run in a child process.
 
-    ``failed(task, reason)`` stands where a task took longer than ``time_limit`` seconds, needed
-    more than ``memory_limit`` bytes, or crashed the process; the next ones go to a fresh process.
-    The defaults are TIME_LIMIT and MEMORY_LIMIT.
+    Yield ``failed(task, reason)`` for a task that takes longer than ``time_limit`` seconds
+    (TIME_LIMIT), needs more than ``memory_limit`` bytes (MEMORY_LIMIT), or crashes the process.
+    The tasks after it go to a new process.
     """
     seconds = TIME_LIMIT if time_limit is None else time_limit
     limited = _Limited(function, MEMORY_LIMIT if memory_limit is None else memory_limit)
@@ -46,7 +52,7 @@ def sandboxed_map(
     process: _SandboxWorker | None = None
     try:
         while True:
-            new = [task for _, task in zip(range(AHEAD - len(pending)), waiting, strict=False)]
+            new = list(islice(waiting, MAX_PENDING - len(pending)))
             if process is not None:
                 process.send_all(new)
             pending.extend(new)
@@ -75,31 +81,31 @@ class _Failed:
 
 @dataclass(frozen=True)
 class _Limited(Generic[Task, Result]):
-    """``function``, and the limit that the process takes which this is sent to."""
+    """``function``, and the memory limit that its process sets when it receives this."""
 
     function: Callable[[Task], Result]
     memory: int
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        die_quietly()
+        silence_crashes()
         limit_memory(self.memory)
 
     def __call__(self, task: Task) -> Result | _Failed:
         try:
             return self.function(task)
         except MemoryError:
-            return _Failed(f"too much memory: reading it needs more than {self.memory >> 20} MiB")
-        except Exception as error:  # Said in the task's place: the other tasks are not lost by it.
+            return _Failed(f"too much memory: reading it takes more than {self.memory >> 20} MiB")
+        except Exception as error:  # One task must not fail the others.
             detail = type_and_message(error)
             return _Failed(f"internal error: {detail}; please report it with the file")
 
 
 class _SandboxWorker(Worker):
-    """A worker that is not waited for longer than so many seconds."""
+    """A worker whose answers have a time limit."""
 
     def send_all(self, tasks: Iterable[Any]) -> None:
-        # Its last answers may still be on the way: what it died of is said by receive_within.
+        # Earlier answers may still be in the pipe; receive_within reports the death after them.
         with contextlib.suppress(WorkerDied):
             for task in tasks:
                 self.send(task)

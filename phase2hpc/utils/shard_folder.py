@@ -1,7 +1,7 @@
-"""The folder of the parts that several processes make of one result, beside that result.
+"""Folder of the shards that several processes make of one result, beside that result.
 
-Each part appears whole or not at all, under a name that says what it was made from: a part that
-is there need not be made again.
+A shard is written atomically, into a folder that is named by a hash of its inputs: a shard that
+exists is complete and need not be made again.
 """
 
 from __future__ import annotations
@@ -22,64 +22,64 @@ from phase2hpc.errors import Phase2Error
 from phase2hpc.utils.atomic_io import PartialFile
 from phase2hpc.utils.os_errors import refused
 
-# More files than this a process may not have open on many machines.
+# The usual limit on open files is 1024.
 MAX_SHARDS = 500
 
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """``<target>.shards/<hash of what the parts are made from>/`` with so many parts."""
+    """``<target>.shards/<hash of the inputs>/`` with ``count`` shards."""
 
     path: Path
     count: int
 
     @classmethod
     def beside(cls, target: Path, count: int, made_from: Mapping[str, Any]) -> ShardFolder:
-        """made_from: all that the parts depend on, as JSON knows it."""
+        """made_from: everything that the shards depend on; JSON values."""
         content = json.dumps([made_from, count, phase2hpc.__version__], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:12]
         return cls(target.with_name(f"{target.name}.shards") / digest, count)
 
     def part(self, shard: int) -> Path:
-        """JSON lines; it is there when all of the shard is."""
+        """Results of a shard as JSON lines; written last."""
         return self.path / f"{shard:04d}.jsonl"
 
     def store(self, shard: int) -> Path:
-        """The graphs of a shard."""
+        """Graphs of a shard."""
         return self.path / f"{shard:04d}.h5"
 
     @property
     def jobs(self) -> Path:
-        """Which jobs make the parts."""
+        """Ids of the jobs that make the shards."""
         return self.path / "jobs.json"
 
     def missing(self) -> list[int]:
-        """Shards that are still to be made."""
+        """Numbers of the shards that are not made yet."""
         return [shard for shard in range(self.count) if not self.part(shard).exists()]
 
     def require_all(self) -> None:
-        """Raises Phase2Error naming the shards that are not there."""
+        """Raise Phase2Error with the numbers of missing shards."""
         if missing := self.missing():
             named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
             raise Phase2Error(
-                f"{len(missing)} of {self.count} shards are not there ({named}): their logs say "
-                "why; the same command again makes only them"
+                f"{len(missing)} of {self.count} shards are missing ({named}): see their logs; the "
+                "same command again makes only these"
             )
 
     def remove(self) -> None:
-        """With all that is in it; the other shards of the same result are left."""
+        """Remove this folder, and its parent unless there are shards of other inputs."""
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
             self.path.parent.rmdir()
 
 
 def fingerprint(source: str) -> list[Any]:
-    """What changes when a source does, found without reading it: names, sizes, times of change.
+    """Names, sizes and modification times of a source, to detect changes without reading it.
 
-    Seconds only, since machines that share a file system may differ in the rest of them.
+    Whole seconds, since machines that share a file system may differ in the fraction.
     """
     path = Path(source)
-    if not path.exists():  # a name that no file has, as jarvis:dft_3d
+    if not path.exists():  # not a file, as jarvis:dft_3d
         return [source]
     with suppress(NotADirectoryError), os.scandir(path) as entries:
         files = [entry for entry in entries if not entry.name.startswith(".")]
@@ -88,23 +88,23 @@ def fingerprint(source: str) -> list[Any]:
 
 
 def fingerprints(sources: Sequence[str | Path]) -> list[Any]:
-    """The same of each."""
+    """``fingerprint`` of each source."""
     return [fingerprint(str(source)) for source in sources]
 
 
 def _state(file: os.DirEntry[str] | Path) -> list[Any]:
     try:
         found = file.stat()
-    except OSError:  # a link that leads nowhere: to be told with its place in the result
+    except OSError:  # a dangling link: reported later, in the result
         return [file.name]
     return [file.name, found.st_size, int(found.st_mtime)]
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[TextIOWrapper]:
-    """A text file that appears, durable, when the block has ended without an exception.
+def atomic_text(path: Path) -> Iterator[TextIOWrapper]:
+    """Open a text file that appears, flushed to disk, once the block ends without exception.
 
-    Raises Phase2Error where the disk is full and the like.
+    Raises Phase2Error for an OSError, such as a full disk.
     """
     try:
         partial = PartialFile(path)
@@ -119,17 +119,17 @@ def writing(path: Path) -> Iterator[TextIOWrapper]:
 
 
 def write_line(file: TextIOWrapper, value: Any) -> None:
-    """One value of JSON on a line of its own."""
+    """Write a value as one line of JSON."""
     file.write(json.dumps(value) + "\n")
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The values of a part. Raises Phase2Error for one that is damaged."""
+    """Values of a JSON lines file. Raises Phase2Error if it is missing or damaged."""
     try:
         with path.open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)
     except (OSError, ValueError) as error:
         raise Phase2Error(
-            f"{path}: damaged or not there ({error}): remove it, and give the same command again"
+            f"{path}: missing or damaged ({error}): remove it and give the same command again"
         ) from None

@@ -8,7 +8,7 @@ ABSENT = "-"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number with so many significant digits, a dash where there is none."""
+    """A number with ``digits`` significant digits, or a dash for None."""
     if value is None:
         return ABSENT
     if 10**digits <= abs(value) < 1e6:
@@ -17,12 +17,12 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def with_error(value: float | None, error: float | None) -> str:
-    """``value ± error``, as far as there is any."""
+    """``value ± error``, or the value alone."""
     return number(value) + (f" ± {number(error, 2)}" if error is not None else "")
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns of equal width under a ruled header; the first ``left`` are flush left."""
+    """A plain-text table with a ruled header; the first ``left`` columns are left-aligned."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     padded = [
@@ -37,6 +37,6 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """The same as a Markdown table."""
+    """A Markdown table; the first ``left`` columns are left-aligned."""
     rule = ["---" if column < left else "--:" for column in range(len(header))]
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))

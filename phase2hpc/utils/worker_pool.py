@@ -1,8 +1,9 @@
-"""Worker processes that start clean, answer in order and die with their parent.
+"""Worker processes that start clean, answer in order and end with their parent.
 
-A worker is a fresh interpreter that imports the function's module and nothing else: no fork of
-a process that holds threads or an open HDF5 file, no second import of the user's own script. It
-ends as soon as its parent's end of the connection closes, however the parent ended.
+A worker is a new interpreter that imports only the module of its function: no fork of a process
+with threads or an open HDF5 file, and no second run of the user's script as under multiprocessing.
+A thread of its own reads the connection, so that a worker, even a busy one, ends at once when its
+parent does, also by SIGKILL. concurrent.futures and Pebble give neither.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from phase2hpc.errors import Phase2Error
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-# One task in work and one waiting, so that a worker need not wait for its parent.
+# One in work and one waiting, so that a worker never waits for its parent.
 TASKS_PER_WORKER = 2
 
-# vesin imports torch where it finds it, which takes a second and 200 MB that no worker needs.
+# vesin imports torch if it is installed: a second and 200 MB that no worker needs.
 _BOOT = (
     "import sys; sys.path[:] = {path!r}; sys.modules['torch'] = None; "
     "from phase2hpc.utils.worker_pool import serve; serve({descriptor})"
@@ -39,7 +40,7 @@ class WorkerDied(Phase2Error):
 
 
 class Worker:
-    """One process that applies ``function`` (picklable) to what it is sent."""
+    """A process that applies ``function`` (picklable) to the tasks it is sent."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._connection, theirs = Pipe()
@@ -60,7 +61,8 @@ class Worker:
             raise self._died() from error
 
     def receive(self) -> Any:
-        """The next answer; raises what the function raised, or WorkerDied."""
+        """The next answer. Raises WorkerDied, the function's Phase2Error, or a RuntimeError with
+        the traceback of any other exception."""
         try:
             succeeded, answer = self._connection.recv()
         except (EOFError, OSError) as error:
@@ -88,10 +90,10 @@ class Worker:
 def ordered_map(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
 ) -> Generator[Result, None, None]:
-    """``function`` of each task, in the order of the tasks, on so many processes.
+    """Yield ``function(task)`` in the order of the tasks, computed by ``workers`` processes.
 
-    One worker means this process. At most two tasks a worker are under way, however many there
-    are and however slowly the results are used.
+    One worker means this process. At most TASKS_PER_WORKER tasks per worker are taken from
+    ``tasks`` ahead of the results.
     """
     if workers <= 1:
         yield from map(function, tasks)
@@ -115,12 +117,12 @@ def ordered_map(
 
 
 def serve(descriptor: int) -> None:
-    """The worker's side: the function first, then its tasks, until the connection closes."""
-    # Ctrl-C reaches the whole group; the parent decides what it means.
+    """Main loop of a worker: receive the function, then tasks, until the connection closes."""
+    # Ctrl-C reaches the whole process group; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(descriptor)
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    # Tasks are taken off the wire at once, so that parent and worker never both wait in send.
+    # Tasks are received at once, so that parent and worker never both block in send.
     threading.Thread(target=_receive_tasks, args=(connection, tasks), daemon=True).start()
     function = tasks.get()
     while True:
@@ -129,11 +131,11 @@ def serve(descriptor: int) -> None:
             answer = (True, function(task))
         except Phase2Error as error:
             answer = (False, error)
-        except Exception:  # The parent raises it again, with this traceback.
+        except Exception:  # Re-raised in the parent, with this traceback.
             answer = (False, traceback.format_exc())
         try:
             connection.send(answer)
-        except OSError:  # The parent is gone, and nobody waits for the answer.
+        except OSError:  # The parent is gone.
             os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Files of every version so far, made by frozen/make.py, are read, used and resumed from."""
+"""Frozen files of every schema version are read, predicted with and resumed from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from phase2hpc.checkpointing.schema import SCHEMA_VERSION
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.data.store.reader import Store
-from phase2hpc.inference.batched import predict
+from phase2hpc.inference.batched import predict_graphs
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory, create_run, family_folder
@@ -28,7 +28,7 @@ def test_a_frozen_best_predicts_as_it_did(version, tiny) -> None:
     assert best.elements and best.epoch >= 1 and best.score > 0
     store = Store.open(tiny.store)
     indices = store.split_indices("test")
-    predicted = predict(best.model, best.scaler, store, indices, device=torch.device("cpu"))
+    predicted = predict_graphs(best.model, best.scaler, store, indices, device=torch.device("cpu"))
     with open(FROZEN / f"predictions_v{version}.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == store.ids(indices)

@@ -2,30 +2,33 @@
 
 import contextlib
 import errno
-import io
 import logging
 import os
-import pickle
 import random
 import resource
-import struct
 import subprocess
 import sys
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from checkpoints import (
+    SCALER,
+    best_of,
+    legacy_sealed,
+    sealed,
+    state_of,
+    torch_saved,
+    without_comment,
+)
 from paths import HELPERS
 
 from phase2hpc.checkpointing.file_errors import CorruptCheckpoint, NewerVersion
-from phase2hpc.checkpointing.file_format import COMMENT_SIZE, read_state, read_step, seal
+from phase2hpc.checkpointing.file_format import COMMENT_SIZE, read_state, read_step
 from phase2hpc.checkpointing.legacy_format import HEADER_SIZE
 from phase2hpc.checkpointing.manager import (
     best_epoch,
@@ -34,41 +37,16 @@ from phase2hpc.checkpointing.manager import (
     save_best,
     save_checkpoint,
 )
-from phase2hpc.checkpointing.plain_values import DTYPES, to_plain
-from phase2hpc.checkpointing.rng_state import rng_state, set_rng_state
-from phase2hpc.checkpointing.safe_load import screen
+from phase2hpc.checkpointing.plain_values import DTYPES
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.runs.run_directory import RunDirectory
 
 NOBODY = 65534
-SCALER: dict[str, Any] = {
-    "properties": ["ehull"], "mean": [0.0], "std": [1.0], "asinh_scale": [0.0],
-    "label_fraction": [1.0],
-}  # fmt: skip
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path)
-
-
-def state_of(step: int, **more: Any) -> dict[str, Any]:
-    """A whole state of a trainer, of the least size."""
-    weights = {"weights": torch.full((20,), float(step))}
-    skipped = {"total": 0, "in_epoch": 0, "in_row": 0, "rate_factor": 1.0}
-    return {
-        "numerics_version": 1, "step": step, "model": weights, "averaged": weights, "loss": {},
-        "optimizer": {"state": {}, "param_groups": []}, "scaler": SCALER, "sampler": {},
-        "rng": [{}], "history": [], "loss_sums": torch.zeros(2), "counted": 0,
-        "skipped": skipped, "best_score": 0.5, "best_epoch": 0,
-    } | more  # fmt: skip
-
-
-def best_of(epoch: int, **more: Any) -> dict[str, Any]:
-    return {
-        "config": "{}", "graph_settings": {}, "scaler": SCALER, "weights": {}, "elements": [1],
-        "epoch": epoch, "score": 1.0,
-    } | more  # fmt: skip
 
 
 def names(run: RunDirectory) -> list[str]:
@@ -222,30 +200,6 @@ def test_truncated_at_any_byte_extended_or_foreign_falls_back(
     assert "not written by phase2hpc" in line
 
 
-@pytest.mark.parametrize("mmap", [False, True])
-def test_torch_loads_it_by_itself(run: RunDirectory, mmap: bool) -> None:
-    weights = {"w": torch.arange(70_000.0), "b": torch.ones(3, 2).T, "none": torch.zeros(0)}
-    save_best(run, best_of(3, weights=weights, score=0.25))
-    save_checkpoint(run, state_of(4, model=weights), 4, keep=1)
-    best = torch.load(run.best, weights_only=True, mmap=mmap)
-    state = torch.load(run.checkpoint, weights_only=True, mmap=mmap)
-    assert (best["kind"], best["epoch"], best["score"]) == ("best", 3, 0.25)
-    assert (state["kind"], state["step"]) == ("checkpoint", 4)
-    for read in (best["weights"], state["model"]):
-        torch.testing.assert_close(read, weights, rtol=0, atol=0)
-
-
-def test_other_programs_find_the_archive_whole(run: RunDirectory) -> None:
-    """zipfile reads it, and the checksum can be computed by hand."""
-    save_best(run, best_of(3))
-    whole = run.best.read_bytes()
-    with zipfile.ZipFile(run.best) as archive:
-        assert archive.testzip() is None
-        assert archive.comment == whole[-COMMENT_SIZE:]
-    assert sha256(whole[:-64]).hexdigest().encode() == whole[-64:]
-    assert f" step {3:020d} ".encode() in whole[-COMMENT_SIZE:]
-
-
 def put_folder(path: Path) -> None:
     path.mkdir()
     (path / "file").touch()
@@ -254,11 +208,11 @@ def put_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     ("put", "reason"),
     [
-        (put_folder, "a folder is in its place"),
+        (put_folder, "not a file: it is a folder"),
         (lambda path: path.symlink_to("nowhere"), "a link to nothing"),
         (lambda path: path.symlink_to(path), "cannot be read"),
-        (os.mkfifo, "it is not a regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "it is not a regular file"),
+        (os.mkfifo, "not a file: it is a named pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a file: it is a device"),
     ],
 )
 def test_what_is_no_file_is_set_aside(
@@ -358,20 +312,6 @@ def test_set_aside_again_and_again(run: RunDirectory) -> None:
     assert [(run.path / name).read_bytes() for name in aside] == [b"first", b"second", b"third"]
 
 
-def test_a_claimed_size_allocates_no_memory(run: RunDirectory) -> None:
-    for length in (2**40, 2**63, 2**64 - 1):
-        run.checkpoint.write_bytes(legacy_sealed(b"", length=length))
-        with pytest.raises(CorruptCheckpoint, match=f"where {length} were written"):
-            read_state(run.checkpoint)
-    content = sealed(torch_saved({}))
-    with open(run.checkpoint, "wb") as file:  # 1 TiB, and nothing of it on disk
-        file.write(content[:-COMMENT_SIZE])
-        file.seek(2**40)
-        file.write(content[-COMMENT_SIZE:])
-    with pytest.raises(CorruptCheckpoint, match=f"where {len(content)} were written"):
-        read_state(run.checkpoint)
-
-
 def test_only_damaged_ones_is_an_error_now_and_later(run: RunDirectory) -> None:
     save_checkpoint(run, state_of(1), 1, keep=2)
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-1])
@@ -387,41 +327,6 @@ def test_a_damaged_newest_does_not_stop_the_next_save(run: RunDirectory) -> None
     save_checkpoint(run, state_of(3), 3, keep=3)
     assert found_step(run) == 3
     assert "checkpoint_1.pt" in names(run)
-
-
-def without_comment(content: bytes) -> bytes:
-    """The archive as torch wrote it."""
-    return content[: -COMMENT_SIZE - 2] + b"\0\0"
-
-
-def sealed(archive: bytes, version: int = 2, step: int = 5) -> bytes:
-    """A file of the present format whose checksums are right, whatever ``archive`` is."""
-    whole = archive[:-2] + seal(archive[:-2], step)
-    if version == 2:
-        return whole
-    comment = whole[-COMMENT_SIZE:].replace(b"format 0002", b"format %04d" % version)
-    fields, _, _ = comment.partition(b" check ")
-    fields += b" check "
-    whole = whole[:-COMMENT_SIZE] + fields + sha256(fields).hexdigest()[:16].encode() + b" sha256 "
-    return whole + sha256(whole).hexdigest().encode()
-
-
-def legacy_sealed(
-    payload: bytes, version: int = 1, length: int | None = None, step: int = 5
-) -> bytes:
-    """The same in the format of phase2hpc 0.1."""
-    length = len(payload) if length is None else length
-    fields = struct.pack("<8sIQQ32s", b"PHASE2ST", version, step, length, sha256(payload).digest())
-    return fields + sha256(fields).digest()[:8] + payload
-
-
-SEALS = {"present": sealed, "legacy": legacy_sealed}
-
-
-def torch_saved(content: Any, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer, **options)
-    return buffer.getvalue()
 
 
 NEWER_STATE = torch_saved({"kind": "checkpoint", "schema_version": 99, "what": "ever"})
@@ -490,117 +395,10 @@ def test_a_key_that_is_missing_falls_back(run: RunDirectory) -> None:
         run.checkpoint_of(1).rename(run.checkpoint)
 
 
-class Code:
-    def __init__(self, function: Any = os.mkdir, *arguments: Any) -> None:
-        self.call = function, arguments or ("executed",)
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
-def archive_with(pickled: bytes, compression: int = zipfile.ZIP_STORED, **records: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        for name, content in {"version": b"3\n", **records}.items():
-            archive.writestr(f"archive/{name}", content)
-    return buffer.getvalue()
-
-
-def tensor_pickle(numel: int, size: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
-    """A state whose tensor claims another size than its record of 8 bytes."""
-    storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0" + b"0"
-    storage += b"X\x03\0\0\0cpu" + pickle.dumps(numel, 2)[2:-1] + b"tQ"
-    shape = pickle.dumps(size, 2)[2:-1] + pickle.dumps(stride, 2)[2:-1]
-    hooks = b"\x89ccollections\nOrderedDict\n)R"
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0" + shape + hooks + b"tR"
-    return b"\x80\x02}X\x01\0\0\0a" + tensor + b"s."
-
-
-HOSTILE: dict[str, Callable[[], bytes]] = {
-    "a call in a zip": lambda: torch_saved({"a": Code()}),
-    "a call nested deep": lambda: torch_saved({"a": [{"b": (1, [Code()])}]}),
-    "a call in the legacy format": lambda: torch_saved(
-        {"a": Code()}, _use_new_zipfile_serialization=False
-    ),
-    "plain values in the legacy format": lambda: torch_saved(
-        {"a": 1}, _use_new_zipfile_serialization=False
-    ),
-    "a bare pickle": lambda: pickle.dumps({"a": Code()}),
-    "a tar": lambda: tar_with(pickle.dumps({"a": Code()})),
-    "builtins.eval": lambda: torch_saved({"a": Code(eval, "__import__('os').mkdir('executed')")}),
-    "a function of torch": lambda: torch_saved({"a": Code(torch.ones, (2,))}),
-    "torch's own load": lambda: torch_saved({"a": Code(torch.load, "x")}),
-    "a set": lambda: torch_saved({"a": {1, 2}}),
-    "no dict": lambda: torch_saved([1, 2]),
-    "an item set on a tensor": lambda: archive_with(
-        tensor_pickle(2, (2,), (1,))[:-2] + b"K\0K\1ss.", **{"data/0": bytes(8)}
-    ),
-    "a storage beyond its record": lambda: archive_with(
-        tensor_pickle(2**30, (2,), (1,)), **{"data/0": bytes(8)}
-    ),
-    "a storage without a record": lambda: archive_with(tensor_pickle(2, (2,), (1,))),
-    "a tensor beyond its storage": lambda: archive_with(
-        tensor_pickle(2, (2**30,), (1,)), **{"data/0": bytes(8)}
-    ),
-    "a negative stride": lambda: archive_with(
-        tensor_pickle(2, (2,), (-1,)), **{"data/0": bytes(8)}
-    ),
-    "a memo of many gigabytes": lambda: archive_with(b"\x80\x02}r\xff\xff\xff\xff."),
-    "a packed record": lambda: archive_with(pickle.dumps({}, 2), zipfile.ZIP_DEFLATED),
-    "a foreign record": lambda: archive_with(pickle.dumps({}, 2), **{"code/__init__.py": b"1"}),
-    "an archive behind another": lambda: torch_saved({"a": 1}) + torch_saved({"a": 2}),
-    "an archive before a comment": lambda: with_comment(torch_saved({"a": 1})),
-    "an empty pickle": lambda: archive_with(b""),
-    "no pickle": lambda: archive_with(b"\x80\x02garbage"),
-}  # fmt: skip
-
-
-def with_comment(archive: bytes) -> bytes:
-    comment = torch_saved({"a": 2})
-    return archive[:-2] + struct.pack("<H", len(comment)) + comment
-
-
-def tar_with(content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in ("sys_info", "pickle", "storages", "tensors"):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("file_format", FORMATS)
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_nothing_but_tensors_and_plain_values_is_read(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, kind: str, file_format: str
-) -> None:
-    """With checksums that are right: they are no secret."""
-    monkeypatch.chdir(run.path)
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    save_checkpoint(run, state_of(1), 1, keep=2)
-    save_checkpoint(run, state_of(2), 2, keep=2)
-    content = SEALS[file_format](HOSTILE[kind](), step=9)
-    run.best.write_bytes(content)
-    with pytest.raises(InputError, match="best.pt: damaged, or not written by phase2hpc") as caught:
-        load_best(run.best)
-    assert "\n" not in str(caught.value)
-    damage_and_find(run, content, besides=["best.pt"])
-    assert not Path("executed").exists()
-
-
-def test_the_screen_passes_what_is_whole() -> None:
-    """The hostile archives above differ from these by what they are hostile in."""
-    screen(archive_with(tensor_pickle(2, (2,), (1,)), **{"data/0": bytes(8)}))
-    screen(archive_with(pickle.dumps({"a": [1, 2.5, None, True, (1, 2, 3, 4), "x", -(2**70)]}, 2)))
-    screen(torch_saved({"a": [torch.zeros(0), torch.zeros(2, 3).T, torch.ones(2, dtype=bool)]}))
-
-
 def test_what_could_not_be_read_back_is_not_saved(run: RunDirectory) -> None:
     save_checkpoint(run, state_of(1), 1, keep=1)
     sparse, complex_ = torch.eye(2).to_sparse(), torch.zeros(2, dtype=torch.complex64)
-    for bad in (Path("x"), {1, 2}, Code(), torch.float32, b"bytes", sparse, complex_):
+    for bad in (Path("x"), {1, 2}, object(), torch.float32, b"bytes", sparse, complex_):
         with pytest.raises(TypeError, match=r"state\['deep'\]\[1\]"):
             save_checkpoint(run, {"deep": [0, bad]}, 2, keep=1)
     with pytest.raises(TypeError, match="key"):
@@ -664,29 +462,6 @@ def test_states_come_back_as_they_were(run: RunDirectory) -> None:
     assert run.checkpoint.stat().st_size < 100_000  # a view is saved without what lies behind it
 
 
-def test_only_what_must_be_is_copied() -> None:
-    weights = torch.nn.Parameter(torch.ones(3, 4))
-    plain = to_plain({"whole": weights, "row": weights[1], "turned": weights.T})
-    assert plain["whole"].data_ptr() == weights.data_ptr()
-    for tensor in plain.values():
-        assert tensor.untyped_storage().nbytes() == tensor.nbytes and not tensor.requires_grad
-        assert tensor.is_contiguous()
-
-
-def draw() -> tuple[Any, ...]:
-    return random.random(), random.gauss(0, 1), np.random.normal(), torch.rand(3).tolist()
-
-
-def test_rng_states_survive_a_file(run: RunDirectory) -> None:
-    draw()  # leaves the second number of a Gaussian pair in numpy's and Python's states
-    save_checkpoint(run, state_of(1, rng=[rng_state()]), 1, keep=1)
-    expected = draw()
-    found = load_newest(run)
-    assert found is not None
-    set_rng_state(found[0]["rng"][0])
-    assert draw() == expected
-
-
 def test_best(run: RunDirectory) -> None:
     with pytest.raises(InputError, match="no trained weights yet"):
         load_best(run.best)
@@ -697,7 +472,7 @@ def test_best(run: RunDirectory) -> None:
     with pytest.raises(InputError, match="damaged"):
         load_best(run.best)
     save_checkpoint(run, state_of(1), 1, keep=1)
-    with pytest.raises(InputError, match="not a valid best state: 'kind'"):
+    with pytest.raises(InputError, match="not a valid best state: key 'kind'"):
         load_best(run.checkpoint)
     for key in best_of(1).keys() - {"epoch"}:
         save_best(run, best_of(1, **{key: ["x"]}))
@@ -790,7 +565,7 @@ def test_what_reads_back_otherwise_is_not_taken(
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "pread", lie)
-            with pytest.raises(Phase2Error, match="cannot be saved: reads back other"):
+            with pytest.raises(Phase2Error, match="cannot be saved: the content read back differs"):
                 save_checkpoint(run, state_of(2), 2, keep=2)
         assert names(run) == ["checkpoint.pt"]
         assert found_step(run) == 1
@@ -849,7 +624,8 @@ import torch
 from phase2hpc.utils.atomic_io import clear_partials
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.checkpointing.manager import load_best, load_newest, save_best, save_checkpoint
-from test_manager import STEPS, best_of, clear, state_of
+from checkpoints import best_of, state_of
+from test_manager import STEPS, clear
 
 torch.set_num_threads(1)
 run = RunDirectory(Path(sys.argv[1]))
@@ -926,7 +702,7 @@ import torch
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.checkpointing.manager import load_newest, save_checkpoint
 from pathlib import Path
-from test_manager import state_of
+from checkpoints import state_of
 
 torch.set_num_threads(1)
 run = RunDirectory(Path(sys.argv[1]))

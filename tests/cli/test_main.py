@@ -35,13 +35,13 @@ def in_a_process(*arguments: str, **environment: str) -> subprocess.CompletedPro
         (["--level", "litte"], "unknown level 'litte': did you mean 'lite'?"),
         (["--level", "litte", "--resume"], "unknown level 'litte': did you mean 'lite'?"),
         (["--properties", "bandgap"], "unknown property 'bandgap'"),
-        (["--properties", ","], "no property asked for"),
-        (["--properties", "band_gap", "--all-properties"], "give one of them"),
+        (["--properties", ","], "--properties is empty"),
+        (["--properties", "band_gap", "--all-properties"], "give only one of them"),
         (["--preset", "smal"], "unknown preset 'smal': did you mean 'small'?"),
         (["--set", "batchsize=3"], "unknown setting 'batchsize': did you mean 'batch_size'?"),
         (["--set", "lr"], "--set 'lr': write it as key=value"),
         (["--set", "lr=fast"], "setting 'lr' = 'fast'"),
-        (["--set", "store=x.h5"], "--set store: give it by --store"),
+        (["--set", "store=x.h5"], "--set store: use --store"),
         (["--lr", "-1"], "setting 'lr' = -1.0"),
         (["--lr", "nan"], "setting 'lr'"),
         (["--epochs", "0"], "setting 'epochs' = 0"),
@@ -179,6 +179,12 @@ def test_help_is_light(command) -> None:
     assert code == 0 and out.startswith("phase2hpc ")
 
 
+def test_help_needs_neither_settings_nor_submission() -> None:
+    """They take half of its time."""
+    program = "import sys, phase2hpc.cli.main; print({'pydantic', 'submitit'} & set(sys.modules))"
+    assert in_a_process("-c", program).stdout.strip() == "set()"
+
+
 def test_flags_of_the_manual(command) -> None:
     """The operation manual's names stay as they are."""
     train, predict = (command(name, "--help")[1] for name in ("train", "predict"))
@@ -273,8 +279,8 @@ def test_a_missing_extra_is_named(command, monkeypatch) -> None:
 def test_what_is_given_twice_or_elsewhere(command, trained, tmp_path) -> None:
     for arguments, words in (
         (("--epochs", "2", "--set", "epochs=3"), "--epochs and --set epochs"),
-        (("--set", "seed=1"), "give it by --seed"),
-        (("--resume", "--init-from", "x"), "leave --init-from out"),
+        (("--set", "seed=1"), "use --seed"),
+        (("--resume", "--init-from", "x"), "leave out --init-from"),
     ):
         code, _, err = command("train", "--level", "lite", "--models-dir", tmp_path, *arguments)
         assert code == 2 and words in err and err.count("\n") == 1

@@ -76,7 +76,7 @@ def test_resolve_of_an_unknown_name_says_what_there_is():
 
 @pytest.mark.parametrize("empty", ["", " , ,"])
 def test_resolve_of_nothing(empty):
-    with pytest.raises(InputError, match="no property"):
+    with pytest.raises(InputError, match="--properties is empty"):
         resolve(empty, ["own"])
 
 

@@ -16,10 +16,6 @@ HERE = Path(__file__).parent
 IMAGE = "localhost/phase2hpc:test"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "container: in real containers")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = missing()
     for item in items:

@@ -172,7 +172,7 @@ def test_what_is_not_mounted_or_not_the_users(engine: Engine, image: str, tmp_pa
     roots = ("--volume", f"{tmp_path / 'roots'}:/work")
     examples = ("--volume", f"{ROOT / 'data' / 'examples'}:/examples:ro")
     for options, folder, code, said in (
-        ((), "/examples", 0, "preds.csv lies inside of this container and goes with it"),
+        ((), "/examples", 0, "preds.csv is inside of this container and is lost when it ends"),
         ((), "/mine", 2, "/mine: no such folder in this container (is its folder mounted?)"),
         (roots, "/examples", 2, "let this container's user 1000:1000 write there (docker --user"),
     ):

@@ -331,7 +331,7 @@ def test_a_missing_shard_is_named_and_made_alone(made: Any) -> None:
     folder, sources, store = made
     folder.part(1).unlink()
     kept = {shard: folder.part(shard).stat().st_mtime_ns for shard in (0, 2)}
-    with pytest.raises(Phase2Error, match=r"1 of 3 shards are not there \(1\)"):
+    with pytest.raises(Phase2Error, match=r"1 of 3 shards are missing \(1\)"):
         merge_shards(folder, sources, store, converter())
     assert folder.missing() == [1] and not store.exists()
     for shard in range(3):

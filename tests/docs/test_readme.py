@@ -1,4 +1,6 @@
-"""The README is true: its commands run, its options and its links exist."""
+"""README and pages are true: their commands parse and run, their links lead somewhere."""
+
+from __future__ import annotations
 
 import os
 import re
@@ -15,45 +17,60 @@ from paths import ROOT
 from phase2hpc.cli.main import app
 from phase2hpc.utils.package_files import CACHE_VARIABLE, shared_path
 
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+QUICK_START = ROOT / "docs" / "quick-start.md"
+OTHERS = ("CONTRIBUTING.md", "benchmarks/RESULTS.md", "data/README.md", "jobs/README.md")
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in OTHERS)]
 BLOCK = re.compile(r"(<!-- run in CI -->\n)?```bash\n(.*?)```", re.DOTALL)
 
 
-def commands(only_run: bool) -> list[str]:
-    """The lines of the README's bash blocks, all or those that CI runs."""
+def commands(page: Path, only_run: bool = False) -> list[str]:
+    """The lines of a page's bash blocks, all or those that CI runs."""
     lines = [
         line
-        for marked, block in BLOCK.findall(README)
+        for marked, block in BLOCK.findall(page.read_text())
         if marked or not only_run
         for line in block.splitlines()
     ]
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-def test_the_readme_has_commands_of_both_kinds():
-    assert 5 < len(commands(only_run=True)) < len(commands(only_run=False))
+def lines_of_the_program() -> list[str]:
+    found = {line: None for page in PAGES for line in commands(page)}
+    # Commands in the text; dots stand for what the reader gives.
+    for page in PAGES:
+        for code in re.findall(r"`(phase2hpc [^`]+)`", page.read_text()):
+            if not re.search(r"\.\.\.|…|COMMAND|phase2hpc --", code):
+                found[code] = None
+    return [line for line in found if line.startswith("phase2hpc ")]
 
 
-@pytest.mark.parametrize("line", [c for c in commands(False) if c.startswith("phase2hpc")])
-def test_every_command_of_the_readme_parses(line):
+def test_there_are_commands_of_both_kinds() -> None:
+    for page in (README, QUICK_START):
+        assert 3 < len(commands(page, only_run=True)) < len(commands(page))
+
+
+@pytest.mark.parametrize("line", lines_of_the_program())
+def test_every_command_parses(line: str) -> None:
     group, words = typer.main.get_command(app), shlex.split(line, comments=True)[1:]
     context = group.make_context("phase2hpc", words, resilient_parsing=True)
-    while hasattr(group, "commands"):
+    while words and hasattr(group, "commands"):
         group = group.commands[words[0]]
         words = words[1:]
     # Raises a usage error for an option that is not there or a value of a wrong type.
     group.make_context(group.name, words, parent=context)
 
 
-def test_the_commands_run_as_they_stand(tmp_path):
+@pytest.mark.slow
+def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("phase2hpc")
     assert program.exists(), "the program is not installed: pip install --no-deps -e ."
     # The reader's working directory, without what earlier runs left there.
     shutil.copytree(shared_path("data/examples"), tmp_path / "data" / "examples")
-    script = "set -euxo pipefail\n" + "\n".join(commands(only_run=True))
+    lines = [line for page in (README, QUICK_START) for line in commands(page, only_run=True)]
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", script],
+        ["bash", "-c", "\n".join(["set -euxo pipefail", *lines])],
         cwd=tmp_path,
         env={**os.environ, "PATH": path, CACHE_VARIABLE: str(tmp_path / "cache")},
         stdout=subprocess.PIPE,
@@ -64,13 +81,27 @@ def test_the_commands_run_as_they_stand(tmp_path):
     assert done.returncode == 0, done.stdout[-5000:]
     assert len((tmp_path / "preds.csv").read_text().splitlines()) == 1 + 10
     for family in ("multitask_lite_e3nn", "multitask_cgcnn_lite"):
-        (run,) = (tmp_path / "models" / family).iterdir()
-        assert (run / "metrics.json").exists()
+        runs = [*(tmp_path / "models" / family).iterdir()]
+        assert runs and all((run / "metrics.json").exists() for run in runs)
     assert "multitask_std_e3nn" in done.stdout  # the table of levels
 
 
-def test_the_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)", README)
-    assert links
-    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
-    assert not missing
+def anchors(page: Path) -> set[str]:
+    """The headings of a page, as Markdown renders make links of them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        target, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        path = page.parent / target if target else page
+        assert path.exists(), link
+        assert not anchor or anchor in anchors(path), link
+
+
+def test_the_readme_is_one_screen() -> None:
+    assert len(README.read_text().splitlines()) <= 65

@@ -1,4 +1,4 @@
-"""The device that is used, and what is said where a GPU should be and is not seen."""
+"""Choice of the device, and the warning where a GPU is present and torch sees none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_GPUS_ON_NODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(hardware, "_OF_THE_DRIVER", tmp_path / "gpus")
+    monkeypatch.setattr(hardware, "_DRIVER_GPUS", tmp_path / "gpus")
     return tmp_path / "gpus"
 
 
@@ -55,9 +55,9 @@ def test_a_gpu_that_torch_does_not_see(
 @pytest.mark.parametrize(
     ("variant", "cuda", "said"),
     [
-        (None, None, "the torch installed is the CPU's build: use the CUDA one"),
+        (None, None, "the installed torch is a CPU build: use the CUDA one"),
         (None, "13.0", r"new enough for CUDA 13\.0"),
-        ("cpu", None, "this image's variant is cpu: use the CUDA one"),
+        ("cpu", None, "this image is the cpu variant: use the CUDA one"),
         ("cuda", "13.0", r"start the container with --nv \(apptainer\), --gpus all"),
     ],
 )

@@ -108,6 +108,7 @@ def test_a_row_for_every_input(run, folder, command, tmp_path) -> None:
     assert by_file["b"][0]["status"] == "failed"
     assert [by_file[k][0]["formula"] for k in "aegik"] == ["C", "NaCl", "Na", "NaCl", "HfN"]
     assert err.splitlines()[-1].startswith(f"{len(rows)} structures: 7 ok, ")
+    assert ", 1 outside the domain of training; by " in err.splitlines()[-1]
 
 
 def test_bounds_hold(run, folder, command, tmp_path, monkeypatch) -> None:
@@ -271,7 +272,7 @@ def test_a_value_that_is_not_finite_fails(trained, folder, command, tmp_path, mo
         values[0, 3] = np.nan
         return values
 
-    monkeypatch.setattr(module, "predict_batches", broken)
+    monkeypatch.setattr(module, "predict_graphs", broken)
     output = tmp_path / "p.json"
     run = trained["cgcnn"].path
     assert command("predict", "--dir", folder, "--run", run, "--output", output)[0] == 0
@@ -299,10 +300,23 @@ def test_the_table(run, folder, command) -> None:
     assert "rejected: " in out and "failed: " in out
 
 
-def test_the_newest_finished_run_is_the_default(trained, folder, command) -> None:
+def test_a_lite_run_is_not_the_default(trained, folder, command, caplog) -> None:
     models = trained["cgcnn"].path.parents[1]
-    code, out, _ = command("predict", "--cif", folder / "a_good.cif", "--models-dir", models)
+    code, out, err = command("predict", "--cif", folder / "a_good.cif", "--models-dir", models)
     assert code == 0 and "piezoelectric" in out
+    assert "for the newest one): predicting with the shipped model e3nn-std" in caplog.text
+    assert "; by e3nn std, pretrained/e3nn-std (12,577 training crystals; test MAE format" in err
+
+
+def test_the_line_names_the_model(trained, folder, command) -> None:
+    run = trained["cgcnn"]
+    _, _, err = command("predict", "--cif", folder / "a_good.cif", "--run", run.path)
+    mae = json.loads(run.metrics_json.read_text())["test"]["formation_energy"]["mae"]
+    assert err.startswith(
+        "1 structure: 1 ok; by cgcnn lite, multitask_cgcnn_lite/cgcnn (40 training crystals; "
+        f"test MAE formation_energy {mae:#.3g} eV/atom, "
+    )
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -332,7 +346,7 @@ def test_errors_are_one_line(arguments, words, trained, folder, command) -> None
 
 
 def test_no_model_at_all(folder, command, monkeypatch) -> None:
-    monkeypatch.setattr("phase2hpc.runs.registry.pretrained_models", list)
+    monkeypatch.setattr("phase2hpc.runs.model_selection.pretrained_models", list)
     code, out, err = command("predict", "--cif", folder / "a_good.cif", "--models-dir", folder)
     assert (code, out) == (2, "") and err.count("\n") == 1 and "no finished run" in err, err
 
@@ -345,11 +359,11 @@ def test_graph_settings_are_those_of_training(train_tiny, tiny, tmp_path) -> Non
     settings = GraphSettings(cutoff=4.0, max_neighbors=6)
     prepare([tiny.source], store, settings, workers=1)
     run = train_tiny(tmp_path / "models", store=store, epochs=1)
-    predictor = Predictor([run.best], torch.device("cpu"))
+    predictor = Predictor([run], torch.device("cpu"))
     assert predictor.graph_settings == settings
     from phase2hpc.data.readers.registry import read
 
-    rows = {row.id: row for row in predictor.predict(read(tiny.source))}
+    rows = {row.id: row for row in predictor.predict_raw(read(tiny.source))}
     for line in read_csv(run.predictions_test):
         for name in predictor.properties:
             value = rows[line["id"]].values[name]

@@ -12,7 +12,8 @@ from tiny import Tiny
 
 from phase2hpc.errors import Phase2Error
 from phase2hpc.inference import predictor as module
-from phase2hpc.inference.predictor import Predictor, predict_all, write_predictions
+from phase2hpc.inference.prediction_table import STATUSES, write_predictions
+from phase2hpc.inference.predictor import Predictor
 from phase2hpc.inference.sharding import join_shards, predict_shard
 from phase2hpc.utils.shard_folder import ShardFolder
 
@@ -26,7 +27,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def predictor(trained: Any) -> Predictor:
-    return Predictor([trained[name].best for name in ("e3nn", "cgcnn")], CPU)
+    return Predictor([trained[name] for name in ("e3nn", "cgcnn")], CPU)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def inputs(tiny: Tiny, tmp_path: Path) -> list[str]:
 def test_the_same_bytes(
     shards: int, inputs: list[str], predictor: Predictor, tmp_path: Path
 ) -> None:
-    rows = predict_all(predictor, inputs, plain_folder=True)
+    rows = predictor.predict_all(inputs)
     statuses = {row.status for row in rows}
     assert statuses == {"ok", "failed"} and "damaged or cut" in rows[-1].reason
     for name in ("out.csv", "out.json"):
@@ -60,10 +61,11 @@ def test_the_same_bytes(
         output = tmp_path / f"shards.{name}"
         folder = ShardFolder.beside(output, shards, {})
         for shard in range(shards):
-            predict_shard(folder, shard, predictor, inputs, plain_folder=True)
+            predict_shard(folder, shard, predictor, inputs, id_prop=False)
         counts = join_shards(folder, inputs, output)
         assert output.read_bytes() == (tmp_path / name).read_bytes()
-        assert counts.total() == len(rows) and not folder.path.parent.exists()
+        assert sum(counts[status] for status in STATUSES) == len(rows)
+        assert not folder.path.parent.exists()
         assert counts["ok"] == sum(row.status == "ok" for row in rows)
 
 
@@ -73,12 +75,12 @@ def test_only_what_is_missing_is_predicted(
     output = tmp_path / "out.csv"
     folder = ShardFolder.beside(output, 3, {})
     for shard in (0, 2):
-        predict_shard(folder, shard, predictor, inputs, plain_folder=True)
-    with pytest.raises(Phase2Error, match=r"1 of 3 shards are not there \(1\)"):
+        predict_shard(folder, shard, predictor, inputs, id_prop=False)
+    with pytest.raises(Phase2Error, match=r"1 of 3 shards are missing \(1\)"):
         join_shards(folder, inputs, output)
     kept = folder.part(0).stat().st_mtime_ns
     for shard in range(3):
-        predict_shard(folder, shard, predictor, inputs, plain_folder=True)
+        predict_shard(folder, shard, predictor, inputs, id_prop=False)
     assert folder.part(0).stat().st_mtime_ns == kept
     assert join_shards(folder, inputs, output)["ok"] > 100
 
@@ -88,7 +90,7 @@ def test_inputs_that_changed_meanwhile(
 ) -> None:
     folder = ShardFolder.beside(tmp_path / "out.csv", 2, {})
     for shard in range(2):
-        predict_shard(folder, shard, predictor, inputs[1:2], plain_folder=True)
+        predict_shard(folder, shard, predictor, inputs[1:2], id_prop=False)
     with Path(inputs[1]).open("a") as file:
         file.write("\n\n")
     with pytest.raises(Phase2Error, match="the inputs changed"):

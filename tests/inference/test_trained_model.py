@@ -10,7 +10,7 @@ from phase2hpc.checkpointing.file_format import prepare_state
 from phase2hpc.checkpointing.manager import load_best, load_newest
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import predict
+from phase2hpc.inference.batched import predict_graphs
 from phase2hpc.inference.trained_model import TrainedModel
 
 
@@ -51,7 +51,7 @@ def test_saved_and_loaded_predicts_the_same_bits(trained, tiny, tmp_path) -> Non
     again = TrainedModel.load(other.best)
     device = torch.device("cpu")
     first, second = (
-        predict(b.model, b.scaler, store, indices, device=device) for b in (best, again)
+        predict_graphs(b.model, b.scaler, store, indices, device=device) for b in (best, again)
     )
     assert np.isfinite(first).all() and np.array_equal(first, second)
 
@@ -62,9 +62,11 @@ def test_nothing_of_the_company_in_a_batch(trained, tiny) -> None:
     for run in trained.values():
         best = TrainedModel.load(run.best)
         device = torch.device("cpu")
-        together = predict(best.model, best.scaler, store, everything, device=device)
+        together = predict_graphs(best.model, best.scaler, store, everything, device=device)
         for i in everything[::25]:
-            alone = predict(best.model, best.scaler, store, everything[i : i + 1], device=device)
+            alone = predict_graphs(
+                best.model, best.scaler, store, everything[i : i + 1], device=device
+            )
             np.testing.assert_allclose(alone[0], together[i], rtol=1e-5, atol=1e-5)
 
 
@@ -87,10 +89,10 @@ def test_no_best_or_a_damaged_one(trained, tmp_path) -> None:
         ({"graph_settings": {"cutoff": 1e9}}, "best.pt: its parts do not fit"),
         ({"weights": {}}, "best.pt: its parts do not fit"),
         ({"weights": {"element.weight": torch.zeros(1)}}, "best.pt: its parts do not fit"),
-        ({"weights": [torch.zeros(1)]}, "not a valid best state: 'weights'"),
-        ({"scaler": {}}, "not a valid best state: 'scaler.properties'"),
-        ({"elements": ["H"]}, "not a valid best state: 'elements.0'"),
-        ({"epoch": -1}, "not a valid best state: 'epoch'"),
+        ({"weights": [torch.zeros(1)]}, "not a valid best state: key 'weights'"),
+        ({"scaler": {}}, "not a valid best state: key 'scaler.properties'"),
+        ({"elements": ["H"]}, "not a valid best state: key 'elements.0'"),
+        ({"epoch": -1}, "not a valid best state: key 'epoch'"),
     ],
 )
 def test_a_whole_file_of_wrong_content_is_one_line(trained, tmp_path, change, words) -> None:

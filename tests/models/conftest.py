@@ -1,4 +1,4 @@
-"""One thread: small models only lose by more, and sums keep their order."""
+"""One thread: faster for small models, and sums keep their order."""
 
 from __future__ import annotations
 

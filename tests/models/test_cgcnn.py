@@ -53,7 +53,7 @@ def test_split_linear_layer_is_the_concatenated_one(training: bool) -> None:
     batch = batch_of([sample_crystals()[5], LONELY, sample_crystals()[13]])
     convolution = trained_convolution().train(training)
     atoms = torch.randn(batch.num_nodes, HIDDEN, dtype=torch.float64, requires_grad=True)
-    _, length, weight = edge_geometry(batch, **settings.to_dict())
+    _, length, weight = edge_geometry(batch, settings)
     assert (weight < 1).any()
     edges = torch.randn(len(length), BASIS, dtype=torch.float64)
     counted = torch.ones(len(atoms), dtype=torch.float64)

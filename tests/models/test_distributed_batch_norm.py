@@ -1,4 +1,4 @@
-"""Statistics of the global batch, without its padding, on however many processes."""
+"""Statistics of the global batch without padding, for any number of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fast contraction is e3nn's tensor product, and features turn with the crystal."""
+"""The batched contraction equals e3nn's tensor product, and features are equivariant."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from e3nn import o3
 from torch import Tensor
 from torch_geometric.data import Data
 
+from phase2hpc.config.algorithms import EquivariantSettings
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.models.equivariant import (
+from phase2hpc.models.equivariant import EquivariantEncoder, root_mean_square
+from phase2hpc.models.geometry import edge_geometry
+from phase2hpc.models.multitask import MultiTaskModel
+from phase2hpc.models.tensor_product import (
     Convolution,
-    EquivariantEncoder,
     Features,
     Geometry,
     bucket_bounds,
-    root_mean_square,
     sh_degrees,
 )
-from phase2hpc.models.geometry import edge_geometry
-from phase2hpc.models.multitask import MultiTaskModel
 
 BASIS = 3
 # Irreps in and out of a layer, as channels by degree; a zero leaves a degree out.
@@ -121,14 +121,14 @@ def test_contraction_is_the_fully_connected_tensor_product_of_e3nn(
     channels = LAYERS[name]
     lmax = max(len(channels[0]), len(channels[1])) - 1
     batch = whole_batch(settings)
-    geometry = Geometry(lmax, BASIS, **settings.to_dict())
+    geometry = Geometry(lmax, BASIS, settings)
     convolution = Convolution(*channels, lmax, BASIS).double()
     order, buckets = geometry(batch, convolution.pairs)
     assert len(buckets) > 1
     features = random_features(channels[0], batch.num_nodes)
 
     ours = convolution({l: h[order] for l, h in features.items()}, buckets)
-    vector, length, weight = edge_geometry(batch, **settings.to_dict())
+    vector, length, weight = edge_geometry(batch, settings)
     radial = geometry.basis(length) * weight.unsqueeze(1)
     theirs = reference(convolution, features, batch, channels, lmax, radial, vector)[order]
 
@@ -274,10 +274,12 @@ def test_root_mean_square_has_a_gradient_at_zero() -> None:
 @pytest.mark.parametrize("channels", [(8,), (8, 0, 4), (6, 4, 3, 2)])
 def test_encoder_of_any_irreps_is_invariant_and_learns(channels: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    model = EquivariantEncoder(
+    # Not validated: an algorithm's settings have no degree without channels.
+    settings = EquivariantSettings.model_construct(
         channels=channels, layers=3, basis_size=4, embedding_size=8, hidden=16, out_features=5,
-        dropout=0.0, **GraphSettings().to_dict(),
-    ).double()  # fmt: skip
+        dropout=0.0,
+    )  # fmt: skip
+    model = EquivariantEncoder(settings, GraphSettings()).double()
     batch = batch_of([sample_crystals()[5], LONELY, sample_crystals()[13]])
     out = model(batch)
     assert out.shape == (3, 5)

@@ -133,8 +133,8 @@ def test_mean_over_atoms_is_a_mean_by_crystal() -> None:
 
 def test_geometry_of_a_batch_is_that_of_its_crystals() -> None:
     raws = [*sample_crystals()[:6], LONELY]
-    settings = {"cutoff": 6.0, "max_neighbors": 12, "shell_width": 0.3}
-    whole = edge_geometry(batch_of(raws), **settings)
-    parts = [edge_geometry(batch_of([raw]), **settings) for raw in raws]
+    settings = GraphSettings()
+    whole = edge_geometry(batch_of(raws), settings)
+    parts = [edge_geometry(batch_of([raw]), settings) for raw in raws]
     for together, alone in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""A prediction depends on the crystal alone: not on its description, nor on its company.
+"""Invariance of predictions: cell, origin, orientation, order of atoms, and rest of the batch.
 
 Differences are judged against the spread of predictions over crystals, which a trained model
 shares with the labels: in those units a property has the standard deviation 1.

@@ -1,4 +1,4 @@
-"""One encoder, one head a property."""
+"""One encoder, one head per property."""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ from phase2hpc.runs.registry import (
     find_run,
     newest_to_resume,
     registry,
-    runs_to_predict_with,
 )
 from phase2hpc.runs.run_directory import (
     RunDirectory,
@@ -252,18 +251,6 @@ def test_newest_to_resume(tmp_path: Path) -> None:
     for run in runs[:2]:
         run.update_manifest(state="finished")
     assert newest_to_resume(tmp_path, FAMILY) == runs[2]
-
-
-def test_runs_to_predict_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phase2hpc.runs.registry.pretrained_models", list)
-    one, two = make_run(tmp_path, "one", state="stopped"), make_run(tmp_path, "two")
-    assert runs_to_predict_with(tmp_path, "two, one") == [two, one]
-    with pytest.raises(InputError, match="no finished run"):
-        runs_to_predict_with(tmp_path, None)
-    with pytest.raises(InputError, match="--run: give"):
-        runs_to_predict_with(tmp_path, ",")
-    one.update_manifest(state="finished")
-    assert runs_to_predict_with(tmp_path, None) == [one]
 
 
 def test_handoff_is_the_checklist(tmp_path: Path) -> None:

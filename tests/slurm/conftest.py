@@ -14,10 +14,6 @@ HERE = Path(__file__).parent
 AT_ONCE = 6
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slurm: on a real Slurm of virtual nodes")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = missing()
     for item in items:

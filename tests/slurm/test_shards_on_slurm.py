@@ -14,7 +14,8 @@ from virtual_cluster import VirtualCluster
 
 from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store.layout import read_info
-from phase2hpc.inference.predictor import load_predictor, predict_all, write_predictions
+from phase2hpc.inference.prediction_table import write_predictions
+from phase2hpc.inference.predictor import load_predictor
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_prepare_with_a_shard_that_fails(slurm: VirtualCluster, site: Path) -> N
     slurm.wait_for(last, "FAILED", timeout=200)
     assert slurm.state(f"{array}_1") == "FAILED" and slurm.state(f"{array}_0") == "COMPLETED"
     log = Path(f"s.h5.jobs/{last}_0_log.err").read_text()
-    assert "phase2hpc: 1 of 3 shards are not there (1)" in log and "Traceback" not in log
+    assert "phase2hpc: 1 of 3 shards are missing (1)" in log and "Traceback" not in log
     assert not Path("s.h5").exists()
 
     said = phase2hpc(slurm, *words)
@@ -64,7 +65,7 @@ def test_prepare_with_a_shard_that_fails(slurm: VirtualCluster, site: Path) -> N
     assert made.preparation == read_info("alone.h5").preparation
     assert "in 150   kept 150" in Path(f"s.h5.jobs/{last}_0_log.out").read_text()
     assert not Path("s.h5.shards").exists()
-    assert "is there already" in phase2hpc(slurm, *words)
+    assert "exists already" in phase2hpc(slurm, *words)
 
 
 def test_predict(slurm: VirtualCluster, site: Path, trained: dict[str, Any]) -> None:
@@ -77,7 +78,7 @@ def test_predict(slurm: VirtualCluster, site: Path, trained: dict[str, Any]) -> 
     _, last = jobs(said)
     slurm.wait_for(last, "COMPLETED", timeout=200)
     predictor = load_predictor([run], "cpu", 1)
-    rows = predict_all(predictor, ["in.jsonl"], plain_folder=False)
+    rows = predictor.predict_all(["in.jsonl"], id_prop=True)
     write_predictions(Path("alone.csv"), rows, predictor.properties)
     assert Path("p.csv").read_bytes() == Path("alone.csv").read_bytes()
     assert "150 structures: 150 ok" in Path(f"p.csv.jobs/{last}_0_log.out").read_text()

@@ -1,4 +1,4 @@
-"""Numbers gone wrong: bad steps are skipped and counted, a run goes back once, then gives up."""
+"""Steps that are not finite are skipped and counted; a run rolls back once, then fails."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from phase2hpc.checkpointing.manager import load_newest
 from phase2hpc.config.run_config import build_config
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import Phase2Error, StoppedEarly
-from phase2hpc.inference.out_of_memory import OutOfMemory, naming_the_batch
+from phase2hpc.inference.out_of_memory import OutOfMemory, out_of_memory_errors
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.nonfinite_steps import LOWER_RATE, MAX_CONSECUTIVE
 from phase2hpc.training.trainer import Trainer
+from phase2hpc.training.trainer_state import state_dict
 
 
 def poisoned(monkeypatch, bad: set[int]) -> list[int]:
@@ -46,14 +47,14 @@ def test_a_bad_step_changes_nothing_but_the_step_number(algorithm, tiny) -> None
     trainer.model.train()
     assert trainer.optimise(iter(batches[:1]), 8)
     keys = ("model", "averaged", "loss", "loss_sums", "counted")
-    state = trainer.state()
+    state = state_dict(trainer)
     before = {
         key: json.dumps(state[key]) if key == "counted" else clone(state[key]) for key in keys
     }
     moments = clone(state["optimizer"]["state"])
     batches[1].pos = batches[1].pos * math.nan
     assert not trainer.optimise(iter(batches[1:2]), 8)
-    state = trainer.state()
+    state = state_dict(trainer)
     for key in keys:
         now = json.dumps(state[key]) if key == "counted" else state[key]
         assert_same(clone(now), before[key], key)
@@ -197,12 +198,12 @@ def batch(tiny):
 
 def test_out_of_memory_names_the_batch_and_the_setting(batch) -> None:
     """Torch's own error, of an allocation that no machine can make."""
-    with pytest.raises(OutOfMemory) as caught, naming_the_batch(batch):
+    with pytest.raises(OutOfMemory) as caught, out_of_memory_errors(batch):
         torch.empty(1 << 60)
     edges = batch.edge_index.shape[1]
     assert f"batch of 8 crystals, {batch.num_nodes} atoms and {edges} edges" in str(caught.value)
     assert "--max-edges" in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(RuntimeError, match="inconsistent tensor size"), naming_the_batch(batch):
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"), out_of_memory_errors(batch):
         torch.zeros(2) @ torch.zeros(3)
 
 

@@ -1,4 +1,4 @@
-"""A run that was killed before its manifest was there: the same request begins it anew."""
+"""A run killed before its manifest was written is started again by the same request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals at awkward moments: in the first second, twice, during a save."""
+"""Signals during start-up, twice, and during a save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals and the time limit raise a flag, and do nothing else."""
+"""Signals and time limits set a flag and do nothing else."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_what_reads_back_otherwise_replaces_nothing(
         os.pwrite(file, wrong, 0)
 
     monkeypatch.setattr(os, "fsync", spoil)
-    with pytest.raises(OSError, match="reads back"):
+    with pytest.raises(OSError, match="read back"):
         write_atomically(path, "new")
     monkeypatch.undo()
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a"]

@@ -10,7 +10,12 @@ import pytest
 from phase2hpc.data.readers.registry import read
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.runs.manifest import Manifest
-from phase2hpc.utils.container_image import DIGEST_VARIABLE, goes_with_container, this_image, unseen
+from phase2hpc.utils.container_image import (
+    DIGEST_VARIABLE,
+    is_lost_with_container,
+    mount_hint,
+    this_image,
+)
 
 ABOUT = {"run_id": "a", "algorithm": "e3nn", "level": "lite", "properties": ["ehull"]}
 
@@ -59,15 +64,15 @@ def test_no_package_list(image: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no memory file system here")
 def test_a_place_in_memory_goes_with_a_container(image: Path) -> None:
-    assert goes_with_container(Path("/dev/shm/models/run"))
+    assert is_lost_with_container(Path("/dev/shm/models/run"))
 
 
 def test_the_containers_own_root_goes_with_it(image: Path) -> None:
-    assert goes_with_container(Path("/models"))
+    assert is_lost_with_container(Path("/models"))
 
 
 def test_outside_of_a_container_nothing_goes() -> None:
-    assert not goes_with_container(Path("/models")) and unseen() == ""
+    assert not is_lost_with_container(Path("/models")) and mount_hint() == ""
 
 
 def test_a_path_that_is_not_mounted(image: Path, tmp_path: Path) -> None:

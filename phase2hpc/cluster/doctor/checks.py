@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from phase2hpc.cluster.doctor.algorithms import algorithm_checks
 from phase2hpc.cluster.doctor.check import Check
 from phase2hpc.cluster.doctor.container import container_checks
 from phase2hpc.cluster.doctor.environment import package_checks, python_check, torch_checks
@@ -22,7 +23,7 @@ def run_checks(profile: Profile | None, folder: Path, on_node: bool = False) -> 
     """
     if on_node and (profile is None or profile.executor == "local"):
         raise InputError("--on-node: give a Slurm profile with --profile")
-    checks = [python_check(), *package_checks(), *torch_checks()]
+    checks = [python_check(), *package_checks(), *torch_checks(), *algorithm_checks()]
     checks += container_checks(profile)
     checks += folder_checks(folder)
     if profile is None or profile.executor == "slurm":

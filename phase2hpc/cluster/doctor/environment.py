@@ -10,7 +10,7 @@ import sys
 from phase2hpc import __version__
 from phase2hpc.cluster.doctor.check import Check, fail, ok, warn
 from phase2hpc.utils.dependencies import installed_versions, requirements
-from phase2hpc.utils.gpus import gpu_count, why_torch_sees_none
+from phase2hpc.utils.gpus import advice_for_invisible_gpus, gpu_count
 
 TORCH_TIMEOUT_SECONDS = 90.0
 # Commands that need each extra.
@@ -95,9 +95,9 @@ def torch_checks() -> list[Check]:
     elif not gpu_count():
         checks.append(ok("GPUs", "none on this machine (as on most login nodes)"))
     elif about["cuda"]:
-        advice = why_torch_sees_none(about["cuda"])
+        advice = advice_for_invisible_gpus(about["cuda"])
         checks.append(fail("GPUs", "there are some, but torch cannot use them", advice))
     else:
-        advice = why_torch_sees_none(None)
+        advice = advice_for_invisible_gpus(None)
         checks.append(warn("GPUs", "there are some, but this torch is for CPU only", advice))
     return checks

@@ -170,9 +170,12 @@ def _trial(profile: Profile) -> Check:
 
 
 def smallest_job(profile: Profile) -> dict[str, Any]:
-    """sbatch options of a job at level lite, under submitit's names. Raises InputError."""
-    level = ALGORITHMS["e3nn"].levels["lite"].resources
-    return parameters_of(profile, allocate(level, profile, ResourceOverrides(), None), "doctor", {})
+    """sbatch options of a job at the smallest level, as submitit names them. Raises InputError."""
+    rows = [level for algorithm in ALGORITHMS.values() for level in algorithm.levels.values()]
+    smallest = min((row.resources for row in rows), key=lambda r: (r.hours, r.memory_gb, r.cpus))
+    return parameters_of(
+        profile, allocate(smallest, profile, ResourceOverrides(), None), "doctor", {}
+    )
 
 
 def command_line(parameters: dict[str, Any]) -> list[str]:

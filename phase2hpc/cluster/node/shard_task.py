@@ -100,7 +100,7 @@ def predict_shard(
 
         predictor = load_predictor([RunDirectory(Path(run)) for run in runs], device, threads)
         part = ShardFolder(Path(folder), count)
-        run(part, shard, predictor, inputs, plain_folder=plain_folder)
+        run(part, shard, predictor, inputs, id_prop=not plain_folder)
 
 
 def join_predictions(
@@ -108,13 +108,14 @@ def join_predictions(
 ) -> None:
     """Join all shards into one table; exit code 2 if nothing could be predicted."""
     with _working_directory(cwd):
-        from phase2hpc.inference.predictor import summary_line
+        from phase2hpc.inference.prediction_table import summary_line
         from phase2hpc.inference.sharding import join_shards
+        from phase2hpc.runs.model_selection import describe_model
         from phase2hpc.runs.run_directory import RunDirectory
 
         counts = join_shards(ShardFolder(Path(folder), count), inputs, Path(output))
         models = [RunDirectory(Path(run)) for run in runs]
-        print(summary_line(counts, models, Path(output)), flush=True)
+        print(summary_line(counts, describe_model(models), Path(output)), flush=True)
         if not counts["ok"]:
             raise InputError(f"nothing could be predicted: see the reasons in {output}")
 

@@ -10,20 +10,10 @@ from pathlib import Path
 
 from phase2hpc.cluster.submit.store_size import StoreSize
 from phase2hpc.config.algorithms import ALGORITHMS
-from phase2hpc.config.run_config import RunConfig
+from phase2hpc.config.run_config import RunConfig, algorithm_named
 from phase2hpc.runs.registry import registry
 
 REFERENCE_MACHINE = "one thread of an AMD EPYC with AVX-512"
-# Training crystals per second, at the batch size of the first level with the preset. Values of
-# medium are from benchmarks/RESULTS.md, the others scaled by processor time.
-REFERENCE_SPEED = {
-    ("e3nn", "small"): 400.0,
-    ("e3nn", "medium"): 330.0,
-    ("e3nn", "large"): 75.0,
-    ("cgcnn", "small"): 1300.0,
-    ("cgcnn", "medium"): 460.0,
-    ("cgcnn", "large"): 110.0,
-}
 # Evaluation takes a third of the time of training, and val is an eighth of the training split.
 EVALUATION_FACTOR = 1.05
 # Nodes differ, and jobs share them.
@@ -102,17 +92,17 @@ def measured_rate(config: RunConfig, models_dir: Path, *, cuda: bool) -> tuple[f
 
 
 def _reference(config: RunConfig, preset: str, *, cuda: bool) -> tuple[float, str]:
-    known = REFERENCE_SPEED.get((config.algorithm, preset))
+    known = algorithm_named(config.algorithm).speed.get(preset)
     if known is None:
-        slowest = min(REFERENCE_SPEED.values())
-        return slowest, "no reference: that of the slowest model"
+        slowest = min(min(algorithm.speed.values()) for algorithm in ALGORITHMS.values())
+        return slowest, "no reference speed: that of the slowest built-in model"
     note = f"reference, {config.algorithm} {preset}: {REFERENCE_MACHINE}"
     return known, note + (", no GPU measured yet" if cuda else "")
 
 
 def preset_of(config: RunConfig) -> str:
     """The preset with the model's settings, else the level's."""
-    algorithm = ALGORITHMS[config.algorithm]
+    algorithm = algorithm_named(config.algorithm)
     values = config.model.model_dump()
     for name, preset in algorithm.presets.items():
         if all(values[key] == value for key, value in preset.items()):

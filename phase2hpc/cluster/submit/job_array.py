@@ -44,13 +44,13 @@ def prepare_sharded(
     work = prepare_in_shards(sources, store, options, shards, workers=workers, overwrite=overwrite)
     if store.exists() and not overwrite:
         try:
-            from phase2hpc.data.prepare import already_there, preparation
+            from phase2hpc.data.prepare import existing_store, preparation
         except ModuleNotFoundError as error:
             raise InputError(
                 f"{store} exists already, and this install cannot read it (no {error.name}) to see "
                 "whether it is up to date: replace it with --overwrite or give another --store"
             ) from None
-        print(already_there(store, preparation(sources, shard_task.converter(dict(options)))))
+        print(existing_store(store, preparation(sources, shard_task.converter(dict(options)))))
         return
     with suppress(ModuleNotFoundError):  # otherwise the jobs check the options
         from phase2hpc.data.splits import make_splitter

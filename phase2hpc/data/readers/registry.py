@@ -11,7 +11,7 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,11 +28,12 @@ from phase2hpc.data.readers.structure_files import (
     read_folder,
     read_id_prop,
     read_structure_file,
+    read_structure_files,
     structure_files,
 )
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
-from phase2hpc.utils.container_image import unseen
+from phase2hpc.utils.container_image import mount_hint
 from phase2hpc.utils.text import MAX_NAME_LENGTH, name_problem, one_line
 
 JARVIS_PREFIX = "jarvis:"
@@ -73,6 +74,27 @@ def read(
     return _watched(_reader(path, id_prop)(path, units), str(source), units)
 
 
+def check_source(source: str | Path, *, id_prop: bool = True) -> None:
+    """Raises InputError as ``read`` does at once."""
+    if not str(source).startswith(JARVIS_PREFIX):
+        _reader(_existing(source), id_prop)
+
+
+def is_structure_file(source: str | Path) -> bool:
+    """Whether ``source`` has the name of a CIF or POSCAR file and is not a folder."""
+    path = Path(source)
+    return (is_cif(path) or is_poscar(path)) and not path.is_dir()
+
+
+def read_files(paths: Iterable[Path], units: RecordPartition) -> Items:
+    """As ``read`` of each of these structure files, in order, in one process for all: to start
+    one takes longer than to read a file."""
+    for items in read_structure_files(map(_existing, paths)):
+        for item in items:
+            if units.take():
+                yield _storable(item)
+
+
 def describe(source: str | Path) -> str:
     """A short name of the source for people: the file's or folder's own name."""
     text = str(source)
@@ -111,7 +133,7 @@ def source_hash(source: str | Path) -> str:
 def _existing(source: str | Path) -> Path:
     path = Path(source)
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder{unseen()}; a source is {ACCEPTED}")
+        raise InputError(f"{path}: no such file or folder{mount_hint()}; a source is {ACCEPTED}")
     # A pipe would be read to its end for its hash, and a device has none.
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{path}: neither a file nor a folder; a source is {ACCEPTED}")

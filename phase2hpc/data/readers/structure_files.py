@@ -63,6 +63,11 @@ def read_structure_file(path: Path, name: str | None = None) -> list[RawCrystal 
     return next(_read_all([(path, structure_id(path) if name is None else name)]))
 
 
+def read_structure_files(paths: Iterable[Path]) -> Iterator[Items]:
+    """As ``read_structure_file`` of each, in order, in one process for all."""
+    return _read_all((path, structure_id(path)) for path in paths)
+
+
 def read_folder(folder: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
     """Every structure file of a folder, by name, not recursive; ids are unique."""
     files = structure_files(folder)

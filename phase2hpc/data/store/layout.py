@@ -32,7 +32,7 @@ from phase2hpc.data.store.structure_checks import (
     text_attribute,
 )
 from phase2hpc.errors import InputError
-from phase2hpc.utils.container_image import unseen
+from phase2hpc.utils.container_image import mount_hint
 from phase2hpc.utils.error_text import first_line
 from phase2hpc.utils.text import name_problem, one_line
 
@@ -110,7 +110,7 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
     path = Path(path)
     if not path.exists():
         raise NoStore(
-            f"no store at {path}{unseen()}: make one with 'phase2hpc prepare --store {path}'"
+            f"no store at {path}{mount_hint()}: make one with 'phase2hpc prepare --store {path}'"
         )
     if not path.is_file():
         raise NoStore(f"{path} is not a file: give the store's .h5 file")

@@ -35,7 +35,7 @@ from phase2hpc.data.store.structure_checks import H5_ERRORS
 from phase2hpc.data.store.verified_cache import remember, remembered, state_of
 from phase2hpc.errors import InputError
 from phase2hpc.utils.error_text import first_line
-from phase2hpc.utils.rlimits import die_quietly, limit_memory, limit_seconds
+from phase2hpc.utils.rlimits import limit_memory, limit_seconds, silence_crashes
 from phase2hpc.utils.text import name_problem
 from phase2hpc.utils.worker_pool import Worker, WorkerDied
 
@@ -162,7 +162,7 @@ class _Check:
     def __call__(self, task: str) -> Any:
         try:
             if task == "info":
-                die_quietly()
+                silence_crashes()
                 limit_memory(max(MIN_MEMORY, free_memory() // 2))
                 limit_seconds(MIN_SECONDS)
                 info = read_info(self.path)

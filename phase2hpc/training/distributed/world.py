@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.training.distributed.rank_monitor import Failure, RankMonitor
+from phase2hpc.utils.error_text import first_line
 
 Result = TypeVar("Result")
 
@@ -167,5 +168,5 @@ def describe_error(error: BaseException) -> str:
         return "interrupted"
     if isinstance(error, Phase2Error):
         return str(error)
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}".removesuffix(": ")
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"

@@ -261,7 +261,7 @@ def test_the_page_has_every_field_and_its_example_is_valid(tmp_path, monkeypatch
     assert page.endswith(f"## Every field\n\n{fields_table()}\n")
     example = page.partition("```yaml\n")[2].partition("```")[0]
     file = tmp_path / "example.yaml"
-    file.write_text("".join(line.removeprefix("   ") + "\n" for line in example.splitlines()))
+    file.write_text("".join(line.removeprefix("    ") + "\n" for line in example.splitlines()))
     monkeypatch.setenv("HOME", "/home/me")
     read = read_profile(file)
     assert read.environment == {"PHASE2HPC_CACHE": "/home/me/scratch/cache"}

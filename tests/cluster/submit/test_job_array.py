@@ -55,7 +55,7 @@ def test_prepared_here(site: Path, command: Command) -> None:
     assert "in 150   kept 150" in out
     assert not list(site.glob("s.h5.shards")) and not list(site.glob("s.h5.jobs"))
     code, out, _ = command("prepare", "in.jsonl", "--store", "s.h5", "--shards", 2)
-    assert code == 0 and "s.h5 is there already" in out
+    assert code == 0 and "s.h5 exists already" in out
 
 
 def test_a_killed_shard_is_made_alone(site: Path, command: Command) -> None:

@@ -12,7 +12,6 @@ from phase2hpc.cluster.profiles.profile import Profile
 from phase2hpc.cluster.submit.estimate import (
     EVALUATION_FACTOR,
     MARGIN,
-    REFERENCE_SPEED,
     Estimate,
     estimate,
     measured_rate,
@@ -115,8 +114,8 @@ def test_the_warning_leaves_a_short_job_time_to_work() -> None:
 
 
 def test_every_preset_has_a_reference_speed() -> None:
-    assert REFERENCE_SPEED.keys() >= {(a.name, p) for a in ALGORITHMS.values() for p in a.presets}
     for algorithm in ALGORITHMS.values():
+        assert algorithm.speed.keys() == algorithm.presets.keys()
         for name, level in algorithm.levels.items():
             assert preset_of(build_config(algorithm.name, name, ["band_gap"])) == level.preset
 

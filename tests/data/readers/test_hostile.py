@@ -188,7 +188,7 @@ def test_each_misbehaviour_costs_its_own_task_only() -> None:
     reasons = {task: a for task, a in zip(tasks, answers, strict=True) if a != task.upper()}
     assert set(reasons) == {"sleep", "grow", "die", "raise"}
     assert reasons["sleep"] == "too slow: reading it takes more than 5 s"
-    assert reasons["grow"] == "too much memory: reading it needs more than 2048 MiB"
+    assert reasons["grow"] == "too much memory: reading it takes more than 2048 MiB"
     assert reasons["die"] == "crashed the reader: a worker process was ended by SIGABRT"
     assert reasons["raise"].startswith("internal error: ZeroDivisionError, by zero; ")
 

@@ -478,7 +478,7 @@ def test_names_that_are_no_text(tmp_path, records):
     assert isinstance(items[0], RawCrystal)
     assert all(isinstance(item, UnreadableRecord) for item in items[1:])
     assert [item.id for item in items[1:]] == ["line 2", bad_label["id"], nul["id"]]
-    assert items[1].reason == r"bad id: 'x\ud800' is no valid Unicode"
+    assert items[1].reason == r"bad id: 'x\ud800' is not valid Unicode"
     assert items[1].input == f"{path}:2" and r"\udfff" in items[2].reason
     folder = tmp_path / "cifs"
     folder.mkdir()

@@ -57,7 +57,7 @@ RECORDS = {
     "no object": ("[1, 2]", "not a JSON object"),
     "an id of two lines": (raw(id="a\nb"), "control character U+000A"),
     "an id with a zero": (raw(id="a\0b"), "control character U+0000"),
-    "half an id": (raw(id="a\ud800"), "is no valid Unicode"),
+    "half an id": (raw(id="a\ud800"), "is not valid Unicode"),
     "an endless id": (raw(id="x" * 5000), "has 5000 characters"),
     "a label of two lines": (raw(properties={"a\nb": 1}), "control character U+000A"),
     "a label that acts on a terminal": (raw(properties={"\x1b[2J": 1}), "U+001B"),

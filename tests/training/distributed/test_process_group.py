@@ -1,4 +1,4 @@
-"""Several processes train as one does, write once, and end together."""
+"""Data-parallel training: the same gradients as one process, one writer, a common end."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from phase2hpc.cluster.node import train_task as task
 from phase2hpc.config.properties import resolve
 from phase2hpc.config.run_config import build_config
 from phase2hpc.data.store.reader import Store
-from phase2hpc.errors import InputError, StoppedEarly
+from phase2hpc.errors import StoppedEarly
 from phase2hpc.inference.out_of_memory import OutOfMemory
 from phase2hpc.runs.lease import Lease
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory, create_run
 from phase2hpc.training.distributed import rendezvous
-from phase2hpc.training.distributed.launch_environment import first_node, launch_environment
+from phase2hpc.training.distributed.launch_environment import launch_environment
 from phase2hpc.training.distributed.process_group import process_group
 from phase2hpc.training.trainer import Trainer
 
@@ -90,7 +90,9 @@ def ten_steps(store: Path, algorithm: str, out: Path) -> None:
                         "counted": trainer.counted,
                     }
                 )
-        prediction = torch.from_numpy(trainer.predict(trainer.averaged.module, trainer.val))
+        prediction = torch.from_numpy(
+            trainer.predict_on_all_ranks(trainer.averaged.module, trainer.val)
+        )
         torch.save((steps, seen, prediction), out / f"{world.size}-{world.rank}.pt")
 
 
@@ -109,7 +111,7 @@ def disturbed(act: Callable[[], object], rank: int | None, step: int, *words: ob
 
 
 def disturbed_validation(rank: int, *words: object) -> None:
-    original = Trainer.predict
+    original = Trainer.predict_on_all_ranks
 
     def predict(self: Trainer, model: Any, indices: Any, before_each: Any = None) -> Any:
         def asked() -> None:
@@ -119,7 +121,7 @@ def disturbed_validation(rank: int, *words: object) -> None:
 
         return original(self, model, indices, asked)
 
-    Trainer.predict = predict  # type: ignore[method-assign]
+    Trainer.predict_on_all_ranks = predict  # type: ignore[method-assign]
     command_line(*words)
 
 
@@ -421,75 +423,3 @@ def test_ports_that_others_have_are_passed_over(tiny, tmp_path) -> None:
         ) as ranks,
     ):  # fmt: skip
         assert ranks.codes() == [0, 0], ranks.text()
-
-
-STEP = srun(1, 2, 77)
-
-
-def test_what_launchers_say() -> None:
-    assert launch_environment({}) is None
-    place = launch_environment(torchrun(1, 4, 29500))
-    assert place is not None
-    assert (place.rank, place.size, place.local_rank, place.address) == (1, 4, 1, "127.0.0.1")
-    place = launch_environment(STEP)
-    assert place is not None
-    assert (place.rank, place.size, place.local_rank, place.address) == (1, 2, 1, "127.0.0.1")
-    place = launch_environment(
-        STEP | {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "m[2-3]"}
-    )
-    assert place is not None and place.address == "m2"
-
-
-def test_a_launcher_in_a_step_counts_and_a_batch_script_is_alone() -> None:
-    place = launch_environment(STEP | torchrun(3, 4, 29500))
-    assert place is not None and (place.rank, place.size) == (3, 4)
-    assert launch_environment(STEP | torchrun(0, 1, 29500)) is None
-    script = {name: value for name, value in STEP.items() if "STEP" not in name}
-    assert launch_environment(script | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}) is None
-    # The shell of `salloc` may be a step by itself.
-    assert launch_environment(STEP | {"SLURM_STEP_NUM_TASKS": "1"}) is None
-
-
-def test_keys_differ_between_launches() -> None:
-    places = [
-        launch_environment(environment)
-        for environment in (
-            STEP,
-            STEP | {"SLURM_STEP_ID": "1"},
-            STEP | {"SLURM_RESTART_COUNT": "1"},
-            torchrun(0, 2, 29500),
-            torchrun(0, 2, 29500) | {"TORCHELASTIC_RESTART_COUNT": "1"},
-        )
-    ]
-    assert len({place.key for place in places if place is not None}) == 5
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"WORLD_SIZE": "two"}, {"RANK": "-1"}, {"RANK": "2"}, {"LOCAL_RANK": "x"}]
-)
-def test_nonsense_of_a_launcher_is_named(wrong) -> None:
-    (name,) = wrong
-    with pytest.raises(InputError, match=name):
-        launch_environment(torchrun(0, 2, 29500) | wrong)
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [
-        ("n1", "n1"),
-        ("n1,n2", "n1"),
-        ("n[1-2]", "n1"),
-        ("n[03-05,9],m1", "n03"),
-        ("gpu-a[003,007-009]b", "gpu-a003b"),
-        ("gpu-a[003,007-009]b,c[1-2]", "gpu-a003b"),
-        ("rack[1-2]n[04-08],x", "rack1n04"),
-        ("node.example.org,n2", "node.example.org"),
-    ],
-)
-def test_first_node(nodes, first) -> None:
-    assert first_node(nodes) == first
-
-
-def test_no_node_is_named() -> None:
-    with pytest.raises(InputError, match="MASTER_ADDR"):
-        first_node("")

@@ -1,4 +1,4 @@
-"""A node's ranks have one copy of the store's arrays, which is gone as soon as they are."""
+"""The ranks of a node share one copy of the store's arrays, freed when they end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from phase2hpc.training.distributed.world import World
 
 def opened(store: Path, out: Path, unreachable: bool) -> None:
     if unreachable:
-        sharing._taken = lambda offer: None
+        sharing._attach = lambda offer: None
     with process_group("cpu") as world:
         shared = sharing.open_shared_store(store, world)
         alone = Store.open(store)

@@ -1,197 +1,213 @@
-"""Space-group symmetry as a CIF states it, and the atoms it makes of a few sites."""
+"""Space-group symmetry that a CIF block states in operations, symbols and numbers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import gemmi
-import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from phase2hpc.data.readers.cif.block import Block, plain_text
+from phase2hpc.data.readers.cif.operations import (
+    group_of,
+    group_of_magnetic,
+    operation_set,
+    point_group_signature,
+)
+from phase2hpc.data.readers.cif.space_groups import (
+    NamedGroup,
+    SymmetryError,
+    by_hall,
+    by_name,
+    by_number,
+    number_of,
+    refuse_open_setting,
+)
 
-# Images of a site closer than this (angstrom) are one atom: coordinates rounded to two or three
-# digits miss their special position by that much, and no two atoms of a crystal come so near.
-SAME_ATOM = 0.1
-# A space group has at most 192 in any setting of the tables; a larger cell may have more of them.
-MAX_OPERATIONS = 1000
-# How far, relatively, an operation may change the cell's metric: relaxed cells are symmetric to
-# the tolerance with which their symmetry was found.
-METRIC_TOLERANCE = 0.05
-_LARGE_INTEGER = re.compile(r"(?<![.\d])\d{4,}")
-# ICSD writes the setting behind the Hermann-Mauguin symbol.
-_SETTINGS = {"S": "1", "Z": "2", "H": "H", "HR": "H", "R": "R"}
+OPERATION_TAGS = ("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz")
+MAGNETIC_OPERATION_TAG = "_space_group_symop_magn_operation_xyz"
+MAGNETIC_CENTRING_TAG = "_space_group_symop_magn_centering_xyz"
+HALL_TAGS = ("_space_group_name_hall", "_symmetry_space_group_name_hall")
+SYMBOL_TAGS = (
+    "_space_group_name_h-m_alt",
+    "_symmetry_space_group_name_h-m",
+    "_space_group_name_h-m",
+    "_symmetry_space_group_name_h-m_alt",
+    "_space_group_name_h-m_full",
+    "_symmetry_space_group_name_h-m_full",
+    "_symmetry_pdbx_full_space_group_name_h-m",
+)
+# The symbol of the reference setting tells the type of the group as the number does.
+REFERENCE_TAG = "_space_group_name_h-m_ref"
+NUMBER_TAGS = (
+    "_space_group_it_number",
+    "_symmetry_int_tables_number",
+    "_symmetry_space_group_it_number",
+    "_symmetry_it_number",
+)
+SETTING_TAGS = ("_space_group_it_coordinate_system_code",)
+_NUMBER = re.compile(r"(?:no\.?\s*|#\s*)?(\d{1,3})(?:\.0*)?", re.IGNORECASE)
 
 
-class SymmetryError(ValueError):
-    """The symmetry a file states cannot be used; the message is ``kind: detail``."""
+@dataclass(frozen=True)
+class _Statement:
+    """What one tag says: the group of a symbol, or the operations of a Hall symbol, or nothing."""
+
+    source: str
+    named: NamedGroup | None = None
+    operations: gemmi.GroupOps | None = None
+
+    @property
+    def number(self) -> int | None:
+        if self.named is not None:
+            return self.named.number
+        return number_of(self.operations) if self.operations is not None else None
 
 
-def space_group_operations(
-    triplets: Sequence[str],
-    hall: str | None,
-    hermann_mauguin: str | None,
-    number: int | None,
-    cell: Sequence[float],
-) -> tuple[Array, Array]:
-    """Rotations (m, 3, 3) and translations (m, 3) in fractional coordinates.
+def stated_symmetry(block: Block, cell: Sequence[float]) -> gemmi.GroupOps | None:
+    """The group that the block states, None where it states none.
 
-    The listed operations (``triplets``) are used where there are any, else the Hall symbol, the
-    Hermann-Mauguin symbol, the number of the space group; none of them means P1. ``cell`` is
-    a, b, c in angstrom and alpha, beta, gamma in degrees. Raises SymmetryError where they
-    contradict each other or the cell, form no group, or leave the setting open.
+    Listed operations come first, then symbols, then the number. ``cell`` is a, b, c in angstrom
+    and three angles in degrees. Raises SymmetryError where statements contradict each other, form
+    no group, name no known group or leave its setting open.
     """
-    named = _by_name(hermann_mauguin, cell[3], cell[5])
-    declared = {
-        f"symbol {hermann_mauguin}": named.number if named else None,
-        f"number {number}": number,
-    }
-    if triplets:
-        group = _group(triplets)
-        declared["the listed operations"] = _number_of(group)
-    elif hall is not None:
-        group = _by_hall(hall)
-        declared[f"Hall symbol {hall}"] = _number_of(group)
-    elif named is not None:
-        _refuse_open_setting(named, str(hermann_mauguin))
-        group = named.operations()
-    elif hermann_mauguin is not None:
-        raise SymmetryError(
-            f"unknown space group: '{hermann_mauguin[:30]}', and no symmetry operations are listed"
+    listed = _listed_operations(block)
+    setting = block.text(*SETTING_TAGS)
+    number = _number(block)
+    symbols = [
+        _symbol_statement(f"symbol {text}", text, cell, setting, strict=listed is None)
+        for text in _texts(block, *SYMBOL_TAGS)
+    ]
+    halls = [
+        _Statement(f"Hall symbol {text}", operations=by_hall(text))
+        for text in _texts(block, *HALL_TAGS)
+    ]
+    standard: list[_Statement] = []
+    for text in _texts(block, REFERENCE_TAG):
+        standard.append(
+            _symbol_statement(f"symbol {text}", text, cell, setting, strict=listed is None)
         )
-    elif number is not None:
-        group = _by_number(number)
-    else:
-        group = gemmi.GroupOps([gemmi.Op("x,y,z")])
-    known = {source: value for source, value in declared.items() if value is not None}
-    if len(set(known.values())) > 1:
-        said = ", ".join(f"{source}: No. {value}" for source, value in known.items())
-        raise SymmetryError(f"conflicting symmetry: {said}")
-    rotations = np.array([op.rot for op in group], dtype=np.float64) / gemmi.Op.DEN
-    translations = np.array([op.tran for op in group], dtype=np.float64) / gemmi.Op.DEN
-    _check_metric(rotations, cell)
-    return rotations, translations
+    if number is not None:
+        named = by_number(number, cell, setting if listed is None else None)
+        standard.append(_Statement(f"number {number}", named))
+    if listed is not None:
+        _check_listed(listed, [*symbols, *standard], halls)
+        return listed
+    return _by_names(symbols, halls, standard)
 
 
-def expand(
-    frac: Array, lattice: Array, rotations: Array, translations: Array
-) -> tuple[Array, npt.NDArray[np.intp]]:
-    """All atoms of the cell: fractional coordinates (n, 3), and the site (n,) each is an image of.
-
-    A site within SAME_ATOM of a special position is put on it exactly (the mean of the images
-    that coincide), so that 0.3333 for 1/3 neither doubles the atom nor breaks the symmetry.
-    """
-    if len(rotations) == 1:
-        return frac, np.arange(len(frac))
-    positions, sites = [], []
-    for site, point in enumerate(frac):
-        shift = rotations @ point + translations - point
-        shift -= np.rint(shift)
-        at_home = np.linalg.norm(shift @ lattice, axis=1) < SAME_ATOM
-        special = point + shift[at_home].mean(axis=0)
-        images = rotations @ special + translations
-        images -= np.floor(images)
-        apart = images[:, None] - images[None]
-        apart -= np.rint(apart)
-        first = (np.abs(apart) < 1e-6).all(axis=2).argmax(axis=1)
-        images = images[first == np.arange(len(images))]
-        positions.append(images)
-        sites.append(np.full(len(images), site))
-    return np.concatenate(positions), np.concatenate(sites)
+def _texts(block: Block, *tags: str) -> list[str]:
+    texts = [plain_text(value) for tag in tags if tag in block for value in block.column(tag)]
+    return [text for text in dict.fromkeys(texts) if text]
 
 
-def _group(triplets: Sequence[str]) -> gemmi.GroupOps:
-    operations = {}
-    if len(triplets) > MAX_OPERATIONS:
-        raise SymmetryError(
-            f"too many symmetry operations: {len(triplets)} are listed, at most {MAX_OPERATIONS} "
-            "are taken (a space group has up to 192)"
-        )
-    for text in triplets:
-        try:
-            # Unusual cells have operations like "x, -y, 2x-z", as pymatgen writes them.
-            op = gemmi.Op(re.sub(r"(\d)([xyzXYZ])", r"\1*\2", text.strip("'\" "))).wrap()
-        except (RuntimeError, ValueError):
-            raise SymmetryError(f"bad symmetry operation: '{text[:40]}'") from None
-        # gemmi lets larger integers overflow to others.
-        if _LARGE_INTEGER.search(text):
-            raise SymmetryError(f"bad symmetry operation: '{text[:40]}' holds a huge number")
-        if op.is_hkl() or abs(op.det_rot()) != gemmi.Op.DEN**3 or not re.search("[xX]", text):
-            raise SymmetryError(f"bad symmetry operation: '{text[:40]}' is no operation on x, y, z")
-        operations[op.triplet()] = op
-    group = gemmi.GroupOps(list(operations.values()))
+def _number(block: Block) -> int | None:
+    """The stated number of the space group; 0 stands for unknown."""
+    numbers = set()
+    for text in _texts(block, *NUMBER_TAGS):
+        match = _NUMBER.fullmatch(text)
+        if match is None:
+            raise SymmetryError(f"unknown space group: number '{text[:20]}'")
+        numbers.add(int(match[1]))
+    numbers.discard(0)
+    if len(numbers) > 1:
+        first, second = sorted(numbers)[:2]
+        raise SymmetryError(f"conflicting symmetry: number {first} and number {second}")
+    return numbers.pop() if numbers else None
+
+
+def _symbol_statement(
+    source: str, text: str, cell: Sequence[float], setting: str | None, *, strict: bool
+) -> _Statement:
     try:
-        group.add_missing_elements()
-    except RuntimeError as error:
+        return _Statement(source, by_name(text, cell, setting))
+    except SymmetryError:
+        # Beside listed operations, a setting that is not in the tables does no harm.
+        if strict:
+            raise
+        return _Statement(source)
+
+
+def _listed_operations(block: Block) -> gemmi.GroupOps | None:
+    groups = []
+    for tag in OPERATION_TAGS:
+        triplets = [text for text in map(plain_text, block.column(tag)) if text]
+        if triplets:
+            groups.append(group_of(triplets))
+    magnetic = [text for text in map(plain_text, block.column(MAGNETIC_OPERATION_TAG)) if text]
+    if magnetic:
+        centrings = [text for text in map(plain_text, block.column(MAGNETIC_CENTRING_TAG)) if text]
+        groups.append(group_of_magnetic(magnetic, centrings))
+    if len({operation_set(group) for group in groups} if len(groups) > 1 else groups) > 1:
         raise SymmetryError(
-            f"incomplete symmetry: the listed operations form no group ({error})"
-        ) from None
-    complete = {op.wrap().triplet() for op in group}
-    if complete != set(operations):
-        raise SymmetryError(
-            f"incomplete symmetry: {len(operations)} operations are listed, the group they "
-            f"generate has {len(complete)}"
+            "conflicting symmetry: two lists of symmetry operations differ (keep the right one)"
         )
-    return group
+    return groups[0] if groups else None
 
 
-def _number_of(group: gemmi.GroupOps) -> int | None:
-    found = gemmi.find_spacegroup_by_ops(group)
-    return found.number if found is not None else None
-
-
-def _by_hall(symbol: str) -> gemmi.GroupOps:
-    try:
-        return gemmi.symops_from_hall(symbol)
-    except (RuntimeError, ValueError):
-        raise SymmetryError(f"unknown space group: Hall symbol '{symbol[:30]}'") from None
-
-
-def _by_name(symbol: str | None, alpha: float, gamma: float) -> gemmi.SpaceGroup | None:
-    """The space group of a Hermann-Mauguin symbol, None where it is not in the tables.
-
-    The angles tell the hexagonal from the rhombohedral cell of an R group.
-    """
-    if symbol is None:
-        return None
-    name = symbol.replace("_", "").strip()
-    base, _, setting = name.partition(":")
-    if not setting and " " in base and base.split()[-1] in _SETTINGS:
-        stem, _, suffix = base.rpartition(" ")
-        # "P 3 2 1 R" is a setting, but the last word of "P 1" or "F d d d" is not.
-        base, setting = stem, _SETTINGS[suffix]
-    base, setting = base.strip(), setting.strip().upper()
-    group = gemmi.find_spacegroup_by_name(f"{base}:{setting}") if setting else None
-    return group or gemmi.find_spacegroup_by_name(base, alpha, gamma)
-
-
-def _refuse_open_setting(group: gemmi.SpaceGroup, name: str) -> None:
-    explicit = ":" in name or name.split()[-1] in _SETTINGS
-    if group.ext in ("1", "2") and not explicit:
+def _check_listed(
+    listed: gemmi.GroupOps, named: Sequence[_Statement], halls: Sequence[_Statement]
+) -> None:
+    # A Hall symbol is often wrong: beside operations it counts only where nothing else does.
+    known = [statement for statement in named if statement.named is not None] or [
+        statement for statement in halls if statement.operations is not None
+    ]
+    own = number_of(listed)
+    statements = [_Statement("the listed operations", operations=listed), *known]
+    _refuse_different_numbers(statements)
+    if own is None:
+        signature = point_group_signature(listed)
+        for statement in known:
+            group = statement.operations or (
+                statement.named.group.operations() if statement.named else listed
+            )
+            if point_group_signature(group) != signature:
+                raise SymmetryError(
+                    "conflicting symmetry: the listed operations have another point group than "
+                    f"{statement.source[:40]}"
+                )
+    unknown = [*named, *halls]
+    if own == 1 and unknown and not known:
         raise SymmetryError(
-            f"ambiguous space group: {name} has two origin choices; write '{group.hm}:1' or "
-            f"'{group.hm}:2', or list the symmetry operations"
+            f"conflicting symmetry: only x,y,z is listed, but {unknown[0].source[:40]} is stated"
         )
 
 
-def _by_number(number: int) -> gemmi.GroupOps:
-    group = gemmi.find_spacegroup_by_number(number) if 1 <= number <= 230 else None
-    if group is None:
-        raise SymmetryError(f"unknown space group: number {number}")
-    _refuse_open_setting(group, group.hm)
-    return group.operations()
+def _refuse_different_numbers(statements: Sequence[_Statement]) -> None:
+    numbers = {s.source: s.number for s in statements if s.number is not None}
+    if len(set(numbers.values())) > 1:
+        said = ", ".join(f"{source[:40]}: No. {number}" for source, number in numbers.items())
+        raise SymmetryError(f"conflicting symmetry: {said[:180]}")
 
 
-def _check_metric(rotations: Array, cell: Sequence[float]) -> None:
-    lengths = np.array(cell[:3])
-    cos_alpha, cos_beta, cos_gamma = np.cos(np.radians(cell[3:])).tolist()
-    metric = np.outer(lengths, lengths) * np.array(
-        [[1.0, cos_gamma, cos_beta], [cos_gamma, 1.0, cos_alpha], [cos_beta, cos_alpha, 1.0]]
-    )
-    change = np.swapaxes(rotations, 1, 2) @ metric @ rotations - metric
-    if (np.abs(change) / np.outer(lengths, lengths)).max() > METRIC_TOLERANCE:
-        shown = ", ".join(f"{value:g}" for value in cell)
-        raise SymmetryError(
-            f"conflicting symmetry: the symmetry operations do not fit the cell ({shown})"
-        )
+def _by_names(
+    symbols: Sequence[_Statement], halls: Sequence[_Statement], standard: Sequence[_Statement]
+) -> gemmi.GroupOps | None:
+    _refuse_different_numbers([*symbols, *halls, *standard])
+    settled = [(hall.source, hall.operations) for hall in halls if hall.operations is not None]
+    settled += [
+        (symbol.source, symbol.named.group.operations())
+        for symbol in symbols
+        if symbol.named is not None and not symbol.named.open_setting
+    ]
+    if settled:
+        source, group = settled[0]
+        for other, operations in settled[1:]:
+            if operation_set(operations) != operation_set(group):
+                raise SymmetryError(
+                    f"conflicting symmetry: {source[:40]} and {other[:40]} are different settings"
+                )
+        return group
+    for statement in [*symbols, *standard]:
+        if statement.named is None:
+            raise SymmetryError(
+                f"unknown space group: '{statement.source.removeprefix('symbol ')[:30]}', and no "
+                "symmetry operations are listed"
+            )
+        refuse_open_setting(statement.named, statement.source.removeprefix("symbol "))
+    if standard and standard[0].named is not None:
+        return standard[0].named.group.operations()
+    if halls:
+        raise SymmetryError(f"unknown space group: {halls[0].source[:40]}")
+    return None

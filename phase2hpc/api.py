@@ -1,0 +1,267 @@
+"""Functions of the public Python API; ``import phase2hpc`` offers them by name.
+
+Arguments have the words and defaults of the command line. torch and numpy are imported when a
+function is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phase2hpc.errors import InputError
+from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.utils.dependencies import naming_the_extra
+
+if TYPE_CHECKING:
+    from phase2hpc.data.prepare import PrepareSummary
+    from phase2hpc.data.store.reader import Store
+    from phase2hpc.inference.predictor import Predictor
+    from phase2hpc.training.request import TrainRequest
+
+PathLike = str | os.PathLike[str]
+Run = PathLike | RunDirectory
+
+
+@naming_the_extra("phase2hpc.load_model")
+def load_model(
+    run: Run | Sequence[Run] | None = None,
+    *,
+    models_dir: PathLike = "models",
+    device: str = "auto",
+    threads: int | None = None,
+) -> Predictor:
+    """Load a trained model, or several as an ensemble, for prediction.
+
+    Args:
+        run: a run id, a run directory, a folder made by ``export``, the path of a best.pt, the
+            name of a shipped model ("e3nn-std"), or "best" (best validation score); a sequence of
+            these is an ensemble. None: the newest finished run at level std, pro or max, else the
+            shipped model.
+        models_dir: folder of all runs, in which ids are looked up.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads of torch in this process; None leaves them as they are. The command
+            line uses 1.
+
+    Returns:
+        The model, with ``predict``, ``features``, ``properties`` and ``units``.
+
+    Raises:
+        InputError: there is no such run, its weights are missing or damaged, or the members of an
+            ensemble differ in properties or graph settings.
+    """
+    from phase2hpc.inference.predictor import load_predictor
+    from phase2hpc.runs.model_selection import runs_to_predict_with
+
+    runs = runs_to_predict_with(Path(models_dir), _names(run))
+    return load_predictor(runs, device, threads)
+
+
+def _names(run: Run | Sequence[Run] | None) -> list[str] | None:
+    if run is None:
+        return None
+    several = [run] if isinstance(run, (str, os.PathLike, RunDirectory)) else list(run)
+    return [str(one.path) if isinstance(one, RunDirectory) else os.fspath(one) for one in several]
+
+
+@naming_the_extra("phase2hpc.open_store")
+def open_store(path: PathLike | None = None) -> Store:
+    """Open a graph store for reading; its content is verified unless it was before.
+
+    Args:
+        path: the store (.h5). None: the store of the shipped sample.
+
+    Raises:
+        InputError: the file does not exist, is damaged, or is not a store.
+    """
+    from phase2hpc.data.store.reader import Store
+    from phase2hpc.data.store.verify import trust
+    from phase2hpc.utils.package_files import default_store
+
+    target = default_store() if path is None else Path(path)
+    trust(target)
+    return Store.open(target)
+
+
+@naming_the_extra("phase2hpc.prepare")
+def prepare(
+    sources: PathLike | Sequence[PathLike] | None = None,
+    store: PathLike | None = None,
+    *,
+    cutoff: float | None = None,
+    max_neighbors: int | None = None,
+    split: PathLike | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    float64: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> PrepareSummary:
+    """Read crystals, validate them, build their graphs and write one graph store (HDF5).
+
+    Args:
+        sources: files and folders to read, or "jarvis:dft_3d". None: the shipped sample.
+        store: the file to write. None: ``data/<name of the first source>.h5``.
+        cutoff: longest edge, angstrom. None: 6.
+        max_neighbors: neighbours of an atom up to which edges are kept, 0 for no limit. None: 12.
+        split: "formula", "random", "column", or the path of a CSV of id and split. None: the
+            column of the source if it has one, else by formula.
+        seed: of a random split.
+        workers: processes. None: the cores, up to 8.
+        float64: keep coordinates in double precision.
+        overwrite: replace an existing store that was made otherwise.
+        progress: called with the number of crystals done since the last call.
+
+    Returns:
+        Counts by split and label, and the path of the store and of the report of rejected
+        crystals. An existing store made from the same sources and settings is left as it is.
+
+    Raises:
+        InputError: a source cannot be read, a setting is not valid, another store is there, or no
+            crystal or split is left.
+    """
+    from phase2hpc.data.graph import GraphError, GraphSettings
+    from phase2hpc.data.prepare import prepare as write_store
+    from phase2hpc.utils.package_files import sample_source
+
+    several = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources or ())
+    try:
+        settings = GraphSettings(**graph_settings_given(cutoff, max_neighbors))
+    except GraphError as error:
+        raise InputError(str(error)) from None
+    return write_store(
+        [os.fspath(source) for source in several] or [sample_source()],
+        store_of(several, store),
+        settings,
+        split=None if split is None else os.fspath(split),
+        seed=seed,
+        float64=float64,
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def graph_settings_given(cutoff: float | None, max_neighbors: int | None) -> dict[str, Any]:
+    """Graph settings that differ from their defaults, by name; ``max_neighbors`` 0: no limit."""
+    given: dict[str, Any] = {}
+    if cutoff is not None:
+        given["cutoff"] = cutoff
+    if max_neighbors is not None:
+        given["max_neighbors"] = max_neighbors or None
+    return given
+
+
+def store_of(sources: Sequence[PathLike], store: PathLike | None = None) -> Path:
+    """The store that ``prepare`` writes: ``store``, else data/<name of the first source>.h5 in the
+    working directory, else that of the shipped sample."""
+    from phase2hpc.utils.package_files import default_store
+
+    if store is not None:
+        return Path(store)
+    if not sources:
+        return default_store()
+    name = Path(os.fspath(sources[0]).replace(":", "_")).name
+    return Path("data") / f"{name.split('.')[0] or name}.h5"
+
+
+@naming_the_extra("phase2hpc.train")
+def train(
+    store: PathLike | None = None,
+    *,
+    algorithm: str = "e3nn",
+    level: str = "std",
+    properties: str | Sequence[str] | None = None,
+    all_properties: bool = False,
+    models_dir: PathLike = "models",
+    resume: bool = False,
+    run_id: str | None = None,
+    init_from: Run | None = None,
+    seed: int | None = None,
+    accept_changes: bool = False,
+    **settings: Any,
+) -> RunDirectory:
+    """Train a model, or resume an interrupted run, in this process.
+
+    Args:
+        store: graph store. None: that of the shipped sample, prepared if it is not there.
+        algorithm: "e3nn", "cgcnn" or that of an installed plug-in.
+        level: "smoke", "lite", "std", "pro" or "max".
+        properties: a group ("core4", "priority7", "secondary2", "all9") or names. None: the
+            group of the level.
+        all_properties: the same as ``properties="all9"``.
+        models_dir: folder of all runs.
+        resume: continue the run ``run_id``, or the newest unfinished one.
+        run_id: name of the run. None: a new one.
+        init_from: run whose weights to start from.
+        seed: of weights, order and dropout. None: 0, or with ``resume`` that of the run.
+        accept_changes: resume although settings, store or code change the result.
+        **settings: any setting by name (``phase2hpc levels --settings``), ``preset`` among them.
+
+    Returns:
+        The run directory, with the trained model in ``best.pt`` and its errors in
+        ``metrics.json``.
+
+    Raises:
+        InputError: a setting, the store or the run is not valid.
+        StoppedEarly: a signal or ``max_hours`` stopped training; the state is saved.
+    """
+    request = train_request(
+        algorithm=algorithm, level=level, store=store, models_dir=models_dir,
+        properties=properties, all_properties=all_properties, resume=resume, run_id=run_id,
+        init_from=init_from, seed=seed, accept_changes=accept_changes, settings=settings,
+    )  # fmt: skip
+    # This takes seconds, so it comes after what can be wrong in the request.
+    from phase2hpc.training.runner import train as run_training
+
+    return run_training(request)
+
+
+def train_request(
+    *,
+    algorithm: str,
+    level: str,
+    store: PathLike | None,
+    models_dir: PathLike,
+    properties: str | Sequence[str] | None,
+    all_properties: bool,
+    resume: bool,
+    run_id: str | None,
+    init_from: Run | None,
+    seed: int | None,
+    accept_changes: bool,
+    settings: dict[str, Any],
+) -> TrainRequest:
+    """A request with the arguments of ``train``, checked as far as possible without the store.
+
+    Raises:
+        InputError: an argument is not valid, or two contradict each other.
+    """
+    from phase2hpc.config.run_config import algorithm_named, level_named
+    from phase2hpc.runs.registry import find_run
+    from phase2hpc.training.request import TrainRequest
+
+    level_named(algorithm_named(algorithm), level)
+    if all_properties and properties:
+        raise InputError("--all-properties and --properties: give one of them")
+    if resume and init_from:
+        raise InputError("--resume goes on with a run's own weights: leave --init-from out")
+    folder = Path(models_dir)
+    spec = properties if isinstance(properties, str) else ",".join(properties or ())
+    if init_from is not None and not isinstance(init_from, RunDirectory):
+        init_from = find_run(folder, os.fspath(init_from))
+    return TrainRequest(
+        algorithm=algorithm,
+        level=level,
+        store=None if store is None else Path(store),
+        models_dir=folder,
+        properties="all9" if all_properties else spec or None,
+        resume=resume,
+        run_id=run_id,
+        seed=seed,
+        accept_changes=accept_changes,
+        overrides=settings,
+        init_from=init_from,
+    )

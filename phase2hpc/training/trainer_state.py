@@ -1,0 +1,70 @@
+"""State of a trainer in a checkpoint: all that a later step depends on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phase2hpc.checkpointing.rng_state import rng_state, seed_everything, set_rng_state
+from phase2hpc.training.nonfinite_steps import NonfiniteSteps
+from phase2hpc.training.target_scaler import TargetScaler
+from phase2hpc.training.trainer import Trainer
+
+# To be raised by every change that makes a step compute other numbers: a run begun under another
+# value resumes only with --accept-changes. 1: phase2hpc 0.1.
+NUMERICS_VERSION = 1
+
+
+def state_dict(trainer: Trainer) -> dict[str, Any]:
+    """The state of a trainer, in the schema of ``checkpointing.schema``; a collective call."""
+    return {
+        "numerics_version": NUMERICS_VERSION,
+        "step": trainer.step,
+        "model": trainer.model.state_dict(),
+        "averaged": trainer.averaged.module.state_dict(),
+        "loss": trainer.loss.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "sampler": trainer.loader.sampler.state_dict(),
+        "rng": trainer.world.all_gather(rng_state()),
+        "history": trainer.history,
+        "loss_sums": trainer.loss_sums,
+        "counted": trainer.counted,
+        "skipped": trainer.skipped.state_dict(),
+        "best_score": trainer.best_score,
+        "best_epoch": trainer.best_epoch,
+    }
+
+
+def load_state_dict(
+    trainer: Trainer, state: dict[str, Any], *, restart_epoch: bool = False
+) -> None:
+    """Continue where ``state`` was taken.
+
+    restart_epoch: begin the epoch anew, because the order of crystals has changed since.
+    """
+    trainer.model.load_state_dict(state["model"])
+    trainer.averaged.module.load_state_dict(state["averaged"])
+    trainer.loss.load_state_dict(state["loss"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.set_scaler(TargetScaler.from_state_dict(state["scaler"]))
+    trainer.history = state["history"]
+    trainer.best_score, trainer.best_epoch = state["best_score"], state["best_epoch"]
+    trainer.step = state["step"]
+    trainer.skipped = NonfiniteSteps(**state["skipped"])
+    sampler = trainer.loader.sampler
+    if restart_epoch:
+        sampler.epoch, sampler.position = trainer.epoch, 0
+        trainer.loss_sums.zero_()
+        trainer.counted = trainer.skipped.in_epoch = 0
+    else:
+        sampler.load_state_dict(state["sampler"])
+        trainer.loss_sums = state["loss_sums"].to(trainer.device)
+        counted: int | None = state["counted"]
+        begun = sampler.position * trainer.settings.batch_size
+        trainer.counted = min(begun, len(trainer.train)) if counted is None else counted
+    # Ranks that the saving run did not have are seeded anew: valid, but not bit by bit the same.
+    states, rank = state["rng"], trainer.world.rank
+    if rank < len(states):
+        set_rng_state(states[rank])
+    else:
+        seed_everything(trainer.config.seed + trainer.step, rank)
