@@ -174,7 +174,7 @@ class RunDirectory:
 
 def family_folder(algorithm: str, level: str) -> str:
     """Name of the folder of all runs of an algorithm at a level."""
-    return algorithm_named(algorithm).folder.format(level=level)
+    return algorithm_named(algorithm).family(level)
 
 
 def checked_run_id(run_id: str) -> str:

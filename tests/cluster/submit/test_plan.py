@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorded_script import recorded_form
 
 from phase2hpc.cluster.submit.local_executor import local_text
 from phase2hpc.cluster.submit.plan import Plan, SubmitRequest, make_plan
@@ -112,7 +113,7 @@ RECORDINGS: dict[str, Callable[[MakePlan], str]] = {
 def test_scripts_are_as_recorded(name: str, plan: MakePlan, site: Path) -> None:
     """A change of a recorded text is a change of what runs on clusters: read it, then write it
     there."""
-    text = RECORDINGS[name](plan).replace(str(site), "/shared")
+    text = recorded_form(RECORDINGS[name](plan), site)
     assert text == (RECORDED / f"{name}.sbatch").read_text()
     if name != "local":
         assert subprocess.run(["/bin/bash", "-n"], input=text, text=True).returncode == 0
