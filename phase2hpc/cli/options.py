@@ -36,6 +36,10 @@ ShardProfile = Annotated[
     ),
 ]
 JsonOutput = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+MaxAtoms = Annotated[
+    int | None,
+    typer.Option(min=1, help="Most atoms in a cell; default 1000. Memory grows with it."),
+]
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import ShardProfile, Shards, StoreOption
+from phase2hpc.cli.options import MaxAtoms, ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
 
 store_app = typer.Typer(help="Look into, check and join graph stores.", no_args_is_help=True)
@@ -31,6 +31,7 @@ def prepare(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of a random split.")] = 0,
+    max_atoms: MaxAtoms = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: the cores, up to 8.")
     ] = None,
@@ -51,6 +52,8 @@ def prepare(
 
         given = api.graph_settings_given(cutoff, max_neighbors)
         options = {"graph": given, "split": split, "seed": seed, "float64": float64}
+        if max_atoms is not None:
+            options["max_atoms"] = max_atoms
         read = sources or [str(sample_source())]
         prepare_sharded(
             read, target, options, shards, profile, workers=workers, overwrite=overwrite
@@ -73,6 +76,7 @@ def prepare(
             split=split,
             seed=seed,
             float64=float64,
+            max_atoms=max_atoms,
             workers=workers,
             overwrite=overwrite,
             progress=progress.advance,

@@ -24,6 +24,7 @@ from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.verified_cache import remember, state_of
 from phase2hpc.data.store.verify import inspect
 from phase2hpc.data.store.writer import StoreWriter
+from phase2hpc.data.validation import DEFAULT_LIMITS
 from phase2hpc.errors import InputError
 from phase2hpc.utils.worker_pool import ordered_map
 
@@ -100,6 +101,7 @@ def prepare(
     split: str | None = None,
     seed: int = 0,
     float64: bool = False,
+    max_atoms: int = DEFAULT_LIMITS.max_atoms,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -110,6 +112,7 @@ def prepare(
     the source's own split if it has one, else by formula. float64: store coordinates in double
     precision. workers: number of processes that validate and build graphs (1: this one); the
     result does not depend on it. overwrite: replace a store of other sources or settings.
+    max_atoms: crystals with more atoms in the cell are rejected.
     progress: called with the number of crystals done since the last call.
 
     An existing store of the same sources and settings is kept. Rejected crystals are listed in a
@@ -122,7 +125,7 @@ def prepare(
     begin = time.monotonic()
     path = Path(store)
     settings = settings or GraphSettings()
-    converter = Converter(settings, split, seed, float64)
+    converter = Converter(settings, split, seed, float64, max_atoms=max_atoms)
     made_from = preparation(sources, converter)
     if not overwrite and (there := existing_store(path, made_from)) is not None:
         return there
@@ -204,6 +207,7 @@ def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, An
         "sources": [source_hash(source) for source in sources],
         "graph_settings": converter.settings.to_dict(),
         "float64": converter.float64,
+        "max_atoms": converter.max_atoms,
         "split": rule,
         "seed": converter.seed if rule == "random" else None,
     }
@@ -252,7 +256,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         return f"merged from {len(old['merged'])} stores"
     changes = []
     for key, wanted in new.items():
-        found = old.get(key)
+        # Stores of earlier versions do not name it.
+        found = old.get(key, DEFAULT_LIMITS.max_atoms if key == "max_atoms" else None)
         if found == wanted:
             continue
         if key == "sources":

@@ -1,4 +1,4 @@
-"""Batched inference in physical units, shared by validation, test and prediction."""
+"""Batched inference in physical units, for validation, test and prediction alike."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ def merge_prepared(
 
 
 def converter(options: dict[str, Any]) -> Converter:
-    """A Converter from options: ``graph`` (given settings), ``split``, ``seed`` and ``float64``.
+    """A Converter from options: ``graph`` (given settings), ``split``, ``seed``, ``float64`` and,
+    if given, ``max_atoms``.
 
     Raises InputError for invalid ones.
     """
@@ -78,7 +79,8 @@ def converter(options: dict[str, Any]) -> Converter:
         settings = GraphSettings(**options["graph"])
     except GraphError as error:
         raise InputError(str(error)) from None
-    return Converter(settings, options["split"], options["seed"], options["float64"])
+    limit = {name: options[name] for name in ("max_atoms",) if name in options}
+    return Converter(settings, options["split"], options["seed"], options["float64"], **limit)
 
 
 def predict_shard(
@@ -91,6 +93,7 @@ def predict_shard(
     runs: list[str],
     device: str,
     threads: int,
+    max_atoms: int | None = None,
 ) -> None:
     """Predict one shard."""
     with _working_directory(cwd):
@@ -98,7 +101,8 @@ def predict_shard(
         from phase2hpc.inference.sharding import predict_shard as run
         from phase2hpc.runs.run_directory import RunDirectory
 
-        predictor = load_predictor([RunDirectory(Path(run)) for run in runs], device, threads)
+        models = [RunDirectory(Path(run)) for run in runs]
+        predictor = load_predictor(models, device, threads, max_atoms)
         part = ShardFolder(Path(folder), count)
         run(part, shard, predictor, inputs, id_prop=not plain_folder)
 

@@ -92,6 +92,7 @@ def predict_in_shards(
     plain_folder: bool,
     device: str,
     threads: int,
+    max_atoms: int | None = None,
 ) -> ShardedWork:
     """A sharded ``predict`` with the best weights of these runs. Raises InputError."""
     _validate(shards, inputs)
@@ -101,10 +102,11 @@ def predict_in_shards(
         "models": [hashlib.sha256(run.best.read_bytes()).hexdigest() for run in runs],
         "device": device,
         "threads": threads,
+        "max_atoms": max_atoms,
     }
     folder = ShardFolder.beside(output, shards, made_from)
     cwd, path, models = os.getcwd(), str(folder.path), [str(run.path) for run in runs]
-    further = (list(inputs), plain_folder, models, device, threads)
+    further = (list(inputs), plain_folder, models, device, threads, max_atoms)
     calls: list[Call] = [
         (shard_task.predict_shard, (cwd, path, shards, k, *further)) for k in range(shards)
     ]
