@@ -62,9 +62,10 @@ def predict(
         if output is None:
             raise InputError("--shards: say by --output where the table goes")
         check_output(output)
-        from phase2hpc.cluster.submit.job_array import predict_work, run_sharded
+        from phase2hpc.cluster.submit.job_array import run_sharded
+        from phase2hpc.cluster.submit.sharded_work import predict_in_shards
 
-        work = predict_work(
+        work = predict_in_shards(
             inputs, output, runs, shards,
             plain_folder=folder is not None, device=device, threads=threads, max_atoms=max_atoms,
         )  # fmt: skip
