@@ -32,6 +32,7 @@ def load_model(
     models_dir: PathLike = "models",
     device: str = "auto",
     threads: int | None = None,
+    max_atoms: int | None = None,
 ) -> Predictor:
     """Load a trained model, or several as an ensemble, for prediction.
 
@@ -44,6 +45,7 @@ def load_model(
         device: "auto", "cpu" or "cuda".
         threads: CPU threads of torch in this process; None leaves them as they are. The command
             line uses 1.
+        max_atoms: structures with more atoms in the cell are rejected. None: 1000.
 
     Returns:
         The model, with ``predict``, ``features``, ``properties`` and ``units``.
@@ -56,7 +58,7 @@ def load_model(
     from phase2hpc.runs.model_selection import runs_to_predict_with
 
     runs = runs_to_predict_with(Path(models_dir), _names(run))
-    return load_predictor(runs, device, threads)
+    return load_predictor(runs, device, threads, max_atoms)
 
 
 def _names(run: Run | Sequence[Run] | None) -> list[str] | None:
@@ -100,6 +102,7 @@ def prepare(
     rename: Sequence[str] | None = None,
     workers: int | None = None,
     float64: bool = False,
+    max_atoms: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> PrepareSummary:
@@ -120,6 +123,7 @@ def prepare(
         rename: new names of label columns, as "old=new" or "source file:old=new".
         workers: processes. None: the cores, up to 8.
         float64: keep coordinates in double precision.
+        max_atoms: crystals with more atoms in the cell are rejected. None: 1000.
         overwrite: replace an existing store that was made otherwise.
         progress: called with the number of crystals done since the last call.
 
@@ -134,6 +138,7 @@ def prepare(
     from phase2hpc.config.properties import parse_columns, parse_renames
     from phase2hpc.data.graph import GraphError, GraphSettings
     from phase2hpc.data.prepare import prepare as write_store
+    from phase2hpc.data.validation import DEFAULT_LIMITS
     from phase2hpc.utils.package_files import sample_source
 
     several = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources or ())
@@ -148,6 +153,7 @@ def prepare(
         split=None if split is None else os.fspath(split),
         seed=seed,
         float64=float64,
+        max_atoms=DEFAULT_LIMITS.max_atoms if max_atoms is None else max_atoms,
         labels=labels,
         rename=parse_renames(rename or ()),
         columns=parse_columns(columns or ()),
@@ -270,9 +276,9 @@ def train_request(
 
     level_named(algorithm_named(algorithm), level)
     if all_properties and properties:
-        raise InputError("--all-properties and --properties: give one of them")
+        raise InputError("--all-properties and --properties: give only one of them")
     if resume and init_from:
-        raise InputError("--resume goes on with a run's own weights: leave --init-from out")
+        raise InputError("--resume uses the weights of the run itself: leave out --init-from")
     folder = Path(models_dir)
     if init_from is not None and not isinstance(init_from, RunDirectory):
         init_from = find_run(folder, os.fspath(init_from))

@@ -16,14 +16,20 @@ from phase2hpc.utils.container_image import DIGEST_VARIABLE
 from phase2hpc.utils.package_files import CACHE_VARIABLE
 
 # Marked slow, and left out by `make check`: tests that use a fixture that trains, and these, which
-# take more than two seconds of processor time, or wait for other processes. By file, or file::test.
+# take seconds of processor time or wait for other processes; by the beginning of their id.
 TRAINING_FIXTURES = {"trained", "train_tiny"}
 SLOW = (
     "tests/checkpointing/test_manager.py::test_killed",
     "tests/cluster/node/test_train_task.py",
     "tests/cluster/submit/test_job_array.py",
     "tests/cluster/submit/test_local_executor.py",
+    "tests/cluster/submit/test_submission.py",
+    "tests/data/readers/cif/test_structures.py::test_agrees_with",
+    "tests/data/readers/cif/test_structures.py::test_examples_are",
+    "tests/data/readers/cif/test_structures.py::test_rounded",
     "tests/data/readers/test_hostile.py",
+    "tests/data/readers/test_registry.py::test_poscar_agrees",
+    "tests/data/store/test_store.py",
     "tests/data/store/test_tampered.py",
     "tests/data/test_prepare_killed.py",
     "tests/data/test_prepare.py::test_already_there",

@@ -385,8 +385,8 @@ def test_wrong_requests(tiny: Tiny, tmp_path: Path) -> None:
     for arguments, words in (
         ({"level": "huge"}, "unknown level 'huge'"),
         ({"algorithm": "e4nn"}, "did you mean 'e3nn'"),
-        ({"all_properties": True, "properties": "core4"}, "give one of them"),
-        ({"resume": True, "init_from": "x"}, "leave --init-from out"),
+        ({"all_properties": True, "properties": "core4"}, "give only one of them"),
+        ({"resume": True, "init_from": "x"}, "leave out --init-from"),
         ({"learning_rate": 1.0}, "unknown setting 'learning_rate'"),
         ({"lr": -1.0}, "'lr'"),
     ):

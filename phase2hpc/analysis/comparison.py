@@ -89,9 +89,7 @@ def _read(run: RunDirectory) -> ComparedRun:
     manifest = run.read_manifest()
     metrics = read_metrics(run)
     if metrics is None or manifest.state != "finished":
-        raise InputError(
-            f"run {run.id} is {manifest.effective_state}: only finished runs have test errors"
-        )
+        raise InputError(f"run {run.id} is not finished: only finished runs have test errors")
     return ComparedRun(run, run.read_config(), manifest.store_hash or "", metrics["test"])
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import ModelsDir
+from phase2hpc.cli.options import JsonOutput, ModelsDir
 
 
 def doctor(
@@ -16,17 +18,21 @@ def doctor(
     ] = None,
     models_dir: ModelsDir = Path("models"),
     on_node: Annotated[
-        bool, typer.Option("--on-node", help="Also run a short job on a node.")
+        bool, typer.Option("--on-node", help="Also run a job of a few seconds on a node.")
     ] = False,
+    json_output: JsonOutput = False,
 ) -> None:
     """Check this machine, Slurm, a site profile and the folder of runs."""
     from phase2hpc.cluster.doctor.check import checks_text
-    from phase2hpc.cluster.doctor.run import doctor as run_doctor
+    from phase2hpc.cluster.doctor.checks import run_checks
     from phase2hpc.cluster.profiles.profile import find_profile, profiles_table
 
-    checks = run_doctor(find_profile(profile) if profile else None, models_dir, on_node)
-    print(checks_text(checks))
-    if profile is None:
+    checks = run_checks(find_profile(profile) if profile else None, models_dir, on_node)
+    if json_output:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        print(checks_text(checks))
+    if profile is None and not json_output:
         print(f"\nSite profiles (for --profile):\n\n{profiles_table()}")
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)

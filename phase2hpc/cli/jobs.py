@@ -1,23 +1,27 @@
-"""``status``, ``logs`` and ``cancel``: jobs and their runs."""
+"""``status``, ``logs`` and ``cancel``."""
 
 from __future__ import annotations
 
+import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phase2hpc.cli.options import ModelsDir
+from phase2hpc.cli.options import JsonOutput, ModelsDir
 from phase2hpc.errors import InputError
 
 if TYPE_CHECKING:
-    from phase2hpc.cluster.monitor.run_state import RunStatus
+    from phase2hpc.runs.state import RunStatus
 
 Name = Annotated[
-    str, typer.Argument(help="Run directory or id, ensemble, job or array (12, 12_3).",
-                        metavar="RUN|JOB")
-]  # fmt: skip
+    str,
+    typer.Argument(
+        help="Run directory or id, ensemble, job, array or array element.", metavar="RUN|JOB"
+    ),
+]
 
 
 def status(
@@ -25,75 +29,82 @@ def status(
         str | None, typer.Argument(help="One run, ensemble or job in detail.", metavar="[RUN|JOB]")
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look again every 10 s, until Ctrl-C or the run's end.")
+        bool, typer.Option("--watch", help="Refresh every 10 s until Ctrl-C or the run's end.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="All runs, those of an ensemble one by one.")
+        bool, typer.Option("--all", help="Show all runs, and each member of an ensemble.")
     ] = False,
+    json_output: JsonOutput = False,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Where runs stand: pending, running, stopped, finished, failed or dead, and why."""
+    """Show the state of runs and their jobs, and why a run ended."""
     from phase2hpc.cluster.monitor import follow as following
-    from phase2hpc.cluster.monitor.job_states import SlurmJobStates
-    from phase2hpc.cluster.monitor.lookup import find, run_statuses
-    from phase2hpc.cluster.monitor.status import named_text, overview
+    from phase2hpc.cluster.monitor.lookup import select
+    from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
+    from phase2hpc.cluster.monitor.status import overview, selection_text
     from phase2hpc.runs.registry import registry
+    from phase2hpc.runs.state import run_statuses
 
-    view = SlurmJobStates()
-    named = find(models_dir, name) if name is not None else None
+    if watch and json_output:
+        raise InputError("--watch and --json: give one of them")
+    scheduler = SlurmScheduler()
+    selection = select(models_dir, name) if name is not None else None
 
-    def look() -> tuple[str, list[RunStatus]]:
-        runs = tuple(registry(models_dir)) if named is None else named.again().runs
-        found = run_statuses(runs, view)
-        if named is not None:
-            return named_text(named, found, view), found
-        return overview(found, view, everything) if found else f"no runs in {models_dir}", found
+    def poll() -> tuple[str, list[RunStatus]]:
+        runs = registry(models_dir) if selection is None else selection.reread().runs
+        found = run_statuses(runs, scheduler)
+        if selection is not None:
+            return selection_text(selection, found, scheduler), found
+        if not found:
+            return f"no runs in {models_dir}", found
+        return overview(found, scheduler, everything), found
 
-    if not watch:
-        print(look()[0])
-        return
-    try:
-        following.watch(look, until_over=named is not None)
-    except KeyboardInterrupt:
-        return  # That is how watching ends.
+    if json_output:
+        print(json.dumps([status.as_json() for status in poll()[1]], indent=2))
+    elif not watch:
+        print(poll()[0])
+    else:
+        # Ctrl-C is the way to end it.
+        with suppress(KeyboardInterrupt):
+            following.watch(poll, until_over=selection is not None)
 
 
 def logs(
     name: Name,
     follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Go on with what comes, until the run's end.")
+        bool, typer.Option("-f", "--follow", help="Follow the log until the run ends.")
     ] = False,
     err: Annotated[bool, typer.Option("--err", help="stderr instead of stdout.")] = False,
     lines: Annotated[
-        int | None, typer.Option("--lines", "-n", min=0, help="Only so many from the end.")
+        int | None, typer.Option("--lines", "-n", min=0, help="Only the last N lines.")
     ] = None,
     rank: Annotated[
-        int, typer.Option(min=0, help="Of which process, where there are several.")
+        int, typer.Option(min=0, help="Rank of the process, for jobs with several.")
     ] = 0,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """What a run's newest job has written, over all its restarts."""
+    """Show the output of a run's newest job, over all its restarts."""
     from phase2hpc.cluster.monitor import follow as following
-    from phase2hpc.cluster.monitor.job_states import SlurmJobStates
     from phase2hpc.cluster.monitor.logs import LogReader
-    from phase2hpc.cluster.monitor.lookup import find
+    from phase2hpc.cluster.monitor.lookup import select
+    from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
 
-    named, view = find(models_dir, name), SlurmJobStates()
-    if named.preparation is None and len(named.runs) != 1:
-        ids = ", ".join(summary.run.id for summary in named.runs[:8])
-        raise InputError(f"{name}: {len(named.runs)} runs have logs: name one of {ids}")
+    selection, scheduler = select(models_dir, name), SlurmScheduler()
+    if selection.preparation is None and len(selection.runs) != 1:
+        ids = ", ".join(summary.run.id for summary in selection.runs[:8])
+        raise InputError(f"{name}: {len(selection.runs)} runs have logs: name one of {ids}")
 
-    def look() -> following.Followed:
-        if named.preparation is not None:
-            return following.followed_preparation(named, view, err=err)
-        return following.followed_run(named.runs[0], rank, view, err=err)
+    def poll() -> following.LogSource:
+        if selection.preparation is not None:
+            return following.preparation_log(selection, scheduler, err=err)
+        return following.run_log(selection.runs[0], rank, scheduler, err=err)
 
     if follow:
-        texts = following.follow(look, lines)
-    elif named.preparation is not None:
-        texts = LogReader(named.preparation.log(err=err), lines).read()
+        texts = following.follow(poll, lines)
+    elif selection.preparation is not None:
+        texts = LogReader(selection.preparation.log(err=err), lines).read()
     else:
-        texts = LogReader(following.log_of(named.runs[0], rank, err=err), lines).read()
+        texts = LogReader(following.log_of_run(selection.runs[0], rank, err=err), lines).read()
     written = False
     try:
         for text in texts:
@@ -101,35 +112,35 @@ def logs(
             sys.stdout.flush()
             written = True
     except KeyboardInterrupt:
-        return  # That is how following ends.
+        return  # the way to end it
     if not written:
-        other = "stdout: leave --err out" if err else "stderr: --err"
-        print(f"phase2hpc: nothing here (yet); the other stream is {other}", file=sys.stderr)
+        other = "stdout (without --err)" if err else "stderr (--err)"
+        print(f"phase2hpc: the log is empty so far; see also {other}", file=sys.stderr)
 
 
 def cancel(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """End jobs so that they stay ended; shows which, and asks. Training saves its state."""
+    """Cancel jobs without requeue, after confirmation. Training saves its state."""
     from phase2hpc.cluster.monitor.cancel import plan
-    from phase2hpc.cluster.monitor.lookup import find
+    from phase2hpc.cluster.monitor.lookup import select
 
-    chosen = plan(find(models_dir, name), name)
-    for line in chosen.left:
+    chosen = plan(select(models_dir, name), name)
+    for line in chosen.skipped:
         print(line)
     if not chosen.jobs:
         return
     print(chosen.text())
     if not yes:
         if not sys.stdin.isatty():
-            raise InputError("nothing is cancelled: no terminal to ask on; say --yes")
+            raise InputError("nothing is cancelled: no terminal for a confirmation; give --yes")
         if not typer.confirm("cancel?"):
             print("nothing is cancelled")
             return
-    chosen.carry_out()
+    chosen.execute()
     count = len(chosen.jobs)
     print("cancelled" if count == 1 else f"{count} jobs cancelled")
-    for line in chosen.after():
+    for line in chosen.resume_hints():
         print(line)

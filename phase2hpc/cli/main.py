@@ -23,7 +23,6 @@ from phase2hpc.cli.store import prepare, store_app
 from phase2hpc.cli.submit import submit
 from phase2hpc.cli.train import train
 from phase2hpc.errors import INTERRUPTED, InputError, Phase2Error
-from phase2hpc.utils.os_errors import refused
 
 app = typer.Typer(
     name="phase2hpc",
@@ -82,6 +81,8 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         _end(INTERRUPTED, "interrupted")
     except OSError as error:
+        from phase2hpc.utils.os_errors import refused
+
         # A closed pipe (`| head`) is no error to report; typer does the same.
         message = "" if isinstance(error, BrokenPipeError) else str(refused(error))
         _end(Phase2Error.exit_code, message)

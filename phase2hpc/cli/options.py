@@ -35,6 +35,11 @@ ShardProfile = Annotated[
         "--profile", help="Site profile for the jobs of --shards; without it they run here."
     ),
 ]
+JsonOutput = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+MaxAtoms = Annotated[
+    int | None,
+    typer.Option(min=1, help="Most atoms in a cell; default 1000. Memory grows with it."),
+]
 Columns = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import ModelsDir, RunArgument, ShardProfile, Shards
+from phase2hpc.cli.options import MaxAtoms, ModelsDir, RunArgument, ShardProfile, Shards
 from phase2hpc.errors import InputError
-from phase2hpc.utils.container_image import mount_hint
 
 
 def predict(
@@ -38,10 +37,12 @@ def predict(
     models_dir: ModelsDir = Path("models"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    max_atoms: MaxAtoms = None,
     shards: Shards = None,
     profile: ShardProfile = None,
 ) -> None:
     """Predict the properties of structures with a trained model."""
+    from phase2hpc.utils.container_image import mount_hint
     from phase2hpc.utils.output_path import check_output
 
     if sum(map(bool, (cif, folder, sources))) != 1:
@@ -61,11 +62,12 @@ def predict(
         if output is None:
             raise InputError("--shards: say by --output where the table goes")
         check_output(output)
-        from phase2hpc.cluster.submit.job_array import predict_work, run_sharded
+        from phase2hpc.cluster.submit.job_array import run_sharded
+        from phase2hpc.cluster.submit.sharded_work import predict_in_shards
 
-        work = predict_work(
+        work = predict_in_shards(
             inputs, output, runs, shards,
-            plain_folder=folder is not None, device=device, threads=threads,
+            plain_folder=folder is not None, device=device, threads=threads, max_atoms=max_atoms,
         )  # fmt: skip
         run_sharded(work, profile)
         return
@@ -75,7 +77,7 @@ def predict(
 
     if output is not None:
         check_output(output)
-    model = load_model(runs, device=device, threads=threads)
+    model = load_model(runs, device=device, threads=threads, max_atoms=max_atoms)
     rows = model.predict_all(inputs, id_prop=folder is None)
     if output is None:
         print(prediction_table.table(rows, model.properties, model.units))

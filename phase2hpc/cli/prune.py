@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import ModelsDir
+from phase2hpc.cli.options import JsonOutput, ModelsDir
 from phase2hpc.errors import InputError
 
 
@@ -18,14 +19,21 @@ def prune(
         bool, typer.Option("--failed", help="Also remove runs that failed or were interrupted.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would be removed.")
+        bool, typer.Option("--dry-run", help="Show what would be removed, and exit.")
     ] = False,
+    json_output: JsonOutput = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove old and damaged checkpoints and leftover files, after asking."""
+    """Remove old and damaged checkpoints and leftovers, after confirmation."""
+    from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
     from phase2hpc.runs.prune import plan, readable, remove
 
-    found = plan(models_dir, failed)
+    found = plan(models_dir, SlurmScheduler(), failed)
+    if json_output:
+        if not dry_run:
+            raise InputError("--json: only with --dry-run")
+        print(json.dumps(found.as_json(), indent=2))
+        return
     if text := found.text():
         print(text)
     if not found.leftovers:
@@ -36,9 +44,11 @@ def prune(
         return
     if not yes:
         if not sys.stdin.isatty():
-            raise InputError("nothing was removed: no terminal to ask on; add --yes or --dry-run")
-        if not typer.confirm("remove these permanently?"):
-            print("nothing was removed")
+            raise InputError(
+                "nothing is removed: no terminal for a confirmation; give --yes or --dry-run"
+            )
+        if not typer.confirm("remove these files?"):
+            print("nothing is removed")
             return
     freed, problems = remove(found)
     for line in problems:

@@ -1,40 +1,57 @@
-"""``runs``: all runs of a models folder."""
+"""``runs``: list, show and prune the runs of a models folder."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import ModelsDir, RunArgument
+from phase2hpc.cli.options import JsonOutput, ModelsDir, RunArgument
 from phase2hpc.cli.prune import prune
+from phase2hpc.errors import InputError
 
 runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
 
 
 @runs_app.command("list")
-def runs_list(models_dir: ModelsDir = Path("models")) -> None:
-    """All runs, read from their manifests."""
-    from phase2hpc.runs.registry import list_text, registry
+def runs_list(json_output: JsonOutput = False, models_dir: ModelsDir = Path("models")) -> None:
+    """List all runs with their states."""
+    from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
+    from phase2hpc.runs.listing import list_text
+    from phase2hpc.runs.registry import registry
+    from phase2hpc.runs.state import run_statuses
 
-    runs = registry(models_dir)
-    print(list_text(runs) if runs else f"no runs in {models_dir}")
+    statuses = run_statuses(registry(models_dir), SlurmScheduler())
+    if json_output:
+        print(json.dumps([status.as_json() for status in statuses], indent=2))
+    else:
+        print(list_text(statuses) if statuses else f"no runs in {models_dir}")
 
 
 @runs_app.command("show")
 def runs_show(
     run: RunArgument,
-    hand_over: Annotated[
-        bool, typer.Option("--handoff", help="The hand-off checklist as Markdown.")
+    handoff: Annotated[
+        bool, typer.Option("--handoff", help="Print the hand-off checklist as Markdown.")
     ] = False,
+    json_output: JsonOutput = False,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """One run: settings, state and errors."""
-    from phase2hpc.runs.registry import find_run, handoff, show
+    """Show one run: settings, state and errors."""
+    from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
+    from phase2hpc.runs.listing import handoff_text, show_json, show_text
+    from phase2hpc.runs.registry import find_run
+    from phase2hpc.runs.state import status_of
 
-    found = find_run(models_dir, run)
-    print(handoff(found) if hand_over else show(found))
+    if handoff and json_output:
+        raise InputError("--handoff and --json: give one of them")
+    status = status_of(find_run(models_dir, run), SlurmScheduler())
+    if json_output:
+        print(json.dumps(show_json(status), indent=2))
+    else:
+        print(handoff_text(status) if handoff else show_text(status))
 
 
 @runs_app.command("compare")

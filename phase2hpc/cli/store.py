@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from phase2hpc.cli.options import Columns, ShardProfile, Shards, StoreOption
+from phase2hpc.cli.options import Columns, MaxAtoms, ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
 
 store_app = typer.Typer(help="Look into, check and join graph stores.", no_args_is_help=True)
@@ -31,6 +31,7 @@ def prepare(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of a random split.")] = 0,
+    max_atoms: MaxAtoms = None,
     folds: Annotated[
         int | None, typer.Option(help="Folds by formula, for train --fold (3 to 100).")
     ] = None,
@@ -63,7 +64,12 @@ def prepare(
 
         given = api.graph_settings_given(cutoff, max_neighbors)
         options: dict[str, Any] = {"graph": given, "split": split, "seed": seed, "float64": float64}
-        further: dict[str, Any] = {"rename": rename, "columns": column, "folds": folds}
+        further: dict[str, Any] = {
+            "rename": rename,
+            "columns": column,
+            "folds": folds,
+            "max_atoms": max_atoms,
+        }
         further["labels"] = None if labels is None else str(labels)
         options |= {key: value for key, value in further.items() if value is not None}
         read = sources or [str(sample_source())]
@@ -88,6 +94,7 @@ def prepare(
             split=split,
             seed=seed,
             float64=float64,
+            max_atoms=max_atoms,
             labels=labels,
             columns=column,
             rename=rename,

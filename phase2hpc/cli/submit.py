@@ -14,59 +14,69 @@ if TYPE_CHECKING:
     from phase2hpc.cluster.submit.resources import ResourceOverrides
 
 
-def _job(help: str, *names: str, metavar: str | None = None) -> Any:
+def _job_option(help: str, *names: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, metavar=metavar, rich_help_panel="Job")
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How a run is submitted."""
+    """Options of the job."""
 
-    profile: Annotated[str, _job("Site profile: a name (`jobs/NAME.yaml`) or a file.")]
+    profile: Annotated[str, _job_option("Site profile: a name (`jobs/NAME.yaml`) or a file.")]
     container: Annotated[
-        str | None, _job("Run in this image instead of the profile's.", metavar="IMAGE")
+        str | None, _job_option("Image to run in, instead of the profile's.", metavar="IMAGE")
     ] = None
-    nodes: Annotated[int | None, _job("Nodes.")] = None
-    gpus_per_node: Annotated[int | None, _job("GPUs, with a process each, of a node.")] = None
-    tasks_per_node: Annotated[int | None, _job("Processes of a node, without GPUs.")] = None
-    cpus: Annotated[int | None, _job("Cores of a process.")] = None
-    memory: Annotated[str | None, _job("Memory of a node: GiB, or as 64G.", metavar="SIZE")] = None
+    nodes: Annotated[int | None, _job_option("Nodes.")] = None
+    gpus_per_node: Annotated[int | None, _job_option("GPUs per node, with one process each.")] = (
+        None
+    )
+    tasks_per_node: Annotated[int | None, _job_option("Processes per node, without GPUs.")] = None
+    cpus: Annotated[int | None, _job_option("Cores per process.")] = None
+    memory: Annotated[
+        str | None, _job_option("Memory per node: GiB, or as 64G.", metavar="SIZE")
+    ] = None
     time: Annotated[
-        str, _job("Limit: hours, HH:MM:SS, D-HH:MM:SS, or auto to estimate.", metavar="TIME")
+        str,
+        _job_option(
+            "Time limit: hours, HH:MM:SS, D-HH:MM:SS, or auto to estimate it.", metavar="TIME"
+        ),
     ] = "auto"
     after: Annotated[
-        str | None, _job("Start after these jobs (or runs) have ended well.", metavar="JOB")
+        str | None, _job_option("Start after these jobs (or runs) have succeeded.", metavar="JOB")
     ] = None
     seeds: Annotated[
-        str | None, _job("An ensemble as one job array: 0-4, or 1,3,7.", metavar="SEEDS")
+        str | None, _job_option("Ensemble as one job array: 0-4, or 1,3,7.", metavar="SEEDS")
     ] = None
     sweep: Annotated[
         list[str] | None,
-        _job("A run for each value, in one job array; several: all pairs.", metavar="KEY=V,V"),
+        _job_option(
+            "One run per value, as one job array; several: all combinations.", metavar="KEY=V,V"
+        ),
     ] = None
     prepare: Annotated[
         list[str] | None,
-        _job("What --store is prepared from, in a job before, if it is not there.",
+        _job_option("Sources to prepare a missing --store from, in a first job.",
              metavar="SOURCE"),
     ] = None  # fmt: skip
     sbatch: Annotated[
-        list[str] | None, _job("Any option of sbatch, by its long name.", metavar="KEY=VALUE")
+        list[str] | None,
+        _job_option("Any option of sbatch, by its long name.", metavar="KEY=VALUE"),
     ] = None
     dry_run: Annotated[
-        bool, _job("Show configuration and script, and submit nothing.", "--dry-run")
+        bool, _job_option("Show configuration and batch script; submit nothing.", "--dry-run")
     ] = False
 
     def wanted(self) -> ResourceOverrides:
-        """The resources among them. Raises InputError."""
+        """The resource flags. Raises InputError."""
         from phase2hpc.cluster.profiles.fields import parse_gigabytes, parse_hours
         from phase2hpc.cluster.submit.resources import AUTO, ResourceOverrides
 
         for name in ("nodes", "tasks_per_node", "cpus"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} {value}: 1 or more")
+                raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
         if self.gpus_per_node is not None and self.gpus_per_node < 0:
-            raise InputError(f"--gpus-per-node {self.gpus_per_node}: 0 or more")
+            raise InputError(f"--gpus-per-node {self.gpus_per_node}: must be at least 0")
         memory = None if self.memory is None else _number("memory", self.memory, parse_gigabytes)
         time = AUTO if self.time == AUTO else _number("time", self.time, parse_hours)
         return ResourceOverrides(
@@ -80,13 +90,13 @@ def _number(flag: str, text: str, parse: Any) -> float:
     except ValueError as error:
         raise InputError(f"--{flag} {text}: {error}") from None
     if not 0 < value < float("inf"):
-        raise InputError(f"--{flag} {text}: more than 0")
+        raise InputError(f"--{flag} {text}: must be more than 0")
     return value
 
 
 @expand
 def submit(job: JobOptions, run: RunOptions, settings: SettingOptions) -> None:
-    """Train as a batch job: under Slurm, or here by a local profile."""
+    """Train as a batch job, under Slurm or, with a local profile, on this machine."""
     request = train_request(run, settings)
     wanted = job.wanted()
     from phase2hpc.cluster.submit.plan import SubmitRequest, make_plan

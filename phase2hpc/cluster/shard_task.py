@@ -1,4 +1,4 @@
-"""Jobs of ``--shards`` that were queued by a version before 0.2: their pickles name it."""
+"""Alias of ``cluster.node.shard_task`` for jobs queued by version 0.1, whose pickles name it."""
 
 from phase2hpc.cluster.node.shard_task import (
     join_predictions,

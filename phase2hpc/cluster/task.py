@@ -1,6 +1,6 @@
-"""Jobs that were queued by a version before 0.2: their pickles name this module.
+"""Alias of ``cluster.node.train_task`` for jobs queued by version 0.1, whose pickles name it.
 
-Delete it, and ``shard_task``, when no such job can be left in a queue.
+Remove it and ``shard_task`` when no such job can be left in a queue.
 """
 
 from phase2hpc.cluster.node.train_task import prepare, train

@@ -13,14 +13,14 @@ from phase2hpc.data.graph import Graph, GraphError, GraphSettings, build_graph
 from phase2hpc.data.graph_arrays import MAX_LABEL, GraphArrays, pack
 from phase2hpc.data.readers.label_report import LabelReport
 from phase2hpc.data.splits import Splitter, UnknownSplit, make_splitter
-from phase2hpc.data.validation import Rejected, reason_kind, validate
+from phase2hpc.data.validation import DEFAULT_LIMITS, Limits, Rejected, reason_kind, validate
 
 Raw = RawCrystal | UnreadableRecord
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """An input that is no crystal we can learn from: its reason in one line, and the kind."""
+    """An input that is rejected: its reason in one line, and the kind."""
 
     id: str
     input: str
@@ -29,15 +29,15 @@ class Rejection:
 
 
 def graphs_of(
-    raws: Iterable[Raw], settings: GraphSettings
+    raws: Iterable[Raw], settings: GraphSettings, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[tuple[Crystal, Graph] | Rejection]:
-    """For each input, in order, its crystal and graph or why there is none."""
+    """Crystal and graph of each input, in order, or its rejection."""
     for raw in raws:
         if isinstance(raw, UnreadableRecord):
             yield Rejection(raw.id, raw.input, reason_kind(raw.reason), raw.reason)
             continue
         try:
-            crystal = validate(raw)
+            crystal = validate(raw, limits)
             graph = build_graph(crystal.lattice, crystal.frac_coords, settings)
         except Rejected as rejected:
             yield Rejection(raw.id, raw.input, rejected.kind, str(rejected))
@@ -82,6 +82,7 @@ class Converter:
     rename: Mapping[tuple[str, str], str] = field(default_factory=dict)
     columns: Mapping[str, ColumnSettings] = field(default_factory=dict)
     folds: int | None = None
+    max_atoms: int = DEFAULT_LIMITS.max_atoms
 
     @cached_property
     def splitter(self) -> Splitter:
@@ -94,10 +95,11 @@ class Converter:
         return Converted(graphs, rejections, len(raws), label_report(raws))
 
     def convert(self, raws: Sequence[Raw]) -> tuple[GraphArrays, list[Rejection | None]]:
-        """Graphs, and for each input why it is not among them, or None."""
+        """Graphs of the inputs that are kept, and for each input its rejection or None."""
+        limits = Limits(max_atoms=self.max_atoms)
         kept: list[tuple[Crystal, Graph]] = []
         results: list[Rejection | None] = []
-        for raw, result in zip(raws, graphs_of(raws, self.settings), strict=True):
+        for raw, result in zip(raws, graphs_of(raws, self.settings, limits), strict=True):
             if isinstance(result, Rejection):
                 results.append(result)
                 continue

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 @dataclass
 class RawCrystal:
-    """What a source says a crystal is, before anyone has checked it.
+    """A crystal as its source has it, before validation.
 
     ``lattice`` is (3, 3) in angstrom, rows are vectors; ``species`` are element names as
     written ("Fe", "Fe3+", "D"); ``frac_coords`` is (n, 3). ``occupancies`` is None where the
-    format cannot say it. ``input`` names where it came from (a file, ``file#block``, a line).
+    format has none. ``input`` is its place in the source (a file, ``file#block``, ``file:line``).
+    ``note`` is one line on what was read otherwise than written, or not at all, for a warning.
     """
 
     id: str
@@ -27,6 +28,7 @@ class RawCrystal:
     occupancies: Sequence[float] | None = None
     labels: Mapping[str, float] = field(default_factory=dict)
     split: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

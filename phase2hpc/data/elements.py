@@ -1,4 +1,4 @@
-"""Chemical symbols and covalent radii: all that validation needs to know of the periodic table."""
+"""Chemical symbols and covalent radii of the elements up to lawrencium."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _HYDROGEN_ISOTOPES = {"D": 1, "T": 1}
 
 
 def atomic_number(species: str) -> int | None:
-    """Atomic number of an element as files write it, None where it is no element up to Lr.
+    """Atomic number of an element as files write it; None for anything but H to Lr.
 
     Oxidation states ("Fe3+", "O-2"), trailing numbers ("Fe1") and what follows a comma
     ("Fe2+,spin=5") are dropped; deuterium and tritium are hydrogen; case does not matter.

@@ -1,4 +1,4 @@
-"""One structure -> one graph: which atoms see which periodic images.
+"""Neighbour graph of a crystal, with periodic images.
 
 Edges are every neighbour within the cutoff or, where that is more than ``max_neighbors``, those
 up to ``shell_width`` beyond the receiver's k-th neighbour. 69% of real crystals have the 12th
@@ -28,12 +28,12 @@ MAX_ATOMS = 65535
 
 
 class GraphError(ValueError):
-    """This structure cannot be written as a graph; the message says why."""
+    """A structure cannot be written as a graph, or a setting is not valid; the message says why."""
 
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """What decides the edges of a graph.
+    """Settings of neighbour graphs.
 
     cutoff: no edge is longer, in angstrom. max_neighbors: k, the neighbour count beyond which a
     receiver's list ends by count; None means the whole cutoff sphere. shell_width: how far past
@@ -94,6 +94,23 @@ def build_graph(
     return _sorted_by_shell(receiver[order], sender[order], image[order], distance[order])
 
 
+def isolated_atoms(
+    lattice: npt.NDArray[np.float64],
+    frac_coords: npt.NDArray[np.float64],
+    graph: Graph,
+    cutoff: float,
+) -> npt.NDArray[np.int64]:
+    """Indices of atoms without a neighbour inside the cutoff, where edges have a weight.
+
+    Arguments as of ``build_graph``. A neighbour at the cutoff itself does not count: its weight is
+    zero, up to rounding.
+    """
+    fractions = graph.image + frac_coords[graph.sender] - frac_coords[graph.receiver]
+    inside = np.linalg.norm(fractions @ lattice, axis=1) < cutoff * (1 - 1e-6)
+    degree = np.bincount(graph.receiver[inside], minlength=len(frac_coords))
+    return np.flatnonzero(degree == 0)
+
+
 def _radii(lattice: npt.NDArray[np.float64], n: int, settings: GraphSettings) -> Iterator[float]:
     """Radii to search, the cutoff last: the k nearest of most crystals lie in a smaller sphere.
 
@@ -125,7 +142,7 @@ def _limits(
     n: int,
     settings: GraphSettings,
 ) -> npt.NDArray[np.float64]:
-    """How far each receiver's list reaches, (n,) angstrom: infinite with no more than k in it.
+    """Reach of each receiver's list, (n,) angstrom: infinite with no more than k in it.
 
     sorted_distance: (E,) by receiver, then distance.
     """

@@ -27,6 +27,7 @@ from phase2hpc.data.splits import hash_rule, make_splitter
 from phase2hpc.data.store.verified_cache import remember, state_of
 from phase2hpc.data.store.verify import inspect
 from phase2hpc.data.store.writer import StoreWriter
+from phase2hpc.data.validation import DEFAULT_LIMITS
 from phase2hpc.errors import InputError
 from phase2hpc.utils.worker_pool import ordered_map
 
@@ -54,6 +55,7 @@ def prepare(
     rename: Mapping[tuple[str, str], str] | None = None,
     columns: Mapping[str, ColumnSettings] | None = None,
     folds: int | None = None,
+    max_atoms: int = DEFAULT_LIMITS.max_atoms,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -65,9 +67,10 @@ def prepare(
     float64: keep coordinates in double precision. labels: table of labels of the folder among the
     sources, in place of its id_prop.csv. rename: new names by (source's file name or "", column).
     columns: unit, lower bound and scale by column. folds: number of folds by formula, for ``train
-    --fold``. workers: processes that validate and build graphs (1: this one); what is written does
-    not depend on it. overwrite: replace a store that was made otherwise. progress: called with
-    the number of crystals done since the last call.
+    --fold``. max_atoms: crystals with more atoms in the cell are rejected. workers: processes that
+    validate and build graphs (1: this one); the store does not depend on it. overwrite: replace a
+    store of other sources or settings. progress: called with the number of crystals done since
+    the last call.
 
     A store that is there already from the same sources and settings is left as it is. What is
     left out goes to the rejects report beside the store. Raises InputError for unreadable
@@ -81,7 +84,7 @@ def prepare(
     settings = settings or GraphSettings()
     converter = Converter(
         settings, split, seed, float64, None if labels is None else os.fspath(labels),
-        dict(rename or {}), dict(columns or {}), folds,
+        dict(rename or {}), dict(columns or {}), folds, max_atoms,
     )  # fmt: skip
     made_from = preparation(sources, converter)
     if not overwrite and (there := existing_store(path, made_from)) is not None:
@@ -245,6 +248,7 @@ def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, An
         ],
         "graph_settings": converter.settings.to_dict(),
         "float64": converter.float64,
+        "max_atoms": converter.max_atoms,
         "split": rule,
         "seed": converter.seed if rule and rule.startswith("random") else None,
         "folds": converter.folds,
@@ -294,7 +298,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         return f"merged from {len(old['merged'])} stores"
     changes = []
     for key, wanted in new.items():
-        found = old.get(key)
+        # Stores of earlier versions do not name it.
+        found = old.get(key, DEFAULT_LIMITS.max_atoms if key == "max_atoms" else None)
         if found == wanted:
             continue
         if key == "sources":

@@ -1,7 +1,7 @@
-"""Is this a crystal we can learn from? Every no has a kind and one readable line.
+"""Validation of raw crystals; each rejection has a kind and a reason of one line.
 
-Nothing is repaired in silence: what is changed is only notation (coordinates wrapped into the
-cell, oxidation states dropped, deuterium written as hydrogen).
+Nothing is repaired. Only notation changes: coordinates are wrapped into the cell, oxidation states
+dropped, deuterium written as hydrogen.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ MAX_BOXES = 9e4
 
 @dataclass(frozen=True)
 class Limits:
-    """What a crystal may be.
+    """Limits of a crystal that is accepted.
 
-    max_atoms: atoms in the cell (the Materials Project's largest had 624 in our 47,000).
+    max_atoms: atoms in the cell (at most 624 in 47,000 crystals of the Materials Project; a
+    quarter of the metal-organic frameworks of CoRE MOF have more than 1000).
     min_volume, max_volume: angstrom^3 per atom (4.4 to 88 in the sample data; solid hydrogen
     under pressure has about 1.5, a monolayer in a thick vacuum some hundreds; an isolated atom in
     a box of 20 angstrom has 8000 and is no crystal). overlap: two atoms are too close below this
@@ -48,7 +49,7 @@ DEFAULT_LIMITS = Limits()
 
 
 class Rejected(ValueError):
-    """This structure cannot be learned from. ``kind`` groups reasons; str() is ``kind: detail``."""
+    """A crystal is not accepted. ``kind`` groups reasons; str() is ``kind: detail``."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(f"{kind}: {detail}")
@@ -56,14 +57,14 @@ class Rejected(ValueError):
 
 
 def reason_kind(reason: str) -> str:
-    """The kind a reason begins with, for counting: of ``Rejected``, ``UnreadableRecord``."""
+    """The kind that a reason of ``Rejected`` or ``UnreadableRecord`` begins with."""
     return reason.split(":", 1)[0]
 
 
 def validate(raw: RawCrystal, limits: Limits = DEFAULT_LIMITS) -> Crystal:
-    """The crystal ``raw`` describes; raises Rejected with the first reason found against it.
+    """The validated crystal; raises Rejected with the first reason found.
 
-    A left-handed lattice is as good as a right-handed one.
+    A left-handed lattice is accepted as it is.
     """
     lattice = _matrix(raw.lattice, "bad cell", "lattice")
     if lattice.shape != (3, 3):
@@ -72,7 +73,10 @@ def validate(raw: RawCrystal, limits: Limits = DEFAULT_LIMITS) -> Crystal:
     if n == 0:
         raise Rejected("no atoms", "the cell is empty")
     if n > limits.max_atoms:
-        raise Rejected("too many atoms", f"{n} in the cell, at most {limits.max_atoms} are taken")
+        raise Rejected(
+            "too many atoms",
+            f"{n} in the cell, at most {limits.max_atoms} are taken (--max-atoms)",
+        )
     heights = _check_cell(lattice, n, limits)
     numbers = _numbers(raw)
     _check_occupancies(raw)
@@ -113,7 +117,7 @@ def _check_cell(lattice: npt.NDArray[np.float64], n: int, limits: Limits) -> lis
     volume = abs(sum(x * y for x, y in zip(a, normals[0], strict=True)))
     areas = [(x * x + y * y + z * z) ** 0.5 for x, y, z in normals]
     if not (np.isfinite(volume) and np.isfinite(areas).all()):
-        raise Rejected("bad cell", "the lattice vectors are absurdly long")
+        raise Rejected("bad cell", "the lattice vectors are too long")
     if volume < 1e-6 or min(areas) == 0.0:
         raise Rejected("bad cell", f"the cell has no volume ({volume:.3g} A^3)")
     per_atom = volume / n

@@ -1,4 +1,4 @@
-"""Batched inference in physical units, shared by validation, test and prediction."""
+"""Batched inference in physical units, for validation, test and prediction alike."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from phase2hpc.data.graph_arrays import GraphArrays
 from phase2hpc.data.loader import collate
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
+from phase2hpc.inference.target_scaler import TargetScaler
 from phase2hpc.models.multitask import MultiTaskModel
-from phase2hpc.training.target_scaler import TargetScaler
 
 # Limits of a batch: the tensor-product operators take memory per atom.
 MAX_BATCH_ATOMS = 1024

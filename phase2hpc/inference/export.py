@@ -7,7 +7,8 @@ from pathlib import Path
 from phase2hpc.config.run_config import RuntimeSettings
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.inference.trained_model import TrainedModel
-from phase2hpc.runs.run_directory import Manifest, RunDirectory
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.os_errors import refused_place
 
@@ -20,9 +21,7 @@ def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
     """
     manifest = run.read_manifest()
     if manifest.state != "finished":
-        raise InputError(
-            f"run {run.id} is {manifest.effective_state}: only a finished run has results"
-        )
+        raise InputError(f"run {run.id} is not finished: only a finished run has results")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; name a new or an empty folder")
     exported = RunDirectory(folder)

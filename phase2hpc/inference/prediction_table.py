@@ -136,7 +136,7 @@ def table(rows: Sequence[Prediction], properties: Sequence[str], units: Mapping[
         text = tables.aligned(header, body, left=2)
     notes = [f"{row.id}: {row.status}: {row.reason}" for row in rows if row.status != "ok"]
     notes += [
-        f"{row.id}: has an element that never occurred in training: do not rely on it"
+        f"{row.id}: outside the model's domain ({row.reason}): do not rely on it"
         for row in rows
         if row.in_domain is False
     ]

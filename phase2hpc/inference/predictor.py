@@ -19,9 +19,11 @@ from phase2hpc.data.graph import Graph
 from phase2hpc.data.graph_arrays import GraphArrays, pack
 from phase2hpc.data.loader import collate
 from phase2hpc.data.record_partition import RecordPartition
+from phase2hpc.data.validation import DEFAULT_LIMITS, Limits
 from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import batches_by_size, predict_graphs
 from phase2hpc.inference.devices import choose_device
+from phase2hpc.inference.domain import outside_domain
 from phase2hpc.inference.inputs import read_structures
 from phase2hpc.inference.out_of_memory import OutOfMemory
 from phase2hpc.inference.prediction_table import Prediction, as_frame
@@ -58,8 +60,10 @@ class Predictor:
         graph_settings: of the graphs that they were trained on.
     """
 
-    def __init__(self, runs: Sequence[RunDirectory], device: torch.device) -> None:
-        """Load the best weights of these runs.
+    def __init__(
+        self, runs: Sequence[RunDirectory], device: torch.device, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        """Load the best weights of these runs; ``limits`` of the structures to predict for.
 
         Raises:
             InputError: weights are missing or damaged, or the models differ in properties or
@@ -67,6 +71,7 @@ class Predictor:
         """
         self.runs = tuple(runs)
         self.device = device
+        self.limits = limits
         self.models = [TrainedModel.load(run.best, device) for run in runs]
         first = self.models[0]
         for run, other in zip(runs[1:], self.models[1:], strict=True):
@@ -126,7 +131,7 @@ class Predictor:
             block = np.full((len(chunk), width), np.nan, dtype)
             accepted = [
                 (i, result)
-                for i, result in enumerate(graphs_of(chunk, self.graph_settings))
+                for i, result in enumerate(graphs_of(chunk, self.graph_settings, self.limits))
                 if not isinstance(result, Rejection)
             ]
             vectors = self._compute(self._crystal_vectors, [pair for _, pair in accepted])
@@ -167,14 +172,16 @@ class Predictor:
     def _predict_chunk(self, raws: list[Raw]) -> list[Prediction]:
         rows: list[Prediction] = []
         accepted: list[tuple[Prediction, GraphPair]] = []
-        for raw, result in zip(raws, graphs_of(raws, self.graph_settings), strict=True):
+        graphs = graphs_of(raws, self.graph_settings, self.limits)
+        for raw, result in zip(raws, graphs, strict=True):
             if isinstance(result, Rejection):
                 status = "failed" if isinstance(raw, UnreadableRecord) else "rejected"
                 row = Prediction(raw.id, raw.input, _formula_of(raw), status, result.reason)
             else:
                 numbers = result[0].numbers.tolist()
                 row = Prediction(raw.id, raw.input, reduced_formula(numbers), "ok")
-                row.in_domain = None if self.elements.issuperset(numbers) else False
+                row.reason = outside_domain(*result, self.elements, self.graph_settings.cutoff)
+                row.in_domain = False if row.reason else None
                 accepted.append((row, result))
             rows.append(row)
         results = self._compute(self._members, [pair for _, pair in accepted])
@@ -247,9 +254,16 @@ def _formula_of(raw: Raw) -> str:
 
 
 def load_predictor(
-    runs: Sequence[RunDirectory], device: str = "auto", threads: int | None = None
+    runs: Sequence[RunDirectory],
+    device: str = "auto",
+    threads: int | None = None,
+    max_atoms: int | None = None,
 ) -> Predictor:
-    """The best models of these runs on ``--device``; threads: of torch on the CPU, None: as is."""
+    """The best models of these runs on ``--device``.
+
+    threads: of torch on the CPU, None: unchanged. max_atoms: in a structure, None: the default.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
-    return Predictor(runs, choose_device(device))
+    limits = DEFAULT_LIMITS if max_atoms is None else Limits(max_atoms=max_atoms)
+    return Predictor(runs, choose_device(device), limits)

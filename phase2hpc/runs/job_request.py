@@ -1,4 +1,4 @@
-"""What a run's newest job was asked for, so that another one can be asked for the same."""
+"""Resource flags of a run's newest job, for a later job with the same request."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 
-class Submission(BaseModel):
-    """The flags of ``submit`` that say what job a run gets; its settings are in its configuration.
+class JobRequest(BaseModel):
+    """Flags of ``submit`` that concern the job; the run's settings are in its configuration.
 
-    None and empty: not given. profile: a name that is found from anywhere, or an absolute path.
-    memory: GiB. time: as Slurm writes it. prepare: what its store was to be prepared from, in a
-    job before. Flags that this version does not know are kept.
+    None and empty: not given. profile: a name that resolves from any folder, or an absolute path.
+    memory: GiB. time: Slurm's notation. prepare: sources of the store. Unknown flags are kept.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -28,14 +27,14 @@ class Submission(BaseModel):
     sbatch: list[str] = []
     prepare: list[str] = []
 
-    def words(self, *, prepare: bool) -> list[str]:
-        """The command line's words. prepare: whether those of a missing store are wanted."""
-        words = []
+    def arguments(self, *, prepare: bool) -> list[str]:
+        """Command-line arguments. prepare: include ``--prepare``, for a store that is missing."""
+        arguments = []
         for name in type(self).model_fields:
             given: Any = getattr(self, name)
             if given is None or (name == "prepare" and not prepare):
                 continue
             for value in given if isinstance(given, list) else [given]:
                 shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-                words += [f"--{name.replace('_', '-')}", shown]
-        return words
+                arguments += [f"--{name.replace('_', '-')}", shown]
+        return arguments

@@ -1,12 +1,11 @@
-"""The lease of a run directory: one process trains a run, on whatever hosts others try.
+"""Lease of a run directory: at most one process trains a run, across hosts.
 
-No lock server, no file lock and no clock of another host is trusted. The lease is a folder
-``lease`` that holds one file, named by its holder's own random token. It is taken by renaming a
-folder that has the file in it already onto ``lease``, which a file system does only where that is
-missing or empty, so one of many takers wins. It is taken away by removing that file, whose name
-no later holder shares, so nobody removes a lease that he has not judged. It is renewed by
-overwriting the file in place, never by creating it, so a holder that was suspended cannot bring
-back what it lost.
+Depends on no lock server, file lock or clock of another host. The lease is a folder ``lease`` with
+one file, named after its holder's random token. It is acquired by renaming a folder that already
+contains the file onto ``lease``: a file system allows that only if the target is missing or empty,
+so exactly one contender wins. It is broken by removing that file, whose name no later holder
+shares, so only the lease that was judged expired can be removed. It is renewed by overwriting the
+file in place, never by creating it, so a suspended holder cannot restore a lease that it lost.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from pydantic import TypeAdapter
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.runs.lease_record import (
     GONE,
-    MAX_EXPIRY,
     HeartbeatValue,
     Holder,
     LeaseRecord,
+    expiry_seconds,
     find_holder,
     read_lease,
 )
@@ -39,51 +38,25 @@ from phase2hpc.utils.time_format import utc_now
 
 log = logging.getLogger(__name__)
 
-# Seconds after which a holder of whom nothing is heard loses the run; ``EXPIRY_VARIABLE`` sets
-# another number, for tests and for file systems that hang longer. The holder's own number counts.
-EXPIRY = 90.0
-EXPIRY_VARIABLE = "PHASE2HPC_LEASE_EXPIRY"
 RENEWALS_PER_EXPIRY = 6
-# A heartbeat is written at once where none was for so many seconds.
+# A heartbeat older than this is replaced at once, a newer one at the next renewal.
 SECONDS_PER_BEAT = 5.0
-# The file keeps its length, so that renewing needs no room on a full disk.
+# The file keeps its length, so that a renewal needs no space on a full disk.
 BLOCK = 2048
-# What a rename onto the lease says when somebody else was faster.
+# Errors of a rename onto the lease when another process was faster.
 TAKEN = GONE | {errno.ENOTEMPTY, errno.EEXIST}
 
 HEARTBEAT = TypeAdapter(dict[str, HeartbeatValue])
 
 
 class LeaseLost(Phase2Error):
-    """Another process owns the run directory by now: nothing more may be written into it."""
-
-
-def expiry_seconds() -> float:
-    """EXPIRY, or what the environment says. Raises InputError where that is no number."""
-    text = os.environ.get(EXPIRY_VARIABLE, str(EXPIRY))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= MAX_EXPIRY:
-        raise InputError(
-            f"{EXPIRY_VARIABLE}={text}: give seconds from 0.1 to {MAX_EXPIRY:g}, or leave it "
-            f"out for {EXPIRY:g}"
-        )
-    return seconds
-
-
-def current_job_id() -> str | None:
-    """Slurm's id of the job that this process is in, ``ARRAY_TASK`` for an element of an array."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{name}") for name in ("JOB_ID", "TASK_ID"))
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID") or None
+    """Another process holds the run directory: nothing more may be written into it."""
 
 
 class Lease:
-    """Ownership of a run directory, from ``acquire`` until ``release``; a context manager.
+    """Ownership of a run directory from ``acquire`` to ``release``; a context manager.
 
-    A daemon thread renews it. A forked child has it for reading only: it neither renews nor
-    releases what is its parent's.
+    A daemon thread renews it. A forked child neither renews nor releases its parent's lease.
     """
 
     def __init__(self, run: RunDirectory, job_id: str | None) -> None:
@@ -103,64 +76,64 @@ class Lease:
     def acquire(
         cls, run: RunDirectory, job_id: str | None = None, *, stop: Callable[[], bool] = bool
     ) -> Lease:
-        """Take the run, waiting where only time can tell whether its holder lives.
+        """Acquire the run, waiting where only its heartbeat shows whether the holder is alive.
 
-        A dead process of this machine, this process itself and another incarnation of the same
-        job lose it at once; a living process of this machine refuses at once; any other is
-        watched, refuses when it renews, and loses it when it does not for its whole expiry. A
-        damaged lease is watched in the same way. stop: asked while waiting.
+        A dead process of this machine, this process itself and an earlier start of the same job
+        lose it at once. A living process of this machine keeps it. Any other holder, and a
+        damaged lease, is watched: it keeps the run if it renews, and loses it after its whole
+        expiry without a renewal. stop: polled while waiting.
 
-        Raises InputError naming the holder, StoppedEarly when ``stop`` says so, and Phase2Error
-        where the folder cannot be written.
+        Raises InputError naming the holder, StoppedEarly when ``stop`` returns true, and
+        Phase2Error where the folder cannot be written.
         """
         lease = cls(run, job_id)
         try:
             lease._take(stop)
         except OSError as error:
             raise Phase2Error(
-                f"{run.lease}: cannot be taken ({error.strerror}): make room, or get the right to "
-                "write there; if nobody trains this run, remove it by hand"
+                f"{run.lease}: cannot be acquired ({error.strerror}): free space, or get write "
+                "permission; if no process trains this run, remove it by hand"
             ) from error
         lease._thread.start()
         return lease
 
     def check(self) -> None:
-        """Make sure, just before the run directory is written, that it is still this process's.
+        """Verify ownership; called just before the run directory is written.
 
-        Raises LeaseLost naming the holder of now. A lease removed by hand counts as lost: it looks
-        the same as one that was taken over by a process that has finished since.
+        Raises LeaseLost naming the present holder. A lease removed by hand counts as lost: it
+        cannot be told from one taken over by a process that has finished since.
         """
-        # Late, as after a suspension: a taker about to give up waiting sees that we live.
+        # Late, as after a suspension: shows a contender that this process is alive.
         if time.monotonic() - self._renewed > self._record.expiry / 2:
             self._renew()
         try:
             mine = self._is_mine()
         except OSError as error:
             raise Phase2Error(
-                f"{self._file}: cannot be read ({error.strerror}); nothing more is written: go on "
-                "with --resume once the file system answers"
+                f"{self._file}: cannot be read ({error.strerror}); nothing more is written: "
+                "continue with --resume once the file system answers"
             ) from error
         if not mine:
             holder = read_lease(self.run)
-            by = f"is trained by {holder.who} by now" if holder else "has lost its lease"
+            by = f"is now trained by {holder.owner}" if holder else "has lost its lease"
             raise LeaseLost(
                 f"run '{self.run.id}' {by}: this process stops without writing more "
-                "(it gave no sign of life for too long, or the lease was removed); --resume goes on"
+                "(its lease was not renewed in time, or removed); continue with --resume"
             )
 
     def beat(self, **values: HeartbeatValue) -> None:
-        """Set where training is, for others to read; never waits for the file system."""
+        """Set the heartbeat; never waits for the file system."""
         self._values = HEARTBEAT.validate_python({**self._values, **values})
         if self._beaten is None or time.monotonic() - self._beaten > SECONDS_PER_BEAT:
             self._wake.set()
 
     def release(self) -> None:
-        """Give the run directory free, unless it is another's by now; again does nothing."""
+        """Release the run directory unless another process holds it; idempotent."""
         if self._released.is_set() or os.getpid() != self._record.pid:
             return
         self._released.set()
         self._wake.set()
-        # One that hangs in the file system may stay behind: all it can do is find the file gone.
+        # A thread that hangs in the file system may stay: it will find the file removed.
         self._thread.join(timeout=5)
         try:
             self._remove(self._file)
@@ -185,7 +158,7 @@ class Lease:
                 if self._enter():
                     return
                 if now - held > own_expiry:
-                    # Nobody holds it, and yet something hidden keeps the folder from being ours.
+                    # No holder, and yet something hidden in the folder blocks the rename.
                     raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
             elif self._may_take_at_once(holder):
                 self._remove(holder.path)
@@ -195,14 +168,14 @@ class Lease:
                 seconds = holder.record.expiry if holder.record else own_expiry
                 deadline = time.monotonic() + seconds
                 print(
-                    f"run {self.run.id} is held by {holder.who}; waiting up to {seconds:g} s for "
-                    "it to show a sign of life",
+                    f"run {self.run.id} is held by {holder.owner}; waiting up to {seconds:g} s for "
+                    "its heartbeat",
                     flush=True,
                 )
             elif (holder.path, holder.content) != (watched.path, watched.content):
                 raise self._refusal(holder)
             elif now >= deadline:
-                print(f"run {self.run.id}: no sign of life, taken over", flush=True)
+                print(f"run {self.run.id}: no heartbeat, taken over", flush=True)
                 self._remove(holder.path)
                 continue
             if holder is not None:
@@ -212,7 +185,7 @@ class Lease:
             time.sleep(min(0.5, own_expiry / 20))
 
     def _may_take_at_once(self, holder: Holder) -> bool:
-        """Raises InputError where a living process of this machine holds it."""
+        """Raises InputError if a living process of this machine holds it."""
         if holder.record is None:
             return False
         process = holder.record.process
@@ -224,12 +197,12 @@ class Lease:
     def _refusal(self, holder: Holder) -> InputError:
         job = holder.record.job_id if holder.record else None
         return InputError(
-            f"run '{self.run.id}' is being trained by {holder.who}: wait for it, stop it "
+            f"run '{self.run.id}' is being trained by {holder.owner}: wait for it, stop it "
             f"({f'scancel {job}' if job else 'Ctrl-C there'}), or name another run by --run-id"
         )
 
     def _enter(self) -> bool:
-        """Rename a folder with our file in it onto the lease; False: somebody else was faster."""
+        """Rename a folder with this process's file onto the lease; False if another was faster."""
         folder = self.run.path / f".lease.{self._record.token}"
         try:
             folder.mkdir(exist_ok=True)
@@ -243,7 +216,7 @@ class Lease:
                 raise
         finally:
             _discard(folder)
-        # Not the rename's own word: over a network it may have been repeated, and failed then.
+        # The rename's own result is not reliable: NFS may repeat it, and the repeat fails.
         if not self._is_mine():
             return False
         self._renewed = time.monotonic()
@@ -252,7 +225,7 @@ class Lease:
         return True
 
     def _is_mine(self) -> bool:
-        # Opened, not only looked up: that is what asks the server of a network file system.
+        # open, not stat: it revalidates with the server of a network file system.
         try:
             os.close(os.open(self._file, os.O_RDONLY))
         except OSError as error:
@@ -275,7 +248,7 @@ class Lease:
                 return
 
     def _renew(self) -> bool:
-        """Overwrite the file; False where there is nothing more to renew."""
+        """Overwrite the file; False if there is nothing left to renew."""
         if os.getpid() != self._record.pid:
             return False
         with self._writing:
@@ -320,7 +293,7 @@ def _overwrite(path: Path, content: bytes, flags: int = 0) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Remove a folder of files by their names alone: one that is renamed meanwhile is spared."""
+    """Remove a flat folder by its files' names, so that one renamed meanwhile is kept."""
     with suppress(OSError):
         for name in os.listdir(folder):
             (folder / name).unlink()

@@ -1,4 +1,4 @@
-"""Who holds a run directory: the record in its lease, and what of it can be told from here."""
+"""Lease record: the process that holds a run directory, and whether it is alive."""
 
 from __future__ import annotations
 
@@ -12,27 +12,31 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from phase2hpc.errors import InputError
 from phase2hpc.runs import provenance
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.regular_file import NotRegularFile, open_regular
 from phase2hpc.utils.time_format import utc_now
 
-# A lease that promises to live longer is taken for damaged.
+# Seconds without a renewal after which a holder loses the run; EXPIRY_VARIABLE overrides it, for
+# file systems that hang longer. What counts is the number in the holder's own record.
+EXPIRY = 90.0
+EXPIRY_VARIABLE = "PHASE2HPC_LEASE_EXPIRY"
+# A record with a longer expiry counts as damaged.
 MAX_EXPIRY = 3600.0
-# More is not read of a file, whatever lies there.
 MAX_RECORD_BYTES = 65_536
-# What an access says when the file was removed, or its folder replaced, by any host.
+# Errors of an access to a file that some host removed, or whose folder it replaced.
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 
 HeartbeatValue = int | float | str | None
 
 
 class LeaseRecord(BaseModel):
-    """What the process that holds a run says of itself.
+    """Record written by the process that holds a run.
 
     ``expiry``: seconds without a renewal after which others may take the run. ``renewed``: by the
-    holder's clock. ``heartbeat``: where training is (epoch, step, loss, ...). ``age``: seconds
-    since the last renewal as near as two clocks can tell; for people, no decision rests on it.
+    holder's clock. ``heartbeat``: progress of training (epoch, step, loss, ...). ``age``: seconds
+    since the last renewal, limited by clock skew; display only, taking a lease does not use it.
     """
 
     token: str
@@ -64,14 +68,15 @@ class LeaseRecord(BaseModel):
         )
 
     @property
-    def who(self) -> str:
+    def owner(self) -> str:
+        """The process, for messages."""
         if self.job_id is None:
             return f"process {self.pid} on host {self.host}"
         return f"job {self.job_id} on node {self.host} (process {self.pid})"
 
     @property
     def process(self) -> Literal["this", "living", "gone", "unseen"]:
-        """The process that wrote this; 'unseen' where this one cannot see it, dead or alive."""
+        """The process that wrote this; 'unseen' if it is not visible from here, dead or alive."""
         if self.machine != machine():
             return "unseen"
         if self.machine is None:
@@ -88,21 +93,37 @@ class LeaseRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Holder:
-    """The file that holds a run directory; ``record`` is None where it is damaged."""
+    """The file that holds a run directory; ``record`` is None if it is damaged."""
 
     path: Path
     content: bytes
     record: LeaseRecord | None
 
     @property
-    def who(self) -> str:
-        return self.record.who if self.record else f"another process (damaged lease {self.path})"
+    def owner(self) -> str:
+        """The process, for messages."""
+        return self.record.owner if self.record else f"another process (damaged lease {self.path})"
+
+
+def expiry_seconds() -> float:
+    """EXPIRY, or the environment's value. Raises InputError if that is not a valid number."""
+    text = os.environ.get(EXPIRY_VARIABLE, str(EXPIRY))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= MAX_EXPIRY:
+        raise InputError(
+            f"{EXPIRY_VARIABLE}={text}: must be 0.1 to {MAX_EXPIRY:g} seconds, or unset for "
+            f"{EXPIRY:g}"
+        )
+    return seconds
 
 
 def machine() -> str | None:
-    """Boot and process namespace, which processes that see each other share; None without /proc.
+    """Boot id and PID namespace, equal for processes that see each other; None without /proc.
 
-    A host's name proves nothing: containers of one host may share it and not their processes.
+    Host names do not suffice: containers of one host may share its name and not its processes.
     """
     start = provenance.process_start(os.getpid())
     try:
@@ -113,7 +134,7 @@ def machine() -> str | None:
 
 
 def find_holder(run: RunDirectory) -> Holder | None:
-    """The file that holds a run; None where nobody does. Raises OSError where that is not known."""
+    """The file that holds a run; None if there is none. Raises OSError if it cannot be read."""
     for path in _files(run.lease):
         try:
             return _read(path)
@@ -124,9 +145,9 @@ def find_holder(run: RunDirectory) -> Holder | None:
 
 
 def read_lease(run: RunDirectory) -> LeaseRecord | None:
-    """The record of the process that holds a run, for people to read.
+    """The record of the process that holds a run, for display.
 
-    None where nobody holds it, or the lease is damaged or cannot be read; never raises.
+    None if no process holds it, or the lease is damaged or unreadable; never raises.
     """
     for _ in range(3):
         try:
@@ -143,7 +164,7 @@ def read_lease(run: RunDirectory) -> LeaseRecord | None:
 
 def _files(lease: Path) -> list[Path]:
     try:
-        # Hidden: what a network file system keeps of a removed file that is still open.
+        # NFS keeps a removed file that is still open under a hidden name.
         return [lease / name for name in sorted(os.listdir(lease)) if not name.startswith(".")]
     except NotADirectoryError:
         return [lease]

@@ -1,4 +1,4 @@
-"""What made a run: versions, commit, host and process, and whether that process still lives."""
+"""Provenance of a run: package versions, git commit, host and process."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this package lies in, ``-dirty`` appended where files differ
-    from it; None in an installed wheel, or where git cannot tell."""
+    """Commit of the checkout that contains this package, with ``-dirty`` if files differ; None in
+    an installed wheel, or without git."""
     checkout = Path(__file__).resolve().parent.parent.parent
     if not (checkout / ".git").exists():
         return None
@@ -35,16 +35,16 @@ def host() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process of this machine started, as boot, namespace and clock tick; None: dead, or
-    no /proc.
+    """Start of a process of this machine as ``boot id:PID namespace:clock tick``; None if it is
+    dead, or without /proc.
 
-    Numbers of processes are used again, in containers soon, so a number alone proves nothing; and
-    in each container's namespace the same number is another process.
+    Process ids are reused, in containers soon, and each namespace has its own: an id alone does
+    not identify a process.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
-        # The name before the last bracket may hold blanks and brackets of its own.
+        # The name before the last parenthesis may contain spaces and parentheses.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
@@ -52,10 +52,10 @@ def process_start(pid: int) -> str | None:
 
 
 def process_is_gone(on_host: str, pid: int, started: str | None) -> bool:
-    """True if that process ran on this host and lives no more; False if it lives or is elsewhere,
-    in another container of this host, say.
+    """True if that process ran on this host and has exited; False if it is alive or elsewhere,
+    such as in another container of this host.
 
-    ``started`` is what ``process_start`` said of it while it ran.
+    ``started`` is the value of ``process_start`` while it ran.
     """
     if on_host != host():
         return False

@@ -1,7 +1,7 @@
-"""What of the runs only takes room: found first, shown, and removed when the user says so.
+"""Removal of old checkpoints, leftovers and failed runs: plan, show, remove.
 
-Never taken: a run that a process holds or a job waits for, ``best.pt``, the newest checkpoint,
-and of an unfinished run the one before it, should the newest not be readable.
+Always kept: runs that a process holds or a job waits for, ``best.pt``, the newest checkpoint, and
+the one before it of an unfinished run, in case the newest is not readable.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from phase2hpc.cluster.slurm import jobs as slurm
-from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.errors import InputError
+from phase2hpc.runs import provenance
 from phase2hpc.runs.lease_record import find_holder
-from phase2hpc.runs.registry import RunSummary, registry
+from phase2hpc.runs.registry import registry
 from phase2hpc.runs.run_directory import PREFIX, RunDirectory
+from phase2hpc.runs.state import RunStatus, Scheduler, run_statuses
 from phase2hpc.utils import tables
 
-# Nothing that lives is silent for so long, and no two clocks are so far apart.
-SILENT_SECONDS = 24 * 3600.0
-_DOOMED = ".pruned-"
+# Longer than any pause between heartbeats and any clock skew.
+MAX_SILENT_SECONDS = 24 * 3600.0
+_REMOVING_PREFIX = ".pruned-"
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something to take: ``paths`` of a run (None: of no run any more), and the bytes in them.
+    """Removable ``paths`` of a run (None: of a partly removed one), with their size in bytes.
 
-    ``updated``: the manifest's, by which a run shows that it has changed since.
+    ``updated`` is the manifest's, by which a later change of the run is recognised.
     """
 
     run: RunDirectory | None
@@ -50,14 +52,30 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be taken, and in a line each what is left alone that one might expect here."""
+    """What would be removed; ``kept`` has one line for each run that is not touched."""
 
     leftovers: tuple[Leftover, ...]
-    spared: tuple[str, ...]
+    kept: tuple[str, ...]
 
     @property
     def size(self) -> int:
         return sum(leftover.size for leftover in self.leftovers)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields of ``--json``: ``remove`` (run, state, what, paths, bytes) and ``kept``."""
+        return {
+            "remove": [
+                {
+                    "run": leftover.run.id if leftover.run else None,
+                    "state": leftover.state,
+                    "what": leftover.what,
+                    "paths": [str(path) for path in leftover.paths],
+                    "bytes": leftover.size,
+                }
+                for leftover in self.leftovers
+            ],
+            "kept": list(self.kept),
+        }
 
     def text(self) -> str:
         rows = [
@@ -67,55 +85,51 @@ class Plan:
         ]  # fmt: skip
         header = ("run", "state", "what", "number", "size")
         lines = [tables.aligned(header, rows, left=3)] if rows else []
-        return "\n".join([*lines, *(f"left alone: {line}" for line in self.spared)])
+        return "\n".join([*lines, *(f"kept: {line}" for line in self.kept)])
 
 
-def plan(models_dir: Path, failed: bool = False) -> Plan:
-    """What can go from ``models_dir``; with ``failed`` whole runs that failed or were interrupted.
-
-    Jobs are looked up in Slurm where runs name them.
-    """
-    summaries = registry(models_dir)
-    jobs = _Jobs(summaries)
+def plan(models_dir: Path, scheduler: Scheduler, failed: bool = False) -> Plan:
+    """What can be removed from ``models_dir``, with ``failed`` whole runs that failed or were
+    interrupted too."""
     leftovers: list[Leftover] = []
-    spared = []
-    for summary in summaries:
-        run, manifest = summary.run, summary.manifest
+    kept = []
+    for status in run_statuses(registry(models_dir), scheduler):
+        run, manifest, state = status.summary.run, status.summary.manifest, status.state
         if manifest is None:
-            spared.append(f"run {run.id}: {summary.problem}")
+            kept.append(f"run {run.id}: {status.detail}")
             continue
-        state, busy = _standing(summary, jobs)
-        if busy:
-            spared.append(f"run {run.id}: {busy}")
+        if reason := _in_use(status, scheduler):
+            kept.append(f"run {run.id}: {reason}")
         elif failed and state in ("failed", "interrupted") and not run.path.is_symlink():
-            if unknown := jobs.unknown(summary):
-                spared.append(f"run {run.id}: {unknown}")
+            if scheduler.problem and scheduler.newest_job(status.summary):
+                reason = f"it may have a waiting job ({scheduler.problem})"
+                kept.append(f"run {run.id}: {reason}: prune where the scheduler answers")
             else:
                 what = f"the whole run ({manifest.epoch} of {manifest.epochs} epochs)"
                 leftovers.append(_leftover(run, state, what, (run.path,), manifest.updated))
         else:
-            leftovers += _beside(run, state, manifest.updated)
-    halves = tuple(sorted(models_dir.glob(f"*/{_DOOMED}*")))
-    if halves:
-        leftovers.append(_leftover(None, tables.ABSENT, "half-removed runs", halves, None))
-    return Plan(tuple(leftovers), tuple(spared))
+            leftovers += _removable_files(run, state, manifest.updated)
+    partly_removed = tuple(sorted(models_dir.glob(f"*/{_REMOVING_PREFIX}*")))
+    if partly_removed:
+        leftovers.append(_leftover(None, tables.ABSENT, "half-removed runs", partly_removed, None))
+    return Plan(tuple(leftovers), tuple(kept))
 
 
 def remove(chosen: Plan) -> tuple[int, list[str]]:
-    """Take what the plan says: (bytes freed, a line for each thing that had to stay).
+    """Carry out a plan: (bytes freed, one line for each item that was not removed).
 
-    A run that is trained again, or was submitted again, meanwhile is left alone.
+    A run that was resumed or submitted since the plan was made is kept.
     """
     freed, problems = 0, []
     for leftover in chosen.leftovers:
         if leftover.run is not None and (change := _change(leftover.run, leftover.updated)):
-            problems.append(f"run {leftover.run.id}: {change} by now, left alone")
+            problems.append(f"run {leftover.run.id}: {change} since then, kept")
             continue
         for path in leftover.paths:
-            size = _room(path)
+            size = _size(path)
             try:
                 if leftover.whole_run:
-                    path = _doom(path)
+                    path = _rename_for_removal(path)
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
@@ -128,7 +142,7 @@ def remove(chosen: Plan) -> tuple[int, list[str]]:
 
 
 def readable(size: int) -> str:
-    """Bytes in the largest unit that leaves a digit before the point."""
+    """A number of bytes with a binary unit."""
     value, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
     while value >= 1000 and len(units) > 1:
         value /= 1024
@@ -136,64 +150,26 @@ def readable(size: int) -> str:
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.3g} {units[0]}"
 
 
-class _Jobs:
-    """What Slurm says of the jobs of runs; asked once."""
-
-    def __init__(self, summaries: list[RunSummary]) -> None:
-        self._states: Mapping[str, slurm.JobState] = {}
-        self._problem: str | None = None
-        ids = [job for summary in summaries for job in _slurm_jobs(summary)]
-        if not ids:
-            return
-        if not slurm.slurm_available():
-            self._problem = "no Slurm on this machine"
-            return
-        try:
-            self._states = slurm.queue_states(ids)
-        except Phase2Error as error:
-            self._problem = str(error)
-
-    def waiting(self, summary: RunSummary) -> str | None:
-        """The job that will train the run, or does."""
-        for job in _slurm_jobs(summary):
-            if job in self._states and not self._states[job].over:
-                return f"job {job} is {self._states[job].state}"
-        return None
-
-    def unknown(self, summary: RunSummary) -> str | None:
-        """Why nothing can be said of its jobs."""
-        if self._problem is None or not _slurm_jobs(summary):
-            return None
-        return f"a job of it may wait ({self._problem}): prune where Slurm answers"
-
-
-def _slurm_jobs(summary: RunSummary) -> list[str]:
-    """Its jobs but for those that ran without Slurm."""
-    return (
-        [job for job in summary.manifest.job_ids if slurm.is_job_id(job)]
-        if summary.manifest
-        else []
-    )
-
-
-def _standing(summary: RunSummary, jobs: _Jobs) -> tuple[str, str | None]:
-    """The run's state, and why it must not be touched."""
-    assert summary.manifest is not None
-    busy = _holder(summary.run) or jobs.waiting(summary)
-    state = summary.state
-    if busy is None and state == "submitted":
-        busy = "submitted, and its job has not begun"
-    if busy is None and state == "running":
-        # On another host, and without a lease: an older version's, or its node was lost.
-        silent = time.time() - summary.manifest.updated.timestamp()
-        if silent < SILENT_SECONDS:
-            busy = f"running on {summary.manifest.host}"
-        state = "interrupted"
-    return state, busy
+def _in_use(status: RunStatus, scheduler: Scheduler) -> str | None:
+    """Why a run must not be touched."""
+    run, manifest = status.summary.run, status.summary.manifest
+    assert manifest is not None
+    if holder := _holder(run):
+        return holder
+    if job := scheduler.active_job(status.summary):
+        return f"job {job[0]} is {job[1].state}"
+    if not status.over:
+        return f"{status.state} ({status.detail})"
+    # Without a lease on another host: its node was lost, or the lease was removed by hand.
+    age = time.time() - manifest.updated.timestamp()
+    if manifest.state == "running" and age < MAX_SILENT_SECONDS:
+        exited = provenance.process_is_gone(manifest.host, manifest.pid, manifest.process_start)
+        return None if exited else f"recorded as running on {manifest.host} less than a day ago"
+    return None
 
 
 def _holder(run: RunDirectory) -> str | None:
-    """Who holds a run, in words; None where nobody does."""
+    """The process that holds a run, for messages; None if there is none."""
     try:
         holder = find_holder(run)
     except OSError as error:
@@ -206,11 +182,11 @@ def _holder(run: RunDirectory) -> str | None:
         return None
     else:
         silent = holder.record.age if holder.record.process == "unseen" else 0.0
-    return f"held by {holder.who}" if silent < SILENT_SECONDS else None
+    return f"held by {holder.owner}" if silent < MAX_SILENT_SECONDS else None
 
 
 def _change(run: RunDirectory, updated: datetime | None) -> str | None:
-    """What became of a run since it was looked at; None where it is as it was."""
+    """How a run has changed since it was listed; None if it has not."""
     if holder := _holder(run):
         return holder
     try:
@@ -219,11 +195,11 @@ def _change(run: RunDirectory, updated: datetime | None) -> str | None:
         return str(error)
 
 
-def _beside(run: RunDirectory, state: str, updated: datetime) -> Iterator[Leftover]:
-    """Files of a run that it does not need to go on, nor to predict."""
+def _removable_files(run: RunDirectory, state: str, updated: datetime) -> Iterator[Leftover]:
+    """Files that a run needs neither to resume nor to predict."""
     keep = (0 if state == "finished" else 1) + (0 if run.checkpoint.exists() else 1)
     older = [path for _, path in run.older_checkpoints()]
-    # Without any valid state they are all that tells that there was one.
+    # Without any valid checkpoint they are the only evidence that there was one.
     damaged = [
         path
         for path in run.damaged_checkpoints()
@@ -246,31 +222,33 @@ def _leftover(
     paths: tuple[Path, ...],
     updated: datetime | None,
 ) -> Leftover:
-    return Leftover(run, state, what, paths, sum(_room(path) for path in paths), updated)
+    return Leftover(run, state, what, paths, sum(_size(path) for path in paths), updated)
 
 
 def _is_old(path: Path) -> bool:
     try:
-        return time.time() - path.lstat().st_mtime > SILENT_SECONDS
+        return time.time() - path.lstat().st_mtime > MAX_SILENT_SECONDS
     except OSError:
         return False
 
 
-def _doom(path: Path) -> Path:
-    """Rename a run so that no command finds it half removed.
+def _rename_for_removal(path: Path) -> Path:
+    """Rename a run so that no command finds it partly removed.
 
-    Raises OSError, the run being where it was, if somebody took it in that very moment.
+    Raises OSError, and renames it back, if a process acquired it in that moment.
     """
-    doomed = path.with_name(f"{_DOOMED}{path.name.removeprefix(PREFIX)}-{secrets.token_hex(3)}")
-    path.rename(doomed)
-    if holder := _holder(RunDirectory(doomed)):
-        doomed.rename(path)
+    renamed = path.with_name(
+        f"{_REMOVING_PREFIX}{path.name.removeprefix(PREFIX)}-{secrets.token_hex(3)}"
+    )
+    path.rename(renamed)
+    if holder := _holder(RunDirectory(renamed)):
+        renamed.rename(path)
         raise OSError(errno.EBUSY, holder)
-    return doomed
+    return renamed
 
 
-def _room(path: Path) -> int:
-    """Bytes that removing a file or folder frees; a file with a second name frees none."""
+def _size(path: Path) -> int:
+    """Bytes that removing a file or folder frees; a file with a second hard link frees none."""
     total = 0
     pending = [path]
     while pending:
@@ -282,5 +260,5 @@ def _room(path: Path) -> int:
             elif status.st_nlink == 1:
                 total += status.st_size
         except OSError:
-            continue  # gone, or another user's: it frees nothing
+            continue  # removed meanwhile, or not readable: frees nothing
     return total

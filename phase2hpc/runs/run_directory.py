@@ -1,6 +1,6 @@
-"""The run directory: where its files are, how one is created, and its manifest.
+"""Run directory: paths of its files, creation, and reading and writing of its JSON files.
 
-Nothing else joins these paths. No torch here: a login node reads runs too.
+No other module joins these paths. Imports no torch: login nodes read runs too.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import re
 import secrets
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from phase2hpc.config.run_config import RunConfig, algorithm_named
 from phase2hpc.errors import InputError
 from phase2hpc.runs import provenance
-from phase2hpc.runs.job_request import Submission
+from phase2hpc.runs.manifest import SCHEMA_VERSION, Manifest
 from phase2hpc.utils.atomic_io import write_atomically
-from phase2hpc.utils.container_image import Image, this_image
+from phase2hpc.utils.container_image import this_image
 from phase2hpc.utils.dependencies import installed_versions
 from phase2hpc.utils.error_text import first_problem
 from phase2hpc.utils.mounts import nearest_folder
@@ -31,94 +30,8 @@ from phase2hpc.utils.regular_file import open_regular
 from phase2hpc.utils.time_format import utc_now
 
 PREFIX = "run_"
-SCHEMA_VERSION = 1
-
-State = Literal["submitted", "running", "stopped", "finished", "failed"]
-# The longest text of a run is its history, a few hundred bytes an epoch.
+# The largest JSON file of a run is its history: a few hundred bytes per epoch.
 MAX_TEXT_BYTES = 1 << 28
-# Any local time zone can show it.
-Moment = Annotated[
-    AwareDatetime,
-    Field(ge=datetime(1970, 1, 2, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
-]
-
-
-class Manifest(BaseModel):
-    """What a run is, where it stands and what made it.
-
-    Keys that this version does not know are kept as they are, so that an older phase2hpc does
-    not lose what a newer one wrote.
-    """
-
-    model_config = ConfigDict(extra="allow", validate_assignment=True)
-
-    schema_version: int = SCHEMA_VERSION
-    run_id: str
-    algorithm: str
-    level: str
-    properties: list[str]
-    state: State = "running"
-    created: Moment = Field(default_factory=utc_now)
-    updated: Moment = Field(default_factory=utc_now)
-    step: int = 0
-    epoch: int = 0
-    epochs: int
-    seed: int
-    host: str = Field(default_factory=provenance.host)
-    pid: int = Field(default_factory=os.getpid, ge=0, lt=2**31)
-    process_start: str | None = Field(default_factory=lambda: provenance.process_start(os.getpid()))
-    versions: dict[str, str] = Field(default_factory=installed_versions)
-    git_commit: str | None = Field(default_factory=provenance.git_commit)
-    # None outside of a container of phase2hpc.
-    image: Image | None = Field(default_factory=this_image)
-    store: str | None = None
-    store_hash: str | None = None
-    training_crystals: int | None = None
-    device: str | None = None
-    processes: int = 1
-    job_ids: list[str] = []
-    # Where the newest job's scripts and logs are, from the run directory.
-    job_folder: str | None = None
-    submission: Submission | None = None
-    ensemble: str | None = None
-    ensemble_member: str | None = None
-    ensemble_size: int | None = None
-    # By the scheduler; and those of them in a row that found no newer checkpoint than the last.
-    restarts: int = 0
-    restarts_without_progress: int = 0
-    step_at_start: int | None = None
-    best_score: float | None = None
-    best_epoch: int | None = None
-    skipped_steps: int = 0
-    message: str = ""
-
-    @classmethod
-    def for_run(
-        cls, run: RunDirectory, config: RunConfig, store: Path, store_hash: str | None
-    ) -> Manifest:
-        """The first manifest of a run; ``store_hash`` None where the store is not opened yet."""
-        return cls(
-            run_id=run.id,
-            algorithm=config.algorithm,
-            level=config.level,
-            properties=list(config.properties),
-            epochs=config.training.epochs,
-            seed=config.seed,
-            store=str(store.resolve()),
-            store_hash=store_hash,
-        )
-
-    @property
-    def effective_state(self) -> str:
-        """``state``, but 'interrupted' where it says running and the process is dead.
-
-        Of a process on another host nothing is known: it counts as running.
-        """
-        if self.state == "running" and provenance.process_is_gone(
-            self.host, self.pid, self.process_start
-        ):
-            return "interrupted"
-        return self.state
 
 
 @dataclass(frozen=True)
@@ -145,19 +58,19 @@ class RunDirectory:
 
     @property
     def checkpoint(self) -> Path:
-        """The newest full state."""
+        """The newest training checkpoint."""
         return self.path / "checkpoint.pt"
 
     def checkpoint_of(self, step: int) -> Path:
-        """An older full state."""
+        """An older training checkpoint."""
         return self.path / f"checkpoint_{step}.pt"
 
     def older_checkpoints(self) -> list[tuple[int, Path]]:
-        """(step, path) of the full states beside the newest, the latest step first."""
+        """(step, path) of the checkpoints before the newest, the latest first."""
         return self._numbered("checkpoint")
 
     def damaged_checkpoints(self) -> list[Path]:
-        """Full states that could not be used and were set aside."""
+        """Checkpoints that could not be read and were set aside."""
         aside = r"checkpoint.*\.pt\.(damaged|unreadable|newer-version)(-\d+)?"
         return [p for p in self._files() if re.fullmatch(aside, p.name)]
 
@@ -166,11 +79,11 @@ class RunDirectory:
         return self.path / "best.pt"
 
     def best_of(self, epoch: int) -> Path:
-        """The best weights before those of ``best``."""
+        """Best weights of an earlier epoch than ``best``."""
         return self.path / f"best_{epoch}.pt"
 
     def older_bests(self) -> list[tuple[int, Path]]:
-        """(epoch, path) of the best weights before those of ``best``, the latest epoch first."""
+        """(epoch, path) of the earlier best weights, the latest first."""
         return self._numbered("best")
 
     @property
@@ -194,12 +107,8 @@ class RunDirectory:
         return self.path / "tensorboard"
 
     @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
     def lease(self) -> Path:
-        """A folder that holds one file while a process trains the run."""
+        """Folder with one file while a process trains the run."""
         return self.path / "lease"
 
     def _numbered(self, name: str) -> list[tuple[int, Path]]:
@@ -219,7 +128,7 @@ class RunDirectory:
         write_atomically(self.manifest, manifest.model_dump_json(indent=2) + "\n")
 
     def read_manifest(self) -> Manifest:
-        """Raises InputError, one line, for a manifest that is missing, broken or too new."""
+        """Raises InputError for a manifest that is missing, malformed or of a newer version."""
         data = read_json(self.manifest)
         try:
             if not isinstance(data, dict):
@@ -235,7 +144,7 @@ class RunDirectory:
             raise InputError(f"{self.manifest}: {first_problem(error, 'key')}") from None
 
     def update_manifest(self, **changes: Any) -> Manifest:
-        """Set some keys, and the time; the run's one writer calls this."""
+        """Set some keys and the time; only the run's one writer calls this."""
         unknown = changes.keys() - Manifest.model_fields.keys()
         if unknown:
             raise TypeError(f"a manifest has no {sorted(unknown)}")
@@ -246,7 +155,7 @@ class RunDirectory:
         return manifest
 
     def take_over(self, job_id: str | None = None) -> Manifest:
-        """Say in the manifest that this process runs the run now, as a job where it is one."""
+        """Record in the manifest that this process trains the run now, as job ``job_id``."""
         job_ids = self.read_manifest().job_ids
         if job_id is not None and job_id not in job_ids:
             job_ids = [*job_ids, job_id]
@@ -264,12 +173,12 @@ class RunDirectory:
 
 
 def family_folder(algorithm: str, level: str) -> str:
-    """Name of the folder that holds all runs of an algorithm at a level."""
+    """Name of the folder of all runs of an algorithm at a level."""
     return algorithm_named(algorithm).family(level)
 
 
 def checked_run_id(run_id: str) -> str:
-    """A user's own run id, without the folder's prefix. Raises InputError for one that is unfit."""
+    """A run id given by the user, without the folder's prefix. Raises InputError if malformed."""
     bare = run_id.removeprefix(PREFIX)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", bare):
         raise InputError(
@@ -280,17 +189,17 @@ def checked_run_id(run_id: str) -> str:
 
 
 def new_run_id() -> str:
-    """A made-up id; that it is nobody else's shows when its directory is made."""
+    """A random id; creating its directory shows that it is unique."""
     return f"{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def create_run(models_dir: Path, family: str, run_id: str | None = None) -> RunDirectory:
-    """Make the directory of a new run; its id is its own on every host that shares the folder.
+    """Create the directory of a new run, exclusively among all hosts that share the folder.
 
-    Raises InputError if ``run_id`` is taken or unfit, or the folder cannot be written.
+    Raises InputError if ``run_id`` is taken or malformed, or the folder cannot be written.
     """
     folder = models_dir / family
-    # Making a directory is exclusive on every file system, shared ones too.
+    # mkdir is exclusive on every file system, shared ones too.
     while True:
         run = RunDirectory(folder / (PREFIX + (checked_run_id(run_id) if run_id else new_run_id())))
         try:
@@ -298,30 +207,31 @@ def create_run(models_dir: Path, family: str, run_id: str | None = None) -> RunD
             run.path.mkdir()
         except FileExistsError:
             if not folder.is_dir():
-                raise InputError(f"{folder}: a file is in the way of the runs' folder") from None
+                raise InputError(
+                    f"{folder}: is a file, and the runs need a folder of this name"
+                ) from None
             if run_id:
                 raise InputError(
-                    f"run '{run.id}' exists already in {folder}: go on with it by --resume, "
-                    "or choose another --run-id"
+                    f"run '{run.id}' exists already in {folder}: continue it with "
+                    "--resume, or choose another --run-id"
                 ) from None
             continue
         except OSError as error:
-            raise refused_place(error, f"{folder}: cannot make a run here") from None
+            raise refused_place(error, f"{folder}: cannot create a run here") from None
         return run
 
 
 def check_place_of_runs(models_dir: Path, family: str) -> None:
-    """Raises as ``create_run`` where no run can be made there, before the work that one needs;
-    nothing is left."""
+    """Raise as ``create_run`` where no run can be created; leaves nothing behind."""
     folder = models_dir / family
     try:
         tempfile.TemporaryDirectory(prefix=".phase2hpc-", dir=nearest_folder(folder)).cleanup()
     except OSError as error:
-        raise refused_place(error, f"{folder}: cannot make a run here") from None
+        raise refused_place(error, f"{folder}: cannot create a run here") from None
 
 
 def read_json(path: Path) -> Any:
-    """A run's JSON file. Raises InputError, one line, for one that is missing or broken."""
+    """Content of a run's JSON file. Raises InputError if it is missing or malformed."""
     try:
         return json.loads(_text(path))
     except RecursionError:

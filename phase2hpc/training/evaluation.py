@@ -34,8 +34,8 @@ def evaluate(
     """Write metrics and test predictions of the best weights, and print the tables.
 
     A collective call; the main rank writes. predict: as
-    ``Trainer.predict_on_all_ranks``. before_write: called
-    before each file. Both may raise: the evaluation can be repeated.
+    ``Trainer.predict_on_all_ranks``. before_write: called before each file. Both may raise: the
+    evaluation can be repeated.
     """
     # Read on one rank: another node may not see the file yet.
     best = trainer.world.run_on_main(lambda: TrainedModel.load(run.best))

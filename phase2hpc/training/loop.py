@@ -226,8 +226,8 @@ class TrainingLoop:
     def predict_or_stop(
         self, model: MultiTaskModel, indices: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float64]:
-        """Predict as ``Trainer.predict_on_all_ranks``; where a stop is requested, save and stop
-        between two batches: an evaluation has no state of its own."""
+        """``Trainer.predict_on_all_ranks`` that saves and stops between two batches where a stop is
+        requested; an evaluation has no state of its own."""
         try:
             return self.trainer.predict_on_all_ranks(model, indices, self._interrupt_if_requested)
         except Interrupted:

@@ -9,7 +9,8 @@ from typing import Any
 from phase2hpc.checkpointing.manager import best_epoch, load_newest
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
-from phase2hpc.runs.run_directory import Manifest, RunDirectory
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.resume_config import CHANGES_THE_ORDER, changed_settings
 from phase2hpc.training.trainer import Trainer
 from phase2hpc.training.trainer_state import NUMERICS_VERSION, load_state_dict

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import InputError
-from phase2hpc.runs.run_directory import PREFIX, Manifest, RunDirectory, checked_run_id, create_run
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import PREFIX, RunDirectory, checked_run_id, create_run
 from phase2hpc.utils.os_errors import refused_place
 
 

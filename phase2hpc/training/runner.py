@@ -19,14 +19,10 @@ from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import trust
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.inference.trained_model import TrainedModel
-from phase2hpc.runs.lease import Lease, LeaseLost, current_job_id
-from phase2hpc.runs.run_directory import (
-    Manifest,
-    RunDirectory,
-    State,
-    check_place_of_runs,
-    family_folder,
-)
+from phase2hpc.runs.job_id import current_job_id
+from phase2hpc.runs.lease import Lease, LeaseLost
+from phase2hpc.runs.manifest import Manifest, RecordedState
+from phase2hpc.runs.run_directory import RunDirectory, check_place_of_runs, family_folder
 from phase2hpc.training.distributed.process_group import process_group
 from phase2hpc.training.distributed.shared_store import open_shared_store
 from phase2hpc.training.distributed.world import World, describe_error
@@ -252,7 +248,7 @@ def _write_start(trainer: Trainer, run: RunDirectory) -> None:
 
 
 def _write_end(
-    run: RunDirectory, lease: Lease | None, state: State, message: str, **progress: Any
+    run: RunDirectory, lease: Lease | None, state: RecordedState, message: str, **progress: Any
 ) -> None:
     """Record the outcome in the manifest, unless another process holds the lease by now."""
     if lease is not None:
@@ -266,7 +262,9 @@ def _write_failure(
     """As ``_write_end``; if writing fails too (a full disk), only log that."""
     if isinstance(error, LeaseLost) or not world.is_main:
         return
-    state: State = "stopped" if isinstance(error, (StoppedEarly, KeyboardInterrupt)) else "failed"
+    state: RecordedState = (
+        "stopped" if isinstance(error, (StoppedEarly, KeyboardInterrupt)) else "failed"
+    )
     try:
         # A finished run stays finished.
         if run.read_manifest().state != "finished":

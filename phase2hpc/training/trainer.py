@@ -20,6 +20,7 @@ from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import compositions, predict_graphs
 from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
+from phase2hpc.inference.target_scaler import TargetScaler, composition_baseline
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.training.compile import compilation_errors, compiled
@@ -28,7 +29,6 @@ from phase2hpc.training.ema import AveragedModel
 from phase2hpc.training.loss import MultiTaskLoss
 from phase2hpc.training.lr_schedule import learning_rate, parameter_groups
 from phase2hpc.training.nonfinite_steps import NonfiniteSteps
-from phase2hpc.training.target_scaler import TargetScaler, composition_baseline
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 

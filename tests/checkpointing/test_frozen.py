@@ -15,7 +15,8 @@ from phase2hpc.config.run_config import RunConfig
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.batched import predict_graphs
 from phase2hpc.inference.trained_model import TrainedModel
-from phase2hpc.runs.run_directory import Manifest, RunDirectory, create_run, family_folder
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import RunDirectory, create_run, family_folder
 
 FROZEN = Path(__file__).parent / "frozen"
 VERSIONS = range(1, SCHEMA_VERSION + 1)

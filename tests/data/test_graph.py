@@ -21,6 +21,7 @@ from phase2hpc.data.graph import (
     GraphError,
     GraphSettings,
     build_graph,
+    isolated_atoms,
 )
 
 SPHERE = GraphSettings(cutoff=5.0, max_neighbors=None)
@@ -231,3 +232,15 @@ def test_settings_are_checked(values: dict[str, float]) -> None:
 def test_settings_survive_as_a_dict() -> None:
     settings = GraphSettings(5.5, None, 0.2)
     assert GraphSettings(**settings.to_dict()) == settings  # type: ignore[arg-type]
+
+
+def test_isolated_atoms() -> None:
+    """No neighbour, or one at the cutoff itself; a chain beside an isolated atom."""
+    one = np.zeros((1, 3))
+    for length, expected in ((5.999, []), (6.0, [0]), (6.001, [0]), (9.0, [0])):
+        lattice = length * np.eye(3)
+        graph = build_graph(lattice, one, DEFAULT)
+        assert isolated_atoms(lattice, one, graph, DEFAULT.cutoff).tolist() == expected
+    lattice, frac = np.diag([30.0, 30.0, 6.5]), np.array([[0, 0, 0], [0, 0, 0.4], [0.5, 0.5, 0]])
+    graph = build_graph(lattice, frac, DEFAULT)
+    assert isolated_atoms(lattice, frac, graph, DEFAULT.cutoff).tolist() == [2]

@@ -104,6 +104,7 @@ def test_already_there(source: Path, tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     for options, word in (
         ({"settings": GraphSettings(cutoff=4.0)}, "made with cutoff 6.0 -> 4.0: "),
+        ({"max_atoms": 50}, "made with max_atoms 1000 -> 50: "),
         ({"split": "random"}, "split by default -> random, seed None -> 0: "),
         ({"float64": True}, "float64 False -> True: "),
     ):
@@ -160,7 +161,7 @@ def test_one_bad_record_does_not_stop_the_others(tmp_path: Path) -> None:
         assert summary.kept == 147 and summary.rejected == {"split": 2, "bad id": 1}
         with summary.rejects_report.open(encoding="utf-8") as report:
             rejects = {row["id"]: row for row in csv.DictReader(report)}
-        assert list(rejects) == [rows[7]["id"], "line 10", rows[11]["id"]]
+        assert list(rejects) == [rows[7]["id"], "x\\ud800", rows[11]["id"]]
         wrong = rejects[rows[7]["id"]]
         assert wrong["reason"].startswith("split: unknown split 'foo'")
         assert wrong["input"] == f"{source}:8"
@@ -313,3 +314,27 @@ def test_a_killed_worker_is_told() -> None:
     with pytest.raises(Phase2Error, match="SIGKILL"):
         worker.receive()
     worker.close()
+
+
+def test_the_limit_of_atoms_is_a_setting(tmp_path: Path, command: Any) -> None:
+    rows = records(200)
+    source, path = write_source(tmp_path / "in.jsonl", rows), tmp_path / "s.h5"
+    few = sum(len(row["species"]) <= 8 for row in rows)
+    summary = prepare([source], path, max_atoms=8, split="random", workers=1)
+    assert (summary.kept, summary.rejected) == (few, {"too many atoms": 200 - few})
+    assert prepare([source], path, max_atoms=8, split="random", workers=1).already_there
+    other = tmp_path / "t.h5"
+    for further in ((), ("--shards", 2)):
+        code, out, _ = command("prepare", source, "--store", other, "--max-atoms", 8,
+                               "--split", "random", "--overwrite", *further)  # fmt: skip
+        assert code == 0 and f"kept {few}" in out
+    report = (tmp_path / "t.h5.rejects.csv").read_text()
+    assert "in the cell, at most 8 are taken (--max-atoms)" in report
+
+
+def test_a_store_of_an_earlier_version_names_no_limit_of_atoms(tmp_path: Path) -> None:
+    from phase2hpc.data.prepare import _differences
+
+    old = {"sources": ["x"], "float64": False}
+    assert _differences(old, {**old, "max_atoms": 1000}) == ""
+    assert _differences(old, {**old, "max_atoms": 2000}) == "made with max_atoms 1000 -> 2000"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from paths import EXAMPLES
+from paths import EXAMPLES, ROOT
 
 from phase2hpc.config.properties import PROPERTIES
 from phase2hpc.data.elements import atomic_number
@@ -81,7 +81,7 @@ def run(request, trained):
     return trained[request.param]
 
 
-def test_a_row_for_every_input(run, folder, command, tmp_path) -> None:
+def test_a_row_for_every_input(run, folder, command, tmp_path, caplog) -> None:
     output = tmp_path / "out" / "preds.csv"
     code, _, err = command("predict", "--dir", folder, "--run", run.path, "--output", output)
     assert code == 0 and "Traceback" not in err
@@ -98,23 +98,27 @@ def test_a_row_for_every_input(run, folder, command, tmp_path) -> None:
         for row in rows_of:
             good = letter in "aeghik"
             assert (row["status"] == "ok") == good, row
-            assert bool(row["reason"]) != good and "\n" not in row["reason"]
+            outside = letter in "gh"
+            assert bool(row["reason"]) == (outside or not good) and "\n" not in row["reason"]
             values = [row[name] for name in ALL9]
             assert all(map(bool, values)) if good else not any(values)
             assert not any(row[f"{name}_sigma"] for name in ALL9)
             assert all(math.isfinite(float(value)) for value in values if value)
-            assert row["in_domain"] == ("false" if letter == "h" else "")
+            assert row["in_domain"] == ("false" if outside else "")
+    assert by_file["h"][0]["reason"] == "never occurred in training: Fm"
+    assert by_file["g"][0]["reason"] == "no neighbour: atom 1 (Na) has none within 6 A"
     assert by_file["f"][0]["status"] == "rejected" and by_file["f"][0]["formula"] == "NaCl"
     assert by_file["b"][0]["status"] == "failed"
     assert [by_file[k][0]["formula"] for k in "aegik"] == ["C", "NaCl", "Na", "NaCl", "HfN"]
     assert err.splitlines()[-1].startswith(f"{len(rows)} structures: 7 ok, ")
-    assert ", 1 outside the domain of training; by " in err.splitlines()[-1]
+    assert ", 2 outside the domain of training; by " in err.splitlines()[-1]
+    assert f"{folder}: 1 not read, not named as CIF or POSCAR: notes.txt" in caplog.text
 
 
 def test_bounds_hold(run, folder, command, tmp_path, monkeypatch) -> None:
     """A model that says -1e3 everywhere is clipped where physics says so, and only there."""
     monkeypatch.setattr(
-        "phase2hpc.training.target_scaler.TargetScaler.inverse",
+        "phase2hpc.inference.target_scaler.TargetScaler.inverse",
         lambda self, scaled: scaled * 0 - 1e3,
     )
     output = tmp_path / "preds.csv"
@@ -289,6 +293,28 @@ def test_all_inputs_bad(run, folder, command, tmp_path) -> None:
     assert (code, out) == (2, "") and err.count("\n") == 1 and "1 failed" in err
     (row,) = read_csv(output)
     assert row["status"] == "failed" and row["reason"]
+
+
+def test_an_isolated_atom_is_outside_the_domain(run, command, tmp_path) -> None:
+    """Its images lie at the cutoff itself, where an edge has no weight."""
+    case = ROOT / "tests" / "data" / "readers" / "cases" / "isolated_H_box6.vasp"
+    output = tmp_path / "p.csv"
+    code, _, _ = command("predict", case, "--run", run.path, "--output", output)
+    (row,) = read_csv(output)
+    assert (code, row["status"], row["in_domain"]) == (0, "ok", "false")
+    assert row["reason"].endswith("no neighbour: atom 1 (H) has none within 6 A")
+    code, out, _ = command("predict", case, "--run", run.path)
+    assert "isolated_H_box6: outside the model's domain (" in out and row["reason"] in out
+
+
+def test_the_limit_of_atoms_is_a_setting(run, folder, command, tmp_path) -> None:
+    output, large = tmp_path / "p.csv", folder / "i_large.cif"
+    for limit, status in ((20, "rejected"), (300, "ok")):
+        command("predict", "--cif", large, "--run", run.path, "--output", output,
+                "--max-atoms", limit)  # fmt: skip
+        (row,) = read_csv(output)
+        assert row["status"] == status
+    assert "max-atoms" not in row["reason"]
 
 
 def test_the_table(run, folder, command) -> None:

@@ -16,7 +16,8 @@ import pytest
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.runs import lease, provenance
 from phase2hpc.runs import lease_record as holder
-from phase2hpc.runs.lease import Lease, LeaseLost, current_job_id
+from phase2hpc.runs.job_id import current_job_id
+from phase2hpc.runs.lease import Lease, LeaseLost
 from phase2hpc.runs.lease_record import LeaseRecord, read_lease
 from phase2hpc.runs.run_directory import RunDirectory
 
@@ -161,7 +162,7 @@ def test_taken_and_given_back(run: RunDirectory, monkeypatch: pytest.MonkeyPatch
         assert record is not None
         assert (record.job_id, record.restarts, record.pid) == ("12_3", 2, os.getpid())
         assert record.process == "this"
-        assert record.who == f"job 12_3 on node {provenance.host()} (process {os.getpid()})"
+        assert record.owner == f"job 12_3 on node {provenance.host()} (process {os.getpid()})"
         assert 0 <= record.age < 30
         assert len(names(run)) == 2
     assert names(run) == [] and read_lease(run) is None
@@ -217,7 +218,7 @@ def test_one_that_renews_elsewhere_refuses(
     assert time.monotonic() - begun < EXPIRY
     said = capsys.readouterr().out
     assert said.startswith("run a is held by job 12 on node n7 (process ")
-    assert said.endswith(f"waiting up to {EXPIRY:g} s for it to show a sign of life\n")
+    assert said.endswith(f"waiting up to {EXPIRY:g} s for its heartbeat\n")
     assert len(names(run)) == 2
 
 
@@ -286,7 +287,7 @@ def test_a_damaged_lease_is_waited_for_and_taken(
 def test_what_cannot_be_removed_is_said(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHASE2HPC_LEASE_EXPIRY", "0.2")
     (run.lease / "folder").mkdir(parents=True)
-    with pytest.raises(Phase2Error, match=r"lease: cannot be taken \(.*by hand"):
+    with pytest.raises(Phase2Error, match=r"lease: cannot be acquired \(.*by hand"):
         Lease.acquire(run)
     (run.lease / "folder").rename(run.lease / ".hidden")
     with pytest.raises(Phase2Error, match="not empty"):
@@ -314,7 +315,7 @@ taken.release()
         with Lease.acquire(run, "13") as held:
             process.send_signal(signal.SIGCONT)
             line = process.stdout.readline()
-            assert "run 'a' is trained by job 13 on node" in line and "--resume" in line
+            assert "run 'a' is now trained by job 13 on node" in line and "--resume" in line
             assert process.wait(20) == 0
             held.check()
             record = read_lease(run)

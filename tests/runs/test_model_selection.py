@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from phase2hpc.errors import InputError
+from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
-from phase2hpc.runs.run_directory import Manifest, RunDirectory, create_run, family_folder
+from phase2hpc.runs.run_directory import RunDirectory, create_run, family_folder
 from phase2hpc.utils.package_files import pretrained_models
 
 SHIPPED = [RunDirectory(path) for path in pretrained_models()]

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
+from phase2hpc.runs import prune
 from phase2hpc.runs.lease import Lease
-from phase2hpc.runs.prune import SILENT_SECONDS, plan, readable, remove
-from phase2hpc.runs.run_directory import Manifest, create_run
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.prune import MAX_SILENT_SECONDS, readable, remove
+from phase2hpc.runs.run_directory import create_run
 
 SIZE = 100_000
 FAMILY = "multitask_lite_e3nn"
 KEPT = {"best.pt", "best_4.pt", "checkpoint.pt", "checkpoint_9.pt.newer-version", "manifest.json"}
 DEAD = {"pid": 1, "process_start": "another boot"}
+
+
+def plan(models, failed=False):
+    return prune.plan(models, SlurmScheduler(), failed)
 
 
 @pytest.fixture
@@ -39,7 +46,7 @@ def names(run):
     return {path.name for path in run.path.iterdir()}
 
 
-def as_if_old(path, seconds=2 * SILENT_SECONDS):
+def as_if_old(path, seconds=2 * MAX_SILENT_SECONDS):
     then = time.time() - seconds
     os.utime(path, (then, then))
 
@@ -100,7 +107,7 @@ def test_a_run_that_is_held_is_left_alone(make, tmp_path):
     with Lease.acquire(run):
         found = plan(tmp_path, failed=True)
         assert found.leftovers == ()
-        assert "run held: held by process" in found.spared[0]
+        assert "run held: held by process" in found.kept[0]
     assert taken(tmp_path, failed=True)
 
 
@@ -110,7 +117,7 @@ def test_a_run_that_is_taken_up_after_the_question_is_left_alone(make, tmp_path)
     before = names(run)
     with Lease.acquire(run):
         freed, problems = remove(found)
-    assert freed == 0 and "held by process" in problems[0] and "by now" in problems[0]
+    assert freed == 0 and "held by process" in problems[0] and "since then" in problems[0]
     assert names(run) == before
 
 
@@ -119,25 +126,25 @@ def test_a_run_that_is_submitted_again_after_the_question_is_left_alone(make, tm
     found = plan(tmp_path, failed=True)
     run.update_manifest(state="submitted", job_ids=["7"])
     freed, problems = remove(found)
-    assert (freed, problems) == (0, ["run failed: changed by now, left alone"])
+    assert (freed, problems) == (0, ["run failed: changed since then, kept"])
     assert run.checkpoint.exists()
 
 
 @pytest.mark.parametrize(
     ("state", "said", "why"),
     [
-        ("submitted", {}, "its job has not begun"),
-        ("running", {"host": "elsewhere"}, "running on elsewhere"),
+        ("submitted", {}, "waits for its turn in process"),
+        ("running", {"host": "elsewhere"}, "recorded as running on elsewhere"),
     ],
 )
 def test_what_may_be_running_is_left_alone(make, tmp_path, state, said, why):
     make("busy", state, **said)
     found = plan(tmp_path, failed=True)
-    assert found.leftovers == () and why in found.spared[0]
+    assert found.leftovers == () and why in found.kept[0]
 
 
 def test_a_run_of_another_host_that_is_silent_for_a_day_is_dead(make, tmp_path):
-    then = datetime.now(UTC) - timedelta(seconds=2 * SILENT_SECONDS)
+    then = datetime.now(UTC) - timedelta(seconds=2 * MAX_SILENT_SECONDS)
     make("lost", "running", host="elsewhere", updated=then)
     assert ("lost", "the whole run (0 of 9 epochs)") in taken(tmp_path, failed=True)
 
@@ -171,7 +178,7 @@ def test_a_run_whose_job_waits_to_go_on_is_left_alone(make, tmp_path, squeue):
     make("requeued", "running", job_ids=["7", "8_1"], **DEAD)
     squeue("8_1|PENDING|0|1|0:00|10:00|N/A||BeginTime|")
     found = plan(tmp_path, failed=True)
-    assert found.leftovers == () and found.spared == ("run requeued: job 8_1 is PENDING",)
+    assert found.leftovers == () and found.kept == ("run requeued: job 8_1 is PENDING",)
     squeue("8_1|NODE_FAIL|0|1|0:00|10:00|N/A||NodeDown|")
     assert ("requeued", "the whole run (0 of 9 epochs)") in taken(tmp_path, failed=True)
 
@@ -179,10 +186,10 @@ def test_a_run_whose_job_waits_to_go_on_is_left_alone(make, tmp_path, squeue):
 def test_where_slurm_does_not_answer_runs_of_jobs_stay(make, tmp_path, squeue):
     make("failed", "failed", job_ids=["7"], host="node7")
     found = plan(tmp_path, failed=True)
-    assert found.leftovers == () and "no Slurm on this machine" in found.spared[0]
+    assert found.leftovers == () and "no Slurm on this machine" in found.kept[0]
     squeue("", code=1)
     found = plan(tmp_path, failed=True)
-    assert found.leftovers == () and "prune where Slurm answers" in found.spared[0]
+    assert found.leftovers == () and "prune where the scheduler answers" in found.kept[0]
 
 
 def test_jobs_that_ran_without_slurm_are_none_of_its(make, tmp_path, squeue):
@@ -224,7 +231,7 @@ def test_what_cannot_be_read_or_is_elsewhere_is_not_touched(make, tmp_path):
     assert {leftover.what for leftover in found.leftovers} == {
         "old checkpoints", "damaged checkpoints",
     }  # fmt: skip
-    assert "run empty: " in found.spared[0]
+    assert "run empty: " in found.kept[0]
 
 
 def test_what_cannot_be_removed_is_said_and_the_rest_goes(make, tmp_path, monkeypatch):
@@ -250,7 +257,7 @@ def test_the_command_shows_asks_and_removes(make, tmp_path, command):
     assert (code, err) == (0, "")
     assert "done  finished  old checkpoints           2" in out and "total" in out
     code, _, err = command(*arguments)
-    assert code == 2 and "no terminal to ask on; add --yes" in err
+    assert code == 2 and "no terminal for a confirmation; give --yes" in err
     assert names(run) == before
     code, out, _ = command(*arguments, "--yes")
     assert code == 0 and "freed 391 KiB" in out
@@ -265,7 +272,7 @@ def test_an_answer_on_a_terminal(make, tmp_path, command, monkeypatch, answer):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("typer.confirm", lambda question: answer == "y")
     code, out, _ = command("runs", "prune", "--models-dir", tmp_path)
-    assert code == 0 and ("nothing was removed" in out) == (answer == "n")
+    assert code == 0 and ("nothing is removed" in out) == (answer == "n")
     assert (names(run) == KEPT) == (answer == "y")
 
 

@@ -12,25 +12,25 @@ from typing import Any
 
 import pytest
 
+from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
 from phase2hpc.config.properties import GROUPS
 from phase2hpc.config.run_config import build_config
 from phase2hpc.errors import InputError
 from phase2hpc.runs import provenance
+from phase2hpc.runs.listing import handoff_text, list_text, show_text
+from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.registry import (
     find_run,
-    handoff,
-    list_text,
     newest_to_resume,
     registry,
-    show,
 )
 from phase2hpc.runs.run_directory import (
-    Manifest,
     RunDirectory,
     check_place_of_runs,
     create_run,
     family_folder,
 )
+from phase2hpc.runs.state import run_statuses, status_of
 
 FAMILY = "multitask_std_e3nn"
 METRICS = {"mae": 0.0512, "mae_se": 0.0021, "rmse": 0.1, "r2": 0.9, "n": 1520, "mad": 0.8}
@@ -60,10 +60,10 @@ def test_paths_of_the_design(tmp_path: Path) -> None:
     assert run.path == tmp_path / FAMILY / "run_mine"
     names = {
         "config.json", "manifest.json", "checkpoint.pt", "best.pt", "history.json", "metrics.json",
-        "metrics.csv", "predictions_test.csv", "tensorboard", "report.html",
+        "metrics.csv", "predictions_test.csv", "tensorboard",
     }  # fmt: skip
     paths = (run.config, run.manifest, run.checkpoint, run.best, run.history, run.metrics_json,
-             run.metrics_csv, run.predictions_test, run.tensorboard, run.report)  # fmt: skip
+             run.metrics_csv, run.predictions_test, run.tensorboard)  # fmt: skip
     assert {path.name for path in paths} == names
     assert {path.parent for path in paths} == {run.path}
 
@@ -71,14 +71,12 @@ def test_paths_of_the_design(tmp_path: Path) -> None:
 def test_ids_are_unique_when_many_start_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # So few random digits that threads collide: only the exclusive mkdir keeps them apart.
-    digits = itertools.cycle(f"{i // 2:06x}" for i in range(14))
-    monkeypatch.setattr("phase2hpc.runs.run_directory.secrets.token_hex", lambda _: next(digits))
-    monkeypatch.setattr("phase2hpc.runs.run_directory.utc_now", lambda: START)
+    # So few ids that threads collide: only the exclusive mkdir keeps them apart.
+    ids = itertools.cycle(f"20260101-000000-{i // 2:06x}" for i in range(14))
+    monkeypatch.setattr("phase2hpc.runs.run_directory.new_run_id", lambda: next(ids))
     with ThreadPoolExecutor(7) as pool:
         runs = list(pool.map(lambda _: create_run(tmp_path, FAMILY), range(7)))
     assert len({run.id for run in runs}) == 7
-    assert runs[0].id.startswith("20260101-000000-")
 
 
 @pytest.mark.parametrize("bad", ["../x", "a/b", "", "-a", ".hidden", "a b", "x" * 101, "é", "a\n"])
@@ -100,7 +98,7 @@ def test_existing_run_id_says_what_to_do(tmp_path: Path) -> None:
 
 def test_models_dir_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("")
-    with pytest.raises(InputError, match="cannot make a run here"):
+    with pytest.raises(InputError, match="cannot create a run here"):
         create_run(tmp_path / "models", FAMILY)
 
 
@@ -108,7 +106,7 @@ def test_the_place_of_runs_is_tried_before_the_work(tmp_path):
     check_place_of_runs(tmp_path / "models", "multitask_cgcnn_lite")
     assert list(tmp_path.iterdir()) == []
     # Nobody makes a folder there, root neither.
-    with pytest.raises(InputError, match="cannot make a run here"):
+    with pytest.raises(InputError, match="cannot create a run here"):
         check_place_of_runs(Path("/proc/models"), "multitask_cgcnn_lite")
 
 
@@ -144,38 +142,32 @@ def test_take_over_records_this_process_and_each_job_once(tmp_path: Path) -> Non
     assert (manifest.state, manifest.pid, manifest.message) == ("running", os.getpid(), "")
 
 
-def test_state_of_a_dead_process_is_interrupted(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    assert run.read_manifest().effective_state == "running"
+def test_a_process_that_has_exited_is_recognised() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    start = provenance.process_start(child.pid)
-    run.update_manifest(pid=child.pid, process_start=start)
-    assert run.read_manifest().effective_state == "running"
+    host, start = provenance.host(), provenance.process_start(child.pid)
+    assert not provenance.process_is_gone(host, child.pid, start)
     child.kill()
     while provenance.process_start(child.pid) is not None:
-        pass  # a zombie, which nobody has waited for, counts as dead too
-    assert run.read_manifest().effective_state == "interrupted"
+        pass  # a zombie counts as exited too
+    assert provenance.process_is_gone(host, child.pid, start)
     child.wait()
-    assert run.read_manifest().effective_state == "interrupted"
-    run.update_manifest(process_start=None)  # a system without /proc
-    assert run.read_manifest().effective_state == "interrupted"
-    run.update_manifest(host="elsewhere")
-    assert run.read_manifest().effective_state == "running"
-    run.update_manifest(host=provenance.host(), state="finished")
-    assert run.read_manifest().effective_state == "finished"
+    assert provenance.process_is_gone(host, child.pid, start)
+    assert provenance.process_is_gone(host, child.pid, None)  # without /proc
+    assert not provenance.process_is_gone("elsewhere", child.pid, start)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_another_process_of_the_same_number_is_not_the_run(tmp_path: Path) -> None:
+def test_another_process_of_the_same_id_is_not_the_run() -> None:
     start = provenance.process_start(os.getpid())
     assert start is not None
-    run = make_run(tmp_path, process_start=start + "0")
-    assert run.read_manifest().effective_state == "interrupted"
+
+    def gone(started: str) -> bool:
+        return provenance.process_is_gone(provenance.host(), os.getpid(), started)
+
     boot, namespace, tick = start.split(":")
-    run.update_manifest(process_start=f"{boot}:{namespace}0:{tick}")  # in another container
-    assert run.read_manifest().effective_state == "running"
-    run.update_manifest(process_start=f"{boot}0:{namespace}0:{tick}")  # before the last reboot
-    assert run.read_manifest().effective_state == "interrupted"
+    assert not gone(start) and gone(f"{start}0")
+    assert not gone(f"{boot}:{namespace}0:{tick}")  # in another container
+    assert gone(f"{boot}0:{namespace}0:{tick}")  # before the last reboot
 
 
 def test_git_commit_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,10 +193,11 @@ def test_registry_reports_what_it_cannot_read(tmp_path: Path, content: Any, reas
         broken.manifest.write_bytes(content if isinstance(content, bytes) else content.encode())
     summaries = registry(tmp_path)
     assert [s.run for s in summaries] == [good, broken]
-    assert [s.state for s in summaries] == ["running", "unreadable"]
+    statuses = run_statuses(summaries, SlurmScheduler())
+    assert [s.state for s in statuses] == ["interrupted", "unreadable"]
     problem = summaries[1].problem
     assert problem is not None and reason in problem and "broken" in problem and "\n" not in problem
-    text = list_text(summaries)
+    text = list_text(statuses)
     assert "0.1234" in text and "unreadable" in text and reason in text
 
 
@@ -262,11 +255,11 @@ def test_newest_to_resume(tmp_path: Path) -> None:
 
 def test_handoff_is_the_checklist(tmp_path: Path) -> None:
     run = make_run(tmp_path / "my models", "r", state="finished", epoch=100)
-    assert "no metrics yet" in handoff(run)
-    assert "- [ ] **val and test MAE" in handoff(run)
+    assert "no metrics yet" in handoff_text(status_of(run, SlurmScheduler()))
+    assert "- [ ] **val and test MAE" in handoff_text(status_of(run, SlurmScheduler()))
     by_property = {"formation_energy": METRICS, "dielectric": METRICS | {"mae_se": None, "n": 1}}
     run.metrics_json.write_text(json.dumps({"val": by_property, "test": by_property}))
-    text = handoff(run)
+    text = handoff_text(status_of(run, SlurmScheduler()))
     for line in (
         "- [x] **algorithm**: e3nn",
         "- [x] **level**: std",
@@ -280,11 +273,12 @@ def test_handoff_is_the_checklist(tmp_path: Path) -> None:
         f"phase2hpc predict --cif FILE.cif --run '{run.path}'",
     ):
         assert line in text
-    assert str(run.path) in show(run) and "0.05120 ± 0.0021" in show(run)
+    text = show_text(status_of(run, SlurmScheduler()))
+    assert str(run.path) in text and "0.05120 ± 0.0021" in text
 
 
 def test_handoff_of_some_properties(tmp_path: Path) -> None:
-    text = handoff(make_run(tmp_path, "r", group="core4"))
+    text = handoff_text(status_of(make_run(tmp_path, "r", group="core4"), SlurmScheduler()))
     assert "**all properties**: no" in text
     assert "formation_energy, band_gap, bulk_modulus, shear_modulus (core4)" in text
 
@@ -293,4 +287,4 @@ def test_broken_metrics_are_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, "r")
     run.metrics_json.write_text("{}")
     with pytest.raises(InputError, match="not a run's metrics"):
-        show(run)
+        show_text(status_of(run, SlurmScheduler()))

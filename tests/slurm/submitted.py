@@ -17,7 +17,8 @@ from typing import Any
 
 from virtual_cluster import ENDED, VirtualCluster
 
-from phase2hpc.runs.run_directory import Manifest, RunDirectory, family_folder
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import RunDirectory, family_folder
 
 PHASE2HPC = Path(sys.executable).with_name("phase2hpc")
 SLOWLY = Path(__file__).with_name("slowly")

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from virtual_cluster import VirtualCluster
 
-from phase2hpc.cluster.monitor.run_state import ENDED
 from phase2hpc.runs.run_directory import RunDirectory, family_folder
+from phase2hpc.runs.state import ENDED
 
 PHASE2HPC = Path(sys.executable).with_name("phase2hpc")
 SLOWLY = Path(__file__).with_name("slowly")
@@ -128,7 +128,7 @@ def test_cancelled_stays_cancelled_and_goes_on(slurm: VirtualCluster, user: Make
     assert slurm.job(f"{job}_0")["Restarts"] == slurm.job(f"{job}_1")["Restarts"] == "0"
     said = me.says("cancel", "many-s1", "--yes")
     assert len(said.splitlines()) == 1 and "no job to cancel, it is stopped" in said
-    command = re.search(r"^go on +phase2hpc (.*)$", text, re.M)
+    command = re.search(r"^resume +phase2hpc (.*)$", text, re.M)
     assert command is not None
     me.says(*shlex.split(command[1]))
     assert "resuming from step" in me.wait_for("many-s1", "finished") + me.says("logs", "many-s1")
@@ -141,13 +141,15 @@ def test_dead_without_accounting(slurm: VirtualCluster, user: MakeUser) -> None:
     os.kill(run.read_manifest().pid, signal.SIGKILL)
     slurm.wait_for(job, "FAILED")
     state, text = me.status("killed")
-    assert state == "dead" and f"job {job} FAILED, killed by signal 9" in text
+    assert state == "interrupted" and f"job {job} FAILED, killed by SIGKILL" in text
     assert "srun: error: n1: task 0: Killed" in text or "srun: error: n2: task 0: Killed" in text
     waiting, _ = me.submit("waiting", "--after", me.submit("failing", memory=15, seconds=9)[0])
     me.says("cancel", "failing", "--yes")
     slurm.wait_for(waiting, "CANCELLED")
     state, text = me.status("waiting")
-    assert state == "dead" and f"job {waiting} CANCELLED" in text and "before training" in text
+    assert (
+        state == "interrupted" and f"job {waiting} CANCELLED" in text and "before training" in text
+    )
 
 
 def test_node_lost(slurm: VirtualCluster, user: MakeUser) -> None:
@@ -160,8 +162,8 @@ def test_node_lost(slurm: VirtualCluster, user: MakeUser) -> None:
     slurm.kill_node(node)
     try:
         state, text = me.status("lost")
-        assert state in ("silent", "dead")
-        text = me.wait_for("lost", "dead")
+        assert state in ("unresponsive", "interrupted")
+        text = me.wait_for("lost", "interrupted")
         assert f"job {job} NODE_FAIL" in text
     finally:
         slurm.restore_node(node)
@@ -172,11 +174,11 @@ def test_dead_with_accounting(slurm_with_sacct: VirtualCluster, user: MakeUser) 
     job, _ = me.submit("cancelled")
     me.says("cancel", job, "--yes")
     slurm_with_sacct.wait_for(job, "CANCELLED")
-    text = me.wait_for("cancelled", "dead", "stopped")
+    text = me.wait_for("cancelled", "interrupted", "stopped")
     assert "CANCELLED by root" in text or "state saved" in text
     if not slurm_with_sacct.limits_memory:
         pytest.skip("no cgroups to limit memory with")
     job, _ = me.submit("large", memory=0.12)
     slurm_with_sacct.wait_for(job, "FAILED", "OUT_OF_MEMORY")
-    text = me.wait_for("large", "dead")
+    text = me.wait_for("large", "interrupted")
     assert f"job {job} OUT_OF_MEMORY" in text and "oom" in text

@@ -15,7 +15,9 @@ import pytest
 from same_run import assert_same_run
 from submitted import Job, Site, at_once
 
+from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.runs.state import status_of
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +137,7 @@ def test_killed_and_resumed_by_another_job(site: Site) -> None:
     job.wait_for_epoch(1)
     os.kill(job.manifest.pid, signal.SIGKILL)
     record = site.slurm.wait_for(job.id, "FAILED")
-    assert record["Restarts"] == "0" and job.manifest.effective_state == "interrupted"
+    assert record["Restarts"] == "0" and status_of(job.run, SlurmScheduler()).state == "interrupted"
     again = site.submit("killed", resume=True, STEP_SECONDS=0)
     assert_same_run(again.finished(restarts=0), site.undisturbed())
     assert again.manifest.restarts_without_progress == 0

@@ -84,7 +84,7 @@ def test_requeued_in_the_middle(site: Site) -> None:
     others = "".join(path.read_text() for path in job.logs(rank=1)).splitlines()
     assert all(line.startswith("submitit INFO") for line in others), others
     assert job.log.count("results: ") == job.log.count(f"resuming from step {stop} of {TOTAL}") == 1
-    assert job.log.count(f"job {job.id} is requeued to go on") <= 1
+    assert job.log.count(f"job {job.id} is requeued to continue") <= 1
 
 
 @at_once

@@ -9,7 +9,7 @@ import pytest
 
 from phase2hpc.data.readers.registry import read
 from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.runs.run_directory import Manifest
+from phase2hpc.runs.manifest import Manifest
 from phase2hpc.utils.container_image import (
     DIGEST_VARIABLE,
     is_lost_with_container,

@@ -1,4 +1,4 @@
-"""What ``doctor`` finds: one line a check, and what to do about it."""
+"""Result of a check, and the text of a list of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """``found``: what is there; ``advice``: what to do, where it is not ok."""
+    """``found``: the finding; ``advice``: what to do if it is not ok."""
 
     name: str
     status: Status
@@ -33,7 +33,7 @@ def fail(name: str, found: str, advice: str) -> Check:
 
 
 def checks_text(checks: Iterable[Check]) -> str:
-    """Status, name and finding a line, and under it what to do."""
+    """One line per check with status, name and finding, its advice below."""
     checks = list(checks)
     width = max((len(check.name) for check in checks), default=0)
     lines = []

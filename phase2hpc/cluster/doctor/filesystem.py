@@ -1,4 +1,4 @@
-"""Whether a folder keeps the promises that runs rely on: whole files, exclusive names, locks."""
+"""Checks of a folder's file system: rename, exclusive creation, locks, flush, space, clock."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from phase2hpc.cluster.doctor.check import Check, fail, ok, warn
 from phase2hpc.utils.mounts import file_system, nearest_folder
 
-# Of two clocks: files seem to come from the future, and a run may be taken for dead.
-MAX_SKEW_SECONDS, _SKEW_FAIL = 2.0, 30.0
+# Clock skew: a running run may look interrupted.
+MAX_SKEW_SECONDS, _MAX_SKEW_FAIL_SECONDS = 2.0, 30.0
 # A run at level max keeps about a quarter of a GiB; a store of all of JARVIS-DFT about two.
 _FREE_WARN, _FREE_FAIL = 10.0, 1.0
 _SLOW_SYNC_SECONDS = 1.0
@@ -35,22 +35,18 @@ else:
 
 
 def folder_checks(folder: Path) -> list[Check]:
-    """Atomic rename, exclusive link, locks, flush, room, clock, and whether nodes may see it.
-
-    Tried in a temporary folder, which is removed: in ``folder``, or where that is not there yet
-    in the nearest folder above it.
-    """
+    """All checks, in a temporary folder inside ``folder`` or its nearest existing parent."""
     place = nearest_folder(folder)
     try:
         trial = tempfile.TemporaryDirectory(prefix=".phase2hpc-doctor-", dir=place)
     except OSError as error:
-        advice = "choose a folder that you may write by --models-dir, or make room"
+        advice = "choose a writable folder with --models-dir, or free space"
         return [fail("folder", f"{place}: cannot be written ({error.strerror})", advice)]
     where = f"{folder}" if place == folder.expanduser().resolve() else f"{place}, for {folder}"
     with trial as path:
         inside = Path(path)
-        checks = [_kind(place, where)]
-        for name, check in _TRIALS.items():
+        checks = [_file_system_type(place, where)]
+        for name, check in _CHECKS.items():
             try:
                 checks.append(check(inside))
             except OSError as error:
@@ -60,12 +56,12 @@ def folder_checks(folder: Path) -> list[Check]:
     return checks
 
 
-def _kind(place: Path, where: str) -> Check:
+def _file_system_type(place: Path, where: str) -> Check:
     kind = file_system(place) or "unknown"
     if kind.startswith(_SHARED):
         return ok("folder", f"{where}: {kind}, a shared file system")
-    advice = "batch jobs need a folder that every node sees: ask where your site has one"
-    return warn("folder", f"{where}: {kind}, perhaps of this machine only", advice)
+    advice = "batch jobs need a folder that every node sees: ask your site"
+    return warn("folder", f"{where}: {kind}, perhaps local to this machine", advice)
 
 
 def _rename(folder: Path) -> Check:
@@ -89,7 +85,9 @@ def _link(folder: Path) -> Check:
     except FileExistsError:
         pass
     else:
-        return fail("exclusive names", "a folder could be made twice", "choose another file system")
+        return fail(
+            "exclusive names", "a folder could be created twice", "choose another file system"
+        )
     try:
         os.link(first, second)
     except OSError as error:
@@ -103,7 +101,7 @@ def _link(folder: Path) -> Check:
     try:
         os.link(first, second)
     except FileExistsError:
-        return ok("exclusive names", "folders and links are made once")
+        return ok("exclusive names", "folders and links are created exclusively")
     return fail("exclusive names", "a link replaced a file", "choose another file system")
 
 
@@ -127,10 +125,10 @@ def _locks(folder: Path) -> Check:
                 check=False,
             )
             if answer.stdout.strip() != "held":
-                missing.append(f"{kind}: not honoured by another process")
+                missing.append(f"{kind}: not seen by another process")
     if not missing:
-        return ok("locks", "flock and fcntl, between processes of this machine")
-    advice = "leftovers of killed writers are then cleared after a day only; mount it with locks"
+        return ok("locks", "flock and fcntl, among processes of this machine")
+    advice = "temporary files of killed writers are then kept for a day; mount it with locks"
     return warn("locks", "; ".join(missing), advice)
 
 
@@ -152,7 +150,7 @@ def _flush(folder: Path) -> Check:
     found = f"1 MiB and its folder in {1000 * took:.0f} ms"
     if took < _SLOW_SYNC_SECONDS:
         return ok("flush to disk", found)
-    return warn("flush to disk", found, "slow: save more seldom by --checkpoint-minutes")
+    return warn("flush to disk", found, "slow: save less often with --checkpoint-minutes")
 
 
 def _room(folder: Path) -> Check:
@@ -160,12 +158,18 @@ def _room(folder: Path) -> Check:
     free = state.f_bavail * state.f_frsize / 2**30
     found = f"{free:.1f} GiB free"
     if state.f_files and state.f_favail < 1000:
-        return fail("room", f"{found}, but only {state.f_favail} more files", "remove small files")
+        return fail(
+            "free space", f"{found}, but only {state.f_favail} more files", "remove small files"
+        )
     if free < _FREE_FAIL:
-        return fail("room", found, "make room (phase2hpc runs prune), or choose another folder")
+        return fail(
+            "free space", found, "free space (phase2hpc runs prune), or choose another folder"
+        )
     if free < _FREE_WARN:
-        return warn("room", found, "make room (phase2hpc runs prune); a quota may be nearer still")
-    return ok("room", f"{found} (a quota of yours may be nearer)")
+        return warn(
+            "free space", found, "free space (phase2hpc runs prune); a quota may be lower still"
+        )
+    return ok("free space", f"{found} (a quota may be lower)")
 
 
 def _clock(folder: Path) -> Check:
@@ -174,21 +178,21 @@ def _clock(folder: Path) -> Check:
     path.touch()
     after = time.time()
     written = path.stat().st_mtime
-    # A file system's clock may be as coarse as its ticks.
+    # File times may be as coarse as the kernel's tick.
     skew = max(before - written, written - after, 0.0)
-    found = f"the file server's and this machine's are {skew:.1f} s apart"
-    if skew > _SKEW_FAIL:
-        return fail("clock", found, "have it set (NTP): runs are told living from dead by time")
+    found = f"file server and this machine differ by {skew:.1f} s"
+    if skew > _MAX_SKEW_FAIL_SECONDS:
+        return fail("clock", found, "have it set (NTP): heartbeats are judged by time")
     if skew > MAX_SKEW_SECONDS:
         return warn("clock", found, "have it set (NTP) before it grows")
     return ok("clock", found)
 
 
-_TRIALS: dict[str, Callable[[Path], Check]] = {
+_CHECKS: dict[str, Callable[[Path], Check]] = {
     "atomic rename": _rename,
     "exclusive names": _link,
     "locks": _locks,
     "flush to disk": _flush,
-    "room": _room,
+    "free space": _room,
     "clock": _clock,
 }

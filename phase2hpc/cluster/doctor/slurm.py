@@ -1,4 +1,4 @@
-"""Whether Slurm answers, and whether what a profile says is so on this cluster."""
+"""Checks of Slurm, and of a profile against the cluster."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from phase2hpc.cluster.submit.sbatch_options import parameters_of
 from phase2hpc.config.algorithms import ALGORITHMS
 from phase2hpc.config.run_config import unknown_key
 from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.utils.time_format import format_duration
 
 _COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
 
 
 def slurm_checks(profile: Profile | None) -> list[Check]:
     """Commands, version, controller and accounting; then a profile's partitions, limits, GPUs and
-    account against those of the cluster, and what Slurm says to a job of it.
-
-    Nothing is submitted.
+    account against the cluster's, and a trial job (``sbatch --test-only``). Submits nothing.
     """
     missing = [command for command in _COMMANDS if shutil.which(command) is None]
     if missing:
@@ -35,7 +34,7 @@ def slurm_checks(profile: Profile | None) -> list[Check]:
         version = slurm_cluster.version()
         known = slurm_cluster.partitions()
     except Phase2Error as error:
-        advice = "the site's status page, or its administrators, know more; try again later"
+        advice = "see the site's status page or ask its administrators; try again later"
         return [fail("Slurm", str(error), advice)]
     checks = [ok("Slurm", f"{version}, answers; partitions {', '.join(known) or 'none'}")]
     checks.append(_accounting())
@@ -43,12 +42,9 @@ def slurm_checks(profile: Profile | None) -> list[Check]:
 
 
 def _accounting() -> Check:
-    advice = (
-        "nothing to do: of jobs that ended a while ago, `status` then knows what their run "
-        "directory says"
-    )
+    advice = "nothing to do: for jobs that ended a while ago, `status` then relies on their logs"
     if shutil.which("sacct") is None:
-        return warn("sacct", "not here", advice)
+        return warn("sacct", "not installed", advice)
     try:
         enabled = slurm.accounting_enabled()
     except Phase2Error as error:
@@ -78,7 +74,7 @@ def _partition_checks(profile: Profile, partition: slurm_cluster.Partition) -> l
     name = f"partition {partition.name}"
     checks = []
     largest = _largest(partition)
-    hours = "no limit" if partition.max_hours is None else f"{partition.max_hours:g} h"
+    hours = "no limit" if partition.max_hours is None else _clock(partition.max_hours)
     size = "1 node" if len(partition.nodes) == 1 else f"{len(partition.nodes)} nodes"
     facts = f"{size}, at most {hours}, {largest}{', the default' if partition.default else ''}"
     if partition.up:
@@ -98,6 +94,10 @@ def _partition_checks(profile: Profile, partition: slurm_cluster.Partition) -> l
     return [*checks, *problems]
 
 
+def _clock(hours: float) -> str:
+    return format_duration(round(3600 * hours))
+
+
 def _largest(partition: slurm_cluster.Partition) -> str:
     cpus = max((node.cpus for node in partition.nodes), default=0)
     memory = max((node.memory_gb for node in partition.nodes), default=0.0)
@@ -112,8 +112,8 @@ def _time_problems(profile: Profile, partition: slurm_cluster.Partition) -> list
     for field in ("hours", "max_hours"):
         value = getattr(profile, field)
         if value is not None and value > limit:
-            found = f"{value:g} h, above the {limit:g} h of {partition.name}"
-            return [fail(field, found, f"set '{field}' to {limit:g} at most")]
+            found = f"{_clock(value)}, above the {_clock(limit)} of {partition.name}"
+            return [fail(field, found, f"set '{field}' to {_clock(limit)} at most")]
     return []
 
 
@@ -152,21 +152,21 @@ def _gpu_problems(profile: Profile, partition: slurm_cluster.Partition) -> list[
         value = getattr(profile, field)
         if value is not None and value > most:
             found = f"{value}, and a node of {partition.name} has {most}"
-            advice = "another partition?" if most == 0 else f"set '{field}' to {most} at most"
+            advice = "choose another partition" if most == 0 else f"set '{field}' to {most} at most"
             problems.append(problem(field, found, advice))
     return problems
 
 
 def _trial(profile: Profile) -> Check:
-    """Slurm's own answer to the smallest job of this profile."""
+    """Slurm's answer to the smallest job of this profile."""
     try:
         answer = slurm_cluster.would_start(command_line(smallest_job(profile)))
     except InputError as error:
-        return fail("a job of it", str(error), "its fields contradict each other: change one")
+        return fail("trial job", str(error), "fields of the profile contradict each other")
     except Phase2Error as error:
-        advice = "Slurm's own reason; account, qos, constraint and reservation are in the profile"
-        return fail("a job of it", f"would be refused: {error}", advice)
-    return ok("a job of it", re.sub(r"^sbatch: Job \d+ to start", "would start", answer))
+        advice = "that is Slurm's reason; check account, qos, constraint and reservation"
+        return fail("trial job", f"would be refused: {error}", advice)
+    return ok("trial job", re.sub(r"^sbatch: Job \d+ to start", "would start", answer))
 
 
 def smallest_job(profile: Profile) -> dict[str, Any]:
@@ -179,9 +179,9 @@ def smallest_job(profile: Profile) -> dict[str, Any]:
 
 
 def command_line(parameters: dict[str, Any]) -> list[str]:
-    """Options as they are typed, of what submitit writes into a script."""
+    """Command-line options from submitit's parameters."""
     named = {**parameters, **parameters["additional_parameters"]}
-    # submitit's own, not sbatch's.
+    # Parameters of submitit that are no sbatch options.
     for name in ("additional_parameters", "signal_delay_s", "srun_args"):
         named.pop(name)
     options = {name.replace("_", "-"): value for name, value in named.items() if value is not None}

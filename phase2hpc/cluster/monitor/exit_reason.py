@@ -1,20 +1,20 @@
-"""Why a job ended: Slurm's word where it still has one, else what stands in the job's log."""
+"""Exit reason of a job: from Slurm's record where there is one, else from the job's log."""
 
 from __future__ import annotations
 
 import pwd
 import re
+import signal
 from datetime import datetime
 from pathlib import Path
 
 from phase2hpc.cluster.monitor.logs import last_lines, log_file, ranks
 from phase2hpc.cluster.slurm.jobs import JobState
-from phase2hpc.cluster.slurm.parsing import local_time
+from phase2hpc.cluster.slurm.parsing import parse_time
 
 _LINES = 200
-# Two clocks of a cluster may be so far apart.
-CLOCKS_SECONDS = 10
-# What Slurm and the kernel write into a log when they end a job, as Slurm's states.
+MAX_CLOCK_SKEW_SECONDS = 10
+# Messages of Slurm and the kernel when they end a job, and the state that each means.
 _NOTICES = (
     (re.compile(r"oom[-_ ]kill|exceeded (job|step) memory limit", re.I), "OUT_OF_MEMORY"),
     (re.compile(r"DUE TO TIME LIMIT"), "TIMEOUT"),
@@ -23,51 +23,59 @@ _NOTICES = (
     (re.compile(r"(JOB|STEP) \S+ ON \S+ CANCELLED AT"), "CANCELLED"),
 )
 _AT = re.compile(r" CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
-# An error of ours, of python's, and of srun's about a process.
+# An error of phase2hpc, of Python, and of srun about a process.
 _ERROR = re.compile(
-    r"^(phase2hpc: (?!WARNING|INFO)(?P<ours>.+)"
+    r"^(phase2hpc: (?!WARNING|INFO)(?P<phase2hpc>.+)"
     r"|(?P<python>[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)(: .*)?)"
     r"|srun: error: (?P<srun>.+))$"
 )
 
 
 def exit_reason(
-    job: JobState | None, folder: Path | None, job_id: str, lived: datetime | None = None
+    job: JobState | None, folder: Path | None, job_id: str, last_seen: datetime | None = None
 ) -> str:
-    """The reason in a few words, one line.
+    """The reason, in one line.
 
-    job: Slurm's record, None where it has none. lived: when the run was last known to live; what
-    the log tells of a time before that ended an earlier life of the job.
+    job: Slurm's record, None where it has none. last_seen: when the run was last known to be
+    alive; earlier messages of the log belong to an earlier start of the job.
     """
-    notice, error = _log_says(folder, job_id, lived)
+    notice, error = _reason_in_log(folder, job_id, last_seen)
     if job is None:
-        found = ": ".join(words for words in (notice, error) if words)
-        return f"by its log {found}" if found else "its log does not say why"
-    words = _slurm_says(job)
+        found = ": ".join(part for part in (notice, error) if part)
+        return f"its log says {found}" if found else "its log gives no reason"
+    reason = _reason_of_slurm(job)
     if notice == "OUT_OF_MEMORY" and job.state != notice:
-        words = f"{notice} ({words})"
-    # Of what Slurm ended, the log only tells that it was ended.
-    return f"{words}: {error}" if error and job.state in ("FAILED", "COMPLETED") else words
+        reason = f"{notice} ({reason})"
+    # The log of a job that Slurm ended says no more than that.
+    return f"{reason}: {error}" if error and job.state in ("FAILED", "COMPLETED") else reason
 
 
-def _slurm_says(job: JobState) -> str:
+def _reason_of_slurm(job: JobState) -> str:
     if job.state == "CANCELLED":
-        who = re.fullmatch(r"by (\d+)", job.reason)
-        return f"CANCELLED by {_user(int(who[1]))}" if who else "CANCELLED"
-    words = job.state
+        user = re.fullmatch(r"by (\d+)", job.reason)
+        return f"CANCELLED by {_user(int(user[1]))}" if user else "CANCELLED"
+    reason = job.state
     if job.state == "NODE_FAIL" and job.nodes:
-        words += f" (of {job.nodes})"
+        reason += f" (of {job.nodes})"
     if job.state == "FAILED" and job.exit_code is not None:
         code = job.exit_code
-        words += f", exit code {code}" if code <= 128 else f", killed by signal {code - 128}"
-    return words
+        reason += f", exit code {code}" if code <= 128 else f", killed by {signal_name(code - 128)}"
+    return reason
 
 
-def _is_before(line: str, lived: datetime) -> bool:
-    """Whether Slurm wrote this line, by the clock of a node, well before."""
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; the number for one that has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _is_before(line: str, last_seen: datetime) -> bool:
+    """Whether a node wrote this message of Slurm's well before ``last_seen``."""
     match = _AT.search(line)
-    when = local_time(match[1]) if match else None
-    return when is not None and when.timestamp() < lived.timestamp() - CLOCKS_SECONDS
+    when = parse_time(match[1]) if match else None
+    return when is not None and when.timestamp() < last_seen.timestamp() - MAX_CLOCK_SKEW_SECONDS
 
 
 def _user(number: int) -> str:
@@ -77,21 +85,23 @@ def _user(number: int) -> str:
         return f"user {number}"
 
 
-def _log_says(folder: Path | None, job_id: str, lived: datetime | None) -> tuple[str, str]:
-    """Slurm's notice and the last error; '' where there is none."""
+def _reason_in_log(folder: Path | None, job_id: str, last_seen: datetime | None) -> tuple[str, str]:
+    """Slurm's message and the last error; '' where there is none."""
     if folder is None:
         return "", ""
-    notice = error = of_srun = ""
+    notice = error = srun_error = ""
     for rank in ranks(folder, job_id):
         lines = last_lines(log_file(folder, job_id, rank, err=True), _LINES)
         for line in reversed(lines):
-            if lived is not None and _is_before(line, lived):
+            if last_seen is not None and _is_before(line, last_seen):
                 break
-            notice = notice or next((word for rule, word in _NOTICES if rule.search(line)), "")
+            notice = notice or next(
+                (state for pattern, state in _NOTICES if pattern.search(line)), ""
+            )
             match = _ERROR.match(line)
-            error = error or (match and (match["ours"] or match["python"])) or ""
-            # Comes last and says least.
-            of_srun = of_srun or (match and match["srun"]) or ""
+            error = error or (match and (match["phase2hpc"] or match["python"])) or ""
+            # The last and the least specific.
+            srun_error = srun_error or (match and match["srun"]) or ""
         if notice or error:
             break
-    return notice, error or of_srun
+    return notice, error or srun_error

@@ -1,4 +1,4 @@
-"""``status --watch`` and ``logs -f``: looking again and again, at Slurm not too often."""
+"""Polling for ``status --watch`` and ``logs --follow``."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from phase2hpc.cluster.monitor.job_states import SlurmJobStates
 from phase2hpc.cluster.monitor.logs import LogReader, job_folder, log_file, ranks
-from phase2hpc.cluster.monitor.lookup import Named
-from phase2hpc.cluster.monitor.run_state import RunStatus, reread, run_status
-from phase2hpc.cluster.monitor.status import short
+from phase2hpc.cluster.monitor.lookup import Selection
+from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
+from phase2hpc.cluster.monitor.status import status_line
 from phase2hpc.errors import InputError
 from phase2hpc.runs.registry import RunSummary
+from phase2hpc.runs.state import RunStatus, status_of
 
-# Between two questions to Slurm's controller, which all users of a cluster share.
+# Interval of queries to Slurm's controller, which all users of a cluster share.
 SLURM_SECONDS = 10.0
 LOG_SECONDS = 1.0
 
 
-def watch(look: Callable[[], tuple[str, list[RunStatus]]], *, until_over: bool) -> None:
-    """Show what ``look`` says (a text, and what it is about) until the user has enough, or with
-    ``until_over`` until all of it is over: on a terminal in place, else a line for each change.
+def watch(poll: Callable[[], tuple[str, list[RunStatus]]], *, until_over: bool) -> None:
+    """Show the text that ``poll`` returns, with the runs it is about, until interrupted or, with
+    ``until_over``, until all runs have ended: in place on a terminal, else a line per change.
     """
     if not sys.stdout.isatty():
-        _watch_in_lines(look, until_over)
+        _watch_lines(poll, until_over)
         return
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    text, found = look()
+    text, found = poll()
     with Live(Text(text), console=Console(), auto_refresh=False) as live:
         while not (until_over and all(s.over for s in found)):
             time.sleep(SLURM_SECONDS)
-            text, found = look()
+            text, found = poll()
             live.update(Text(f"{text}\n{time.strftime('%H:%M:%S')}"), refresh=True)
 
 
-def _watch_in_lines(look: Callable[[], tuple[str, list[RunStatus]]], until_over: bool) -> None:
+def _watch_lines(poll: Callable[[], tuple[str, list[RunStatus]]], until_over: bool) -> None:
     before: dict[Path, str] = {}
     while True:
-        _, found = look()
+        _, found = poll()
         for s in found:
-            line = short(s)
+            line = status_line(s)
             if before.get(s.summary.run.path) != line:
                 print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
             before[s.summary.run.path] = line
@@ -54,10 +54,10 @@ def _watch_in_lines(look: Callable[[], tuple[str, list[RunStatus]]], until_over:
         time.sleep(SLURM_SECONDS)
 
 
-def log_of(summary: RunSummary, rank: int, *, err: bool) -> Path:
-    """One stream of one process of a run's newest job, there or not yet.
+def log_of_run(summary: RunSummary, rank: int, *, err: bool) -> Path:
+    """The log of one process of a run's newest job, which need not exist yet.
 
-    Raises InputError where the run has none.
+    Raises InputError if the run has none.
     """
     manifest, run = summary.manifest, summary.run
     if manifest is None:
@@ -67,65 +67,65 @@ def log_of(summary: RunSummary, rank: int, *, err: bool) -> Path:
         how = "in a job that phase2hpc did not submit" if manifest.job_ids else "without a job"
         raise InputError(
             f"run {run.id} was trained {how}, by process {manifest.pid} on host {manifest.host}: "
-            f"its output went where that was started; its losses are in {run.history}"
+            f"it has no log file; its losses are in {run.history}"
         )
     job = manifest.job_ids[-1]
     path = log_file(folder, job, rank, err=err)
     written = ranks(folder, job)
     if written and rank not in written:
-        there = ", ".join(map(str, written))
-        raise InputError(f"--rank {rank}: of job {job} there are logs of the ranks {there}")
+        listed = ", ".join(map(str, written))
+        raise InputError(f"--rank {rank}: job {job} has logs of the ranks {listed}")
     return path
 
 
 @dataclass(frozen=True)
-class Followed:
-    """A log, whether more may come, and in words what is waited for; '' while it runs."""
+class LogSource:
+    """A log, whether it is complete, and a message about the job; '' while it runs."""
 
     path: Path
-    over: bool
-    words: str
+    complete: bool
+    message: str
 
 
-def follow(look: Callable[[], Followed], last: int | None) -> Iterator[str]:
-    """A log's text (its ``last`` lines), and then what comes, until it is over; what it waits for
-    is said on stderr. Another log that ``look`` names later is followed instead."""
+def follow(poll: Callable[[], LogSource], last: int | None) -> Iterator[str]:
+    """Yield a log's text (its ``last`` lines), then what is appended, until it is complete.
+
+    Messages about the job go to stderr. If ``poll`` returns another log later, that is followed.
+    """
     log: LogReader | None = None
-    asked, said = -SLURM_SECONDS, ""
-    over = False
+    polled, message = -SLURM_SECONDS, ""
+    complete = False
     while True:
-        if time.monotonic() - asked > SLURM_SECONDS:
-            now = look()
-            over, asked = now.over, time.monotonic()
-            if log is None or now.path != log.path:
-                log = LogReader(now.path, last if log is None else None)
-            if now.words and now.words != said:
-                print(f"phase2hpc: {now.words}", file=sys.stderr, flush=True)
-            said = now.words
+        if time.monotonic() - polled > SLURM_SECONDS:
+            source = poll()
+            complete, polled = source.complete, time.monotonic()
+            if log is None or source.path != log.path:
+                log = LogReader(source.path, last if log is None else None)
+            if source.message and source.message != message:
+                print(f"phase2hpc: {source.message}", file=sys.stderr, flush=True)
+            message = source.message
         assert log is not None
         yield from log.read()
         time.sleep(LOG_SECONDS)
-        if over:
-            # The last words follow upon the run's own account of its end.
+        if complete:
+            # A run records its end before its job writes its last lines.
             yield from log.read()
             return
 
 
-def followed_run(summary: RunSummary, rank: int, view: SlurmJobStates, *, err: bool) -> Followed:
-    """Raises InputError as ``log_of``."""
-    summary = reread(summary)
-    view.ask([summary])
-    now = run_status(summary, view)
-    words = "" if now.state == "running" else f"run {summary.run.id} is {now.state}: {now.about}"
-    return Followed(log_of(summary, rank, err=err), now.over, words)
+def run_log(summary: RunSummary, rank: int, scheduler: SlurmScheduler, *, err: bool) -> LogSource:
+    """The log of a run's newest job. Raises InputError as ``log_of_run``."""
+    now = status_of(summary.run, scheduler)
+    message = "" if now.state == "running" else f"run {summary.run.id} is {now.state}: {now.detail}"
+    return LogSource(log_of_run(now.summary, rank, err=err), now.over, message)
 
 
-def followed_preparation(named: Named, view: SlurmJobStates, *, err: bool) -> Followed:
+def preparation_log(selection: Selection, scheduler: SlurmScheduler, *, err: bool) -> LogSource:
     """The log of the job that prepares a store."""
-    assert named.preparation is not None
-    first = named.preparation
-    view.ask(named.again().runs)
-    state = view.state(first.job)
-    over = state is None or state.over
-    words = f"job {first.job.id} is {state.state if state else 'over'}"
-    return Followed(first.log(err=err), over, words)
+    first = selection.preparation
+    assert first is not None
+    scheduler.query(selection.reread().runs)
+    job = scheduler.state(first.job)
+    complete = job is None or job.over
+    message = f"job {first.job_id} is {job.state if job else 'not in the queue any more'}"
+    return LogSource(first.log(err=err), complete, message)

@@ -1,7 +1,7 @@
-"""What runs on the node for ``--shards``: importable functions with plain arguments.
+"""Tasks of ``--shards`` jobs: importable functions with plain arguments.
 
-The working directory is the one of the command, so that sources have the names that the user gave
-them. A part that is there already is left, so every call may run again.
+They run in the working directory of the command, so that relative source paths hold. Existing
+shards are kept, so every call may run again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phase2hpc.cluster.node.train_task import for_a_shell
+from phase2hpc.cluster.node.train_task import exit_codes
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.utils.shard_folder import ShardFolder
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def prepare_shard(
-    place: str,
+    cwd: str,
     folder: str,
     count: int,
     shard: int,
@@ -31,9 +31,8 @@ def prepare_shard(
     options: dict[str, Any],
     workers: int | None,
 ) -> None:
-    """Make one shard of a preparation. options: as of ``converter``. workers: None for as many
-    as the job has cores."""
-    with _in(place):
+    """Prepare one shard. options: as in ``converter``. workers: default: the job's cores."""
+    with _working_directory(cwd):
         from phase2hpc.data.sharding import make_shard
         from phase2hpc.utils.progress import Progress
 
@@ -46,7 +45,7 @@ def prepare_shard(
 
 
 def merge_prepared(
-    place: str,
+    cwd: str,
     folder: str,
     count: int,
     sources: list[str],
@@ -54,8 +53,8 @@ def merge_prepared(
     options: dict[str, Any],
     overwrite: bool,
 ) -> None:
-    """Make the store of all shards."""
-    with _in(place):
+    """Merge all shards into the store."""
+    with _working_directory(cwd):
         from phase2hpc.data.sharding import merge_shards
         from phase2hpc.utils.progress import Progress
 
@@ -68,14 +67,17 @@ def merge_prepared(
 
 
 def converter(options: dict[str, Any]) -> Converter:
-    """options: ``graph`` (settings that were given), ``split``, ``seed`` and ``float64``; if given
-    ``labels`` (a path), ``rename`` and ``columns`` (as on the command line) and ``folds``.
+    """A Converter from options: ``graph`` (given settings), ``split``, ``seed``, ``float64`` and,
+    if given, ``labels`` (a path), ``rename`` and ``columns`` (as on the command line), ``folds``
+    and ``max_atoms``.
 
-    Raises InputError where they are wrong.
+
+    Raises InputError for invalid ones.
     """
     from phase2hpc.config.properties import parse_columns, parse_renames
     from phase2hpc.data.convert import Converter
     from phase2hpc.data.graph import GraphError, GraphSettings
+    from phase2hpc.data.validation import DEFAULT_LIMITS
 
     try:
         settings = GraphSettings(**options["graph"])
@@ -84,12 +86,12 @@ def converter(options: dict[str, Any]) -> Converter:
     return Converter(
         settings, options["split"], options["seed"], options["float64"], options.get("labels"),
         parse_renames(options.get("rename") or ()), parse_columns(options.get("columns") or ()),
-        options.get("folds"),
+        options.get("folds"), options.get("max_atoms", DEFAULT_LIMITS.max_atoms),
     )  # fmt: skip
 
 
 def predict_shard(
-    place: str,
+    cwd: str,
     folder: str,
     count: int,
     shard: int,
@@ -98,23 +100,25 @@ def predict_shard(
     runs: list[str],
     device: str,
     threads: int,
+    max_atoms: int | None = None,
 ) -> None:
-    """Make one shard of predictions."""
-    with _in(place):
+    """Predict one shard."""
+    with _working_directory(cwd):
         from phase2hpc.inference.predictor import load_predictor
         from phase2hpc.inference.sharding import predict_shard as run
         from phase2hpc.runs.run_directory import RunDirectory
 
-        predictor = load_predictor([RunDirectory(Path(run)) for run in runs], device, threads)
+        models = [RunDirectory(Path(run)) for run in runs]
+        predictor = load_predictor(models, device, threads, max_atoms)
         part = ShardFolder(Path(folder), count)
         run(part, shard, predictor, inputs, id_prop=not plain_folder)
 
 
 def join_predictions(
-    place: str, folder: str, count: int, inputs: list[str], runs: list[str], output: str
+    cwd: str, folder: str, count: int, inputs: list[str], runs: list[str], output: str
 ) -> None:
-    """Write the table of all shards; exit code 2 where nothing could be predicted."""
-    with _in(place):
+    """Join all shards into one table; exit code 2 if nothing could be predicted."""
+    with _working_directory(cwd):
         from phase2hpc.inference.prediction_table import summary_line
         from phase2hpc.inference.sharding import join_shards
         from phase2hpc.runs.model_selection import describe_model
@@ -124,25 +128,25 @@ def join_predictions(
         models = [RunDirectory(Path(run)) for run in runs]
         print(summary_line(counts, describe_model(models), Path(output)), flush=True)
         if not counts["ok"]:
-            raise InputError(f"nothing could be predicted: {output} says why")
+            raise InputError(f"nothing could be predicted: see the reasons in {output}")
 
 
 @contextmanager
-def _in(place: str) -> Iterator[None]:
-    """In this working directory; a signal ends the work, which leaves no half part behind."""
-    with for_a_shell():
-        signal.signal(signal.SIGTERM, _end)
-        signal.signal(signal.SIGUSR2, _say_that_time_is_over)
-        os.chdir(place)
+def _working_directory(cwd: str) -> Iterator[None]:
+    """Work in this directory; a signal ends the process, which leaves no partial shard."""
+    with exit_codes():
+        signal.signal(signal.SIGTERM, _exit_on_signal)
+        signal.signal(signal.SIGUSR2, _raise_time_limit)
+        os.chdir(cwd)
         yield
 
 
-def _end(number: int, frame: object) -> None:
+def _exit_on_signal(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-def _say_that_time_is_over(number: int, frame: object) -> None:
+def _raise_time_limit(number: int, frame: object) -> None:
     raise Phase2Error(
-        "the job's time is nearly over and this part is not done: give more --shards, or more hours"
+        "the job's time limit is near and this shard is not done: give more --shards, or more hours"
         " in the profile"
     )

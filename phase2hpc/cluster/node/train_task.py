@@ -1,7 +1,7 @@
-"""What runs on the node: importable functions with plain arguments, under Slurm and without.
+"""Tasks of training jobs: importable functions with plain arguments.
 
-The state of a run is in its directory and nowhere else: after a requeue the same call runs again
-and goes on from the newest valid checkpoint.
+All state of a run is in its directory: after a requeue the same call runs again and resumes from
+the newest valid checkpoint.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from phase2hpc.config.run_config import RunConfig
-from phase2hpc.errors import Phase2Error, StoppedEarly
+from phase2hpc.errors import Phase2Error, StoppedEarly, StopReason
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.training.stop_request import StopRequest, hours_over
+from phase2hpc.training.stop_request import StopRequest
 
-# How often this job was started before, by the scheduler or what stands in for it.
+# Number of earlier starts of this job, set by the batch script or the local executor.
 RESTARTS_VARIABLE = "PHASE2HPC_RESTARTS"
-# Restarts in a row that find no newer checkpoint than the one before.
+# Consecutive restarts without a newer checkpoint.
 MAX_RESTARTS_WITHOUT_PROGRESS = 3
-# A run whose own time is over is not to be requeued, so it must not say 75.
-STOPPED_FOR_GOOD = 3
+# Exit code of a run that --max-hours stopped: with 75 the batch script would requeue it.
+MAX_HOURS_EXIT_CODE = 3
 
 
 def train(
@@ -34,40 +34,37 @@ def train(
     new_config: str | None = None,
     accept_changes: bool = False,
 ) -> None:
-    """Begin or go on with a submitted run.
+    """Start or resume a submitted run.
 
-    hours: the job's time limit, None for none; it stops, saved, by itself when the warning that
-    comes so many seconds before the limit is overdue. new_config: JSON of other settings that the
-    run shall go on with, changes of the result among them only if they are accepted.
+    hours: the job's time limit, None for none. If Slurm's warning, due ``warning_seconds`` before
+    the limit, does not come, the run stops by itself. new_config: JSON of changed settings to
+    resume with; accept_changes: allow changes that affect the result.
 
-    Exits with 75 where there is more to do, so that the batch script requeues the job; with the
-    error's code, in one line, for an expected error.
+    Exits with 75 if there is more to do, so that the batch script requeues the job, and with one
+    line and the error's exit code for an expected error.
     """
-    # Caught at once: between here and the training loop are seconds of imports in which a warning
-    # may come.
-    with for_a_shell(), StopRequest():
+    # Installed first: importing torch takes seconds, in which a signal may come.
+    with exit_codes(), StopRequest():
         run = RunDirectory(Path(run_path))
         config = run.read_config()
         if new_config is not None:
             config = RunConfig.from_json(new_config, f"submitted settings of run {run.id}")
-        own = config.runtime.max_hours
         from phase2hpc.training.runner import JobLife, go_on
 
-        job = JobLife(_left(hours, warning_seconds), count_restart)
+        job = JobLife(_hours_left(hours, warning_seconds), count_restart)
         try:
             go_on(run, job, config, accept_changes)
         except StoppedEarly as stopped:
-            # By its words, which all ranks have in common, and not by the clock of each.
-            if own is None or not str(stopped).startswith(hours_over(own)):
+            if stopped.reason is not StopReason.MAX_HOURS:
                 raise
             if not stopped.already_reported:
                 print(f"phase2hpc: {stopped} (by --max-hours: not requeued)", file=sys.stderr)
-            sys.exit(STOPPED_FOR_GOOD)
+            sys.exit(MAX_HOURS_EXIT_CODE)
 
 
 def prepare(store: str, sources: list[str]) -> None:
-    """Make the store that other jobs wait for; one that is there already is left as it is."""
-    with for_a_shell():
+    """Prepare the store that other jobs depend on; an existing one is kept."""
+    with exit_codes():
         from phase2hpc.data.prepare import prepare as run_prepare
         from phase2hpc.utils.package_files import sample_source
         from phase2hpc.utils.progress import Progress
@@ -78,28 +75,27 @@ def prepare(store: str, sources: list[str]) -> None:
 
 
 @contextmanager
-def for_a_shell() -> Iterator[None]:
-    """An expected error is one line and its exit code, as on the command line."""
-    # Which Slurm sends along with SIGTERM, and of which submitit writes a warning.
+def exit_codes() -> Iterator[None]:
+    """Turn an expected error into one line and its exit code, as on the command line."""
+    # Slurm sends it with SIGTERM, and submitit logs a warning about it.
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     try:
         yield
     except Phase2Error as error:
         if not error.already_reported:
             print(f"phase2hpc: {error}", file=sys.stderr, flush=True)
-        # Not an Exception: submitit writes no result, and the call can run again.
+        # SystemExit is no Exception: submitit writes no result, so the call can run again.
         sys.exit(error.exit_code)
     finally:
-        # What submitit does at the warning is not ours, and this process is at its end.
+        # submitit's own handler must not run while the process exits.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def count_restart(run: RunDirectory) -> None:
-    """Note that this job starts the run; a restart by the scheduler counts.
+    """Record the start of a job in the manifest, and count restarts by the scheduler.
 
-    Raises Phase2Error where several restarts in a row found no newer checkpoint: what fails every
-    time would be requeued for ever. A job of another number (a resume by hand) begins to count
-    anew.
+    Raises Phase2Error after MAX_RESTARTS_WITHOUT_PROGRESS restarts, since a job that fails each
+    time would be requeued forever. A new job (a resume by hand) resets the count.
     """
     manifest = run.read_manifest()
     step = _newest_step(run)
@@ -114,7 +110,7 @@ def count_restart(run: RunDirectory) -> None:
     if in_a_row >= MAX_RESTARTS_WITHOUT_PROGRESS:
         raise Phase2Error(
             f"run {run.id}: restarted {in_a_row} times without a checkpoint later than step {step}:"
-            " look at the log for what ends it, then go on with --resume"
+            " look in the log for the cause, then continue with --resume"
         )
 
 
@@ -131,10 +127,10 @@ def _newest_step(run: RunDirectory) -> int:
     return 0
 
 
-def _left(hours: float | None, warning_seconds: int) -> float | None:
-    """Hours from now until the job should have stopped: half-way between warning and limit.
+def _hours_left(hours: float | None, warning_seconds: int) -> float | None:
+    """Hours from now until the job must have stopped: half-way between warning and limit.
 
-    Slurm tells a job's own end, which somebody may have moved since it was submitted.
+    SLURM_JOB_END_TIME takes changes of the time limit since the submission into account.
     """
     if hours is None:
         return None

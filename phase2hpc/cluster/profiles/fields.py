@@ -1,4 +1,4 @@
-"""What the fields of a profile may hold: text that is safe in a batch script, sizes, times."""
+"""Types of profile fields: text that is safe in a batch script, sizes, times."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-# sbatch options that have a field, or that the job's own mechanism sets.
-_OWN_FIELD = {
+# sbatch options that have a field of their own.
+_FIELD_OF_OPTION = {
     "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint",
     "reservation": "reservation", "gres": "gpu_request and gpu_type", "gpus": "gpus",
     "gpus-per-node": "gpus", "gpus-per-task": "gpus", "cpus-per-task": "cpus",
     "mem": "memory_gb", "nodes": "nodes", "time": "hours", "signal": "signal_seconds",
 }  # fmt: skip
-_NOT_YOURS = (
+# sbatch options that phase2hpc sets.
+_RESERVED_OPTIONS = (
     "array", "chdir", "dependency", "error", "help", "job-name", "no-requeue", "ntasks",
     "ntasks-per-node", "open-mode", "output", "parsable", "requeue", "test-only", "version",
     "wait", "wrap",
@@ -25,29 +26,29 @@ _NOT_YOURS = (
 
 def _one_line(text: str) -> str:
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise ValueError("holds a line break, a tab or another control character")
+        raise ValueError("contains a line break, a tab or another control character")
     return text
 
 
 def _name(text: str) -> str:
-    """What Slurm takes as a name, a list of names or an expression over them."""
+    """A name, list of names or expression over names, as Slurm accepts them."""
     if not re.fullmatch(r"[A-Za-z0-9_(\[][A-Za-z0-9_.,:@+&|*()\[\]=/-]*", text):
-        raise ValueError("holds a character that no name has in Slurm")
+        raise ValueError("contains a character that names in Slurm do not have")
     return text
 
 
 def _expanded(text: str) -> str:
-    """``~`` and variables of the submitting shell put in; nothing is left for a shell to do."""
+    """Expand ``~`` and environment variables; refuse other shell syntax."""
     text = os.path.expanduser(os.path.expandvars(_one_line(text)))
     if unset := re.search(r"\$\{?(\w+)\}?", text):
-        raise ValueError(f"the variable {unset[1]} is not set here")
+        raise ValueError(f"the variable {unset[1]} is not set")
     if found := re.search(r"[$`]", text):
-        raise ValueError(f"'{found[0]}' is not allowed here; commands belong in 'setup'")
+        raise ValueError(f"'{found[0]}' is not allowed; commands belong in 'setup'")
     return text
 
 
 def parse_gigabytes(value: Any) -> Any:
-    """Slurm's notation (64G, 512M, 1T) in GiB; anything else as it is."""
+    """Slurm's notation (64G, 512M, 1T) in GiB; anything else unchanged."""
     if isinstance(value, str) and (
         match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT])(?:i?B)?", value.strip(), re.IGNORECASE)
     ):
@@ -56,19 +57,19 @@ def parse_gigabytes(value: Any) -> Any:
 
 
 def parse_hours(value: Any) -> Any:
-    """Slurm's D-HH, D-HH:MM, D-HH:MM:SS and HH:MM:SS in hours; anything else as it is.
+    """Slurm's D-HH, D-HH:MM, D-HH:MM:SS and HH:MM:SS in hours; anything else unchanged.
 
-    Slurm reads HH:MM as minutes and seconds, and a person does not: ValueError.
+    Raises ValueError for ``12:30``, which Slurm reads as minutes and seconds and people do not.
     """
     if not isinstance(value, str):
         return value
-    text = value.strip()
-    if match := re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d\d?))?(?::(\d\d?))?", text):
-        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        if match[1] is None and match[3] is not None and match[4] is None:
-            raise ValueError("minutes and seconds, or hours and minutes? write HH:MM:SS")
-        return 24 * days + hours + minutes / 60 + seconds / 3600
-    return value
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d\d?))?(?::(\d\d?))?", value.strip())
+    if match is None:
+        return value
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    if match[1] is None and match[3] is not None and match[4] is None:
+        raise ValueError("ambiguous (minutes and seconds, or hours and minutes): write HH:MM:SS")
+    return 24 * days + hours + minutes / 60 + seconds / 3600
 
 
 def _bind(text: str) -> str:
@@ -86,8 +87,8 @@ def _variable(text: str) -> str:
 def checked_sbatch(options: Any) -> Any:
     """Additional sbatch options by long name without dashes; True for one without a value.
 
-    Raises ValueError for one that has a field of its own, or that the job sets itself. What is
-    no mapping is returned as it is.
+    Raises ValueError for one that has a field, or that phase2hpc sets. Anything but a mapping is
+    returned unchanged.
     """
     if not isinstance(options, Mapping):
         return options
@@ -96,10 +97,10 @@ def checked_sbatch(options: Any) -> Any:
         key = str(given).removeprefix("--").replace("_", "-")
         if not re.fullmatch(r"[a-z][a-z0-9-]+", key):
             raise ValueError(f"'{given}' is not a long option of sbatch")
-        if key in _OWN_FIELD:
-            raise ValueError(f"'{key}' is said by the profile's {_OWN_FIELD[key]}")
-        if key in _NOT_YOURS:
-            raise ValueError(f"'{key}' is set by phase2hpc itself")
+        if key in _FIELD_OF_OPTION:
+            raise ValueError(f"'{key}' is set by the profile's field {_FIELD_OF_OPTION[key]}")
+        if key in _RESERVED_OPTIONS:
+            raise ValueError(f"'{key}' is set by phase2hpc")
         if value is True or value is None or str(value).lower() in ("true", ""):
             checked[key] = True
         else:
@@ -108,7 +109,7 @@ def checked_sbatch(options: Any) -> Any:
 
 
 def _lines(value: Any) -> Any:
-    """A block of text as its lines; anything else as it is."""
+    """The lines of a block of text; anything else unchanged."""
     return value.splitlines() if isinstance(value, str) else value
 
 
@@ -129,20 +130,3 @@ Options = Annotated[tuple[Expanded, ...], BeforeValidator(_listed)]
 Binds = Annotated[tuple[Annotated[Expanded, AfterValidator(_bind)], ...], BeforeValidator(_listed)]
 Environment = dict[Annotated[str, AfterValidator(_variable)], Expanded]
 SbatchOptions = Annotated[dict[str, str | Literal[True]], BeforeValidator(checked_sbatch)]
-
-# What a person may write for each, for the page and for messages.
-WRITTEN = {
-    Name: "name",
-    GpuType: "name",
-    Line: "text",
-    Expanded: "text",
-    Gigabytes: "GiB, or 64G",
-    Hours: "hours, or D-HH:MM:SS",
-    Lines: "list of lines, or a block",
-    Options: "list",
-    Binds: "list",
-    Environment: "NAME: value",
-    SbatchOptions: "option: value",
-    int: "whole number",
-    bool: "true or false",
-}

@@ -1,6 +1,6 @@
-"""Site profiles: what a cluster wants to hear from its jobs, one YAML file a site.
+"""Site profiles: how a cluster's jobs request resources, one YAML file per site.
 
-``Profile`` is the one place for fields and their meaning; jobs/README.md teaches to write one.
+Fields and their meaning are defined here; jobs/README.md explains how to write a profile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from phase2hpc.utils import tables
 from phase2hpc.utils.error_text import first_problem
 from phase2hpc.utils.package_files import shared_path
 
-# Where this is set, profiles are looked for in its folders (separated as in PATH) too.
+# Further folders of profiles, separated as in PATH.
 FOLDERS_VARIABLE = "PHASE2HPC_PROFILES"
 SUFFIXES = (".yaml", ".yml")
 
@@ -43,49 +43,49 @@ class _Settings(BaseModel):
 
 
 class ContainerSettings(_Settings):
-    """The container that a job's command runs in."""
+    """Container of a job's command."""
 
     image: Expanded = Field(
         description="a .sif file or sandbox folder (apptainer, singularity), an image's name "
-        "(docker, podman); ~ and $VARIABLES of the submitting shell are put in"
+        "(docker, podman); ~ and $VARIABLES of the submitting shell are expanded"
     )
     runtime: Literal["apptainer", "singularity", "docker", "podman"] = Field(
         "apptainer", description="the command that starts it"
     )
     binds: Binds = Field(
         (),
-        description="further folders to see inside, as /path or /path:/inside[:ro]; those of the "
-        "store and of the runs are seen anyway",
+        description="further folders to bind, as /path or /path:/inside[:ro]; those of the store "
+        "and of the runs are always bound",
     )
     options: Options = Field((), description="further options of the runtime")
     nv: bool | None = Field(
-        None, description="NVIDIA GPUs inside; left out: where the job asks for GPUs"
+        None, description="NVIDIA GPUs inside; default: if the job requests GPUs"
     )
 
 
 class Profile(_Settings):
-    """How a site wants its jobs; every field is optional."""
+    """Settings of a site; every field is optional."""
 
-    description: Line = Field("", description="a line for the list of profiles")
+    description: Line = Field("", description="one line for the list of profiles")
     executor: Literal["slurm", "local"] = Field(
         "slurm", description="submit to Slurm, or run the same job on this machine"
     )
 
-    partition: Name | None = Field(None, description="partition, several with commas")
+    partition: Name | None = Field(None, description="partition, or a comma list")
     account: Name | None = Field(None, description="account that is charged")
     qos: Name | None = Field(None, description="quality of service")
-    constraint: Name | None = Field(None, description="features that nodes must have")
+    constraint: Name | None = Field(None, description="required node features")
     reservation: Name | None = Field(None, description="reservation to run in")
 
     gpu_request: Literal["gres", "gpus-per-node", "gpus-per-task"] = Field(
-        "gres", description="the option by which this site's jobs ask for GPUs"
+        "gres", description="the option that requests GPUs at this site"
     )
     gpu_type: GpuType | None = Field(None, description="type of GPU, as in gres=gpu:TYPE:1")
-    cpus: int | None = Field(None, ge=1, description="cores of each process; default: the level's")
+    cpus: int | None = Field(None, ge=1, description="cores per process; default: the level's")
     memory_gb: Gigabytes | None = Field(
-        None, description="memory of each node, GiB or as 64G; default: the level's"
+        None, description="memory per node, GiB or as 64G; default: the level's"
     )
-    gpus: int | None = Field(None, ge=0, description="GPUs of each node; default: the level's")
+    gpus: int | None = Field(None, ge=0, description="GPUs per node; default: the level's")
     nodes: int | None = Field(None, ge=1, description="nodes; default: 1")
     hours: Hours | None = Field(
         None, description="time limit, hours or as D-HH:MM:SS; default: estimated"
@@ -93,14 +93,13 @@ class Profile(_Settings):
 
     max_hours: Hours | None = Field(
         None,
-        description="longest job; longer runs go on by requeue; default: the partition's limit",
+        description="longest time limit; longer runs continue by requeue; default: the "
+        "partition's limit",
     )
-    max_nodes: int | None = Field(None, ge=1, description="most nodes of a job")
-    max_gpus_per_node: int | None = Field(None, ge=0, description="GPUs that a node has")
-    max_memory_gb: Gigabytes | None = Field(
-        None, description="memory that a node has, as memory_gb"
-    )
-    max_cpus: int | None = Field(None, ge=1, description="cores that a node has")
+    max_nodes: int | None = Field(None, ge=1, description="most nodes per job")
+    max_gpus_per_node: int | None = Field(None, ge=0, description="GPUs of a node")
+    max_memory_gb: Gigabytes | None = Field(None, description="memory of a node, as memory_gb")
+    max_cpus: int | None = Field(None, ge=1, description="cores of a node")
 
     setup: Lines = Field(
         (), description="shell lines before the command: modules, conda, a virtual environment"
@@ -114,10 +113,13 @@ class Profile(_Settings):
         {}, description="environment variables of the job, inside a container too"
     )
     container: ContainerSettings | None = Field(
-        None, description="run inside this container; left out: in the environment itself"
+        None, description="container to run in; default: none"
     )
     signal_seconds: int = Field(
-        120, ge=10, le=3600, description="warning before the time limit, to save and stop"
+        120,
+        ge=10,
+        le=3600,
+        description="seconds of warning before the time limit, to save and stop",
     )
     sbatch: SbatchOptions = Field(
         {}, description="further sbatch options by long name; true for one without a value"
@@ -133,7 +135,7 @@ class Profile(_Settings):
         if self.executor == "local":
             for field in _SLURM_ONLY:
                 if field in self.model_fields_set:
-                    raise ValueError(f"{field}: means nothing with 'executor: local'")
+                    raise ValueError(f"{field}: has no effect with 'executor: local'")
         return self
 
 
@@ -148,7 +150,7 @@ _SLURM_ONLY = (
 
 
 def read_profile(path: Path) -> Profile:
-    """The profile in a YAML file. Raises InputError, one line with file and field."""
+    """Read a profile from a YAML file. Raises InputError with file and field."""
     content = read_mapping(path)
     try:
         return Profile.model_validate(content)
@@ -159,9 +161,9 @@ def read_profile(path: Path) -> Profile:
 
 
 def find_profile(name_or_path: str) -> Profile:
-    """A profile by its file, or by its name in the folders of ``profile_folders``.
+    """A profile by its file, or by its name in ``profile_folders``.
 
-    Raises InputError for one that is not there (with the nearest name) or wrong.
+    Raises InputError for an unknown one (with the nearest name) or an invalid one.
     """
     return read_profile(profile_path(name_or_path))
 
@@ -180,8 +182,8 @@ def profile_path(name_or_path: str) -> Path:
     return found[name_or_path][0]
 
 
-def named_from_anywhere(name_or_path: str) -> str:
-    """A profile's name, or its absolute path where that name means it in this folder alone."""
+def portable_name(name_or_path: str) -> str:
+    """A profile's name, or its absolute path if the name resolves in this folder alone."""
     path = profile_path(name_or_path)
     if _is_path(name_or_path) or not path.is_absolute():
         return str(path.resolve())
@@ -194,32 +196,32 @@ def _is_path(name_or_path: str) -> bool:
 
 
 def profile_folders() -> list[Path]:
-    """Where profiles are looked for by name, the first that has it wins: ./jobs, the folders of
-    ``$PHASE2HPC_PROFILES``, the user's configuration folder, those that phase2hpc ships."""
+    """Folders that are searched for a name, in this order: ./jobs, those of
+    ``$PHASE2HPC_PROFILES``, the user's configuration folder, and the shipped profiles."""
     listed = [part for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
     base = os.environ.get("XDG_CONFIG_HOME", "")
-    # The XDG specification: a relative path there is to be ignored.
+    # By the XDG specification, a relative path is ignored.
     config = Path(base) if Path(base).is_absolute() else Path.home() / ".config"
     folders = [Path("jobs"), *(Path(part).expanduser() for part in listed)]
     return [*folders, config / "phase2hpc" / "jobs", shared_path("jobs")]
 
 
 def profiles_table() -> str:
-    """Every profile that is found by name: its file, its description, and what it hides."""
+    """Every profile by name: its file, its description, and the files that it hides."""
     rows = []
     for name, (path, *hidden) in sorted(_by_name().items()):
         try:
             about = read_profile(path).description
         except Phase2Error as error:
-            about = f"wrong: {error}"
+            about = f"invalid: {error}"
         if hidden:
-            about += f" (goes before {', '.join(map(str, hidden))})"
+            about += f" (hides {', '.join(map(str, hidden))})"
         rows.append((name, str(path), about))
     return tables.aligned(("profile", "file", "description"), rows, left=3)
 
 
 def _by_name() -> dict[str, list[Path]]:
-    """The files of each name, in the order in which they are looked for."""
+    """The files of each name, in search order."""
     found: dict[str, list[Path]] = {}
     seen = set()
     for folder in profile_folders():
@@ -231,7 +233,7 @@ def _by_name() -> dict[str, list[Path]]:
 
 
 def _unknown(kind: str, key: str, valid: Iterable[str]) -> str:
-    """One line with the nearest valid key, or a dozen of them."""
+    """One line with the nearest valid keys."""
     return unknown_key(kind, key, difflib.get_close_matches(key, list(valid), n=12, cutoff=0.0))
 
 

@@ -1,8 +1,8 @@
-"""A small and safe YAML: one mapping of text, lists and mappings.
+"""Safe loader for a subset of YAML: one mapping of strings, lists and mappings.
 
-Every scalar stays text until its field says what it is, so that an account 0123, a partition
-``on`` and a time 12:30:00 are what they look like (YAML 1.1 makes 83, true and 45000 of them).
-Keys given twice, anchors and tags are errors, and so is a file that no person wrote.
+Scalars stay strings until their field converts them: an account 0123, a partition ``on`` and a time
+12:30:00 would be 83, true and 45000 in YAML 1.1. Duplicate keys, anchors, tags and large files are
+errors.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None) is not None:
             raise yaml.MarkedYAMLError(
-                problem="anchors and aliases (& and *) are not read here; "
-                "put text that begins so in quotes",
+                problem="anchors and aliases (& and *) are not supported; "
+                "quote text that starts with one",
                 problem_mark=event.start_mark,
             )
         return super().compose_node(parent, index)
@@ -34,17 +34,17 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(
-                    problem="a name is wanted here", problem_mark=key.start_mark
+                    problem="expected a field name", problem_mark=key.start_mark
                 )
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"'{key.value}' is given twice", problem_mark=key.start_mark
+                    problem=f"'{key.value}' is a duplicate key", problem_mark=key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-# Only what says "nothing" is not text.
+# Only null is not a string.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag == "tag:yaml.org,2002:null"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -52,7 +52,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a file. Raises InputError, with the line, for anything else."""
+    """Read the mapping in a file. Raises InputError, with the line, for anything else."""
     try:
         with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
@@ -61,7 +61,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise InputError(f"{path}: larger than {MAX_BYTES // 1024} KiB: not a profile")
     try:
-        # A subclass of the safe loader, without a way to make objects.
+        # A subclass of SafeLoader: constructs no Python objects.
         content = yaml.load(data, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -75,5 +75,5 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise InputError(f"{path}: not a profile: write it as lines of 'field: value'")
+        raise InputError(f"{path}: not a profile: it must have lines of 'field: value'")
     return content

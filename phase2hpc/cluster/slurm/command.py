@@ -1,7 +1,7 @@
-"""One command of Slurm's, and its answer.
+"""Run one Slurm command and return its output.
 
-The user's own format and filter variables are left out, so that answers are the same text from
-22.05 on. A command that fails is one Phase2Error with Slurm's own words.
+The user's format and filter variables are removed, so that the output has one form from Slurm
+22.05 on. A command that fails raises Phase2Error with Slurm's message.
 """
 
 from __future__ import annotations
@@ -13,24 +13,69 @@ import subprocess
 from phase2hpc.errors import Phase2Error
 
 TIMEOUT_SECONDS = 30.0
-# Filters and formats of the user's would change what is asked, the last what is answered.
-_USERS_OWN = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
-_PLAIN = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
+_NAMES = "sbatch|srun|squeue|sacct|scancel|scontrol|sinfo|slurmctld"
+# The user's filters and formats would change the output.
+_FORMAT_VARIABLES = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
+_FIXED_FORMAT = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
 
 
-def ask(
-    command: str, *arguments: str, answer_on: str = "stdout", timeout: float | None = None
+class SlurmError(Phase2Error):
+    """A Slurm command failed; ``reason`` is its own message."""
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(f"{command}: {reason}")
+        self.reason = reason
+
+
+class SlurmUnavailable(SlurmError):
+    """The controller or slurmdbd is down, busy or unreachable."""
+
+
+class UnknownJob(SlurmError):
+    """Slurm has no record of the job, or it has ended."""
+
+
+class AccountingDisabled(SlurmError):
+    """The cluster keeps no accounting."""
+
+
+# Slurm's commands exit with 1 for everything: their messages are all that tells errors apart.
+_KINDS: tuple[tuple[str, type[SlurmError]], ...] = (
+    ("accounting storage is disabled", AccountingDisabled),
+    ("invalid job id|already complet", UnknownJob),
+    ("contact slurm|socket timed out|connection refused|zero bytes|unable to connect"
+     "|connection failure", SlurmUnavailable),
+)  # fmt: skip
+
+
+def error_of(command: str, reason: str) -> SlurmError:
+    """The error that a command's message stands for."""
+    kind = next((kind for words, kind in _KINDS if re.search(words, reason.lower())), SlurmError)
+    return kind(command, reason)
+
+
+def message_of(stderr: str) -> str:
+    """The messages of a Slurm command in one line, each once, without command name and level."""
+    lines = [
+        re.sub(rf"^({_NAMES}): ?((error|fatal): ?)?|^(error|fatal): ?", "", line.strip())
+        for line in stderr.splitlines()
+    ]
+    return "; ".join(dict.fromkeys(line for line in lines if line))
+
+
+def run_slurm(
+    command: str, *arguments: str, output: str = "stdout", timeout: float | None = None
 ) -> str:
-    """What it writes to ``answer_on``. timeout: seconds, TIMEOUT_SECONDS if left out.
+    """What the command writes to ``output``. timeout: seconds, default TIMEOUT_SECONDS.
 
-    Raises Phase2Error where it fails, does not answer in time, or is not there.
+    Raises Phase2Error if it fails, is missing, or does not answer in time.
     """
     limit = TIMEOUT_SECONDS if timeout is None else timeout
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(_USERS_OWN)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(_FORMAT_VARIABLES)}
     try:
         done = subprocess.run(
             [command, *arguments],
-            env=environment | _PLAIN,
+            env=environment | _FIXED_FORMAT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -43,14 +88,11 @@ def ask(
             f"{command}: not found: no Slurm on this machine, or not on PATH"
         ) from None
     except subprocess.TimeoutExpired:
-        raise Phase2Error(
-            f"{command}: no answer within {limit:g} s: Slurm's controller is busy or down"
-        ) from None
+        reason = f"no answer within {limit:g} s: Slurm's controller is busy or down"
+        raise SlurmUnavailable(command, reason) from None
     except OSError as error:
         raise Phase2Error(f"{command}: cannot be started ({error.strerror})") from None
     if done.returncode:
-        said = [re.sub(rf"^{command}: ?", "", line.strip()) for line in done.stderr.splitlines()]
-        said = [re.sub(r"^(error|fatal): ?", "", line) for line in said if line]
-        words = "; ".join(dict.fromkeys(said))
-        raise Phase2Error(f"{command}: {words or f'failed with exit code {done.returncode}'}")
-    return done.stdout if answer_on == "stdout" else " ".join(done.stderr.split())
+        reason = message_of(done.stderr) or f"failed with exit code {done.returncode}"
+        raise error_of(command, reason)
+    return done.stdout if output == "stdout" else " ".join(done.stderr.split())

@@ -1,22 +1,28 @@
-"""What Slurm says of jobs, in the queue and in accounting, and their cancellation.
+"""Job states from squeue and sacct, and scancel.
 
-Every field is asked for by name. A command that fails is one Phase2Error with Slurm's own words.
+Every field is requested by name. A command that fails raises Phase2Error with Slurm's message.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from phase2hpc.cluster.slurm.command import ask
-from phase2hpc.cluster.slurm.parsing import elements, exit_code, local_time, said, seconds
-from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.cluster.slurm.command import AccountingDisabled, UnknownJob, run_slurm
+from phase2hpc.cluster.slurm.parsing import (
+    expand_array,
+    parse_duration,
+    parse_exit_code,
+    parse_time,
+    parse_value,
+)
+from phase2hpc.errors import InputError
+from phase2hpc.runs.job_id import array_id, is_slurm_job_id
 
-# A command line has an end; so many ids fit.
-_IDS_A_CALL = 1000
+# Fits the limit of a command line.
+_MAX_IDS_PER_CALL = 1000
 _QUEUE_FIELDS = (
     "JobArrayID", "State", "exit_code", "RestartCnt", "TimeUsed", "TimeLeft", "StartTime",
     "NodeList", "Reason", "STDOUT",
@@ -35,9 +41,9 @@ RUNNING = frozenset(
 
 
 @dataclass(frozen=True)
-class NamedJob:
-    """A job: its id, and the end of the path of its folder, by which it is known again where
-    Slurm's ids began anew; empty where it has none."""
+class JobIdentity:
+    """A job: its id, and the end of the path of its folder, which tells it from another job of
+    the same id on a cluster whose ids were reset; empty if it has none."""
 
     id: str
     folder: str
@@ -45,14 +51,13 @@ class NamedJob:
 
 @dataclass(frozen=True)
 class JobState:
-    """A job, or one element of an array, as Slurm sees it now.
+    """A job or array element as Slurm sees it now.
 
     ``state`` is Slurm's word without additions (CANCELLED; 'by 0' is its ``reason``). ``exit_code``
-    is a shell's: 128 and the signal's number where a signal ended it; None while it has not ended.
-    ``elapsed`` and ``time_left`` are seconds. ``start`` is local time, for a waiting job Slurm's
-    estimate. ``restarts`` is None where accounting answered. ``origin`` has the folder that the
-    job was submitted with in it (its output file, or the line that submitted it): ids begin anew on
-    a cluster that was set up again, and this tells whose job it is. Empty where Slurm keeps none.
+    is a shell's: 128 plus the signal's number for a killed job; None before the end. ``elapsed``
+    and ``time_left`` are seconds. ``start`` is local time, for a waiting job Slurm's estimate.
+    ``restarts`` is None from accounting. ``origin`` contains the job's folder (its output file or
+    submit line) and so identifies a job where ids were reset; empty if Slurm keeps none.
     """
 
     state: str
@@ -77,51 +82,49 @@ class JobState:
     def over(self) -> bool:
         return not self.waiting and not self.running
 
-    def is_of(self, job: NamedJob) -> bool:
-        """Whether this is that job, and not another one of the same number."""
+    @property
+    def completing(self) -> bool:
+        return self.state == "COMPLETING"
+
+    def is_of(self, job: JobIdentity) -> bool:
+        """Whether this is that job, and not another one of the same id."""
         return not self.origin or not job.folder or f"/{job.folder}/" in self.origin
 
 
-def is_job_id(text: str) -> bool:
-    """Whether Slurm could have given this id to a job, or to an element of an array."""
-    return re.fullmatch(r"\d+(_\d+)?", text) is not None
-
-
 def slurm_available() -> bool:
-    """Whether jobs can be submitted and followed from this machine."""
+    """Whether Slurm's commands are installed on this machine."""
     return all(shutil.which(command) for command in ("sbatch", "squeue"))
 
 
 def queue_states(job_ids: Iterable[str]) -> dict[str, JobState]:
-    """The jobs that the controller knows, for some minutes after their end too.
+    """States of the jobs that the controller knows, until some minutes after their end.
 
-    An array's own id brings all its elements, as '12_0', '12_1', ... Ids that it does not know
-    are absent.
+    The id of an array gives all its elements, as '12_0', '12_1', ... Unknown ids are absent.
     """
     form = ",".join(f"{field}:|" for field in _QUEUE_FIELDS)
     found = {}
     for ids in _chunks(job_ids):
         try:
-            answer = ask("squeue", "--noheader", "--array", "--states=all", f"--Format={form}",
-                           f"--jobs={','.join(ids)}")  # fmt: skip
-        except Phase2Error as error:
-            # So it says of a single job; those of a list it leaves out.
-            if "Invalid job id" not in str(error):
-                raise
+            answer = run_slurm(
+                "squeue", "--noheader", "--array", "--states=all", f"--Format={form}",
+                f"--jobs={','.join(ids)}",
+            )  # fmt: skip
+        except UnknownJob:
+            # Only for a single id: of a list, squeue leaves unknown ones out.
             continue
         for line in answer.splitlines():
             parts = [part.strip() for part in line.split("|", len(_QUEUE_FIELDS) - 1)]
             if len(parts) < len(_QUEUE_FIELDS):
-                continue  # the cluster's name, before its jobs
+                continue  # a heading with the cluster's name
             job, state, code, restarts, elapsed, left, start, nodes, reason, output = parts
             found[job] = JobState(
                 state=state,
-                reason=said(reason),
-                exit_code=_ended_with(code, state),
-                nodes=said(nodes),
-                elapsed=seconds(elapsed),
-                time_left=seconds(left),
-                start=local_time(start),
+                reason=parse_value(reason),
+                exit_code=_exit_code(code, state),
+                nodes=parse_value(nodes),
+                elapsed=parse_duration(elapsed),
+                time_left=parse_duration(left),
+                start=parse_time(start),
                 restarts=int(restarts) if restarts.isdigit() else None,
                 origin=output.removesuffix("|"),
             )
@@ -129,79 +132,69 @@ def queue_states(job_ids: Iterable[str]) -> dict[str, JobState]:
 
 
 def accounting_states(job_ids: Iterable[str]) -> dict[str, JobState]:
-    """The jobs that accounting knows, long after their end too; as ``queue_states``.
-
-    Empty where there is no sacct or no accounting.
-    """
+    """States of the jobs that accounting knows, as ``queue_states``; empty without accounting."""
     found = {}
     for ids in _chunks(job_ids) if shutil.which("sacct") else []:
-        # An element that never began stands under its array only.
-        arrays = dict.fromkeys(job.partition("_")[0] for job in ids)
+        # An element that never started is listed under its array only.
+        arrays = dict.fromkeys(array_id(job) for job in ids)
         wanted = set(ids)
         try:
-            answer = ask("sacct", "--noheader", "--parsable2", "--allocations",
+            answer = run_slurm("sacct", "--noheader", "--parsable2", "--allocations",
                            f"--format={','.join(_ACCOUNTING_FIELDS)}",
                            f"--jobs={','.join(arrays)}")  # fmt: skip
-        except Phase2Error as error:
-            if not _is_disabled(error):
-                raise
+        except AccountingDisabled:
             return {}
         for line in answer.splitlines():
             parts = line.split("|", len(_ACCOUNTING_FIELDS) - 1)
-            listed, words, code, elapsed, start, nodes, reason, *submitted = parts
-            state, _, by = words.partition(" ")
+            listed, full_state, code, elapsed, start, nodes, reason, *submitted = parts
+            state, _, by = full_state.partition(" ")
             about = JobState(
                 state=state,
-                reason=said(reason) or by,
-                exit_code=_ended_with(code, state),
-                nodes=said(nodes),
+                reason=parse_value(reason) or by,
+                exit_code=_exit_code(code, state),
+                nodes=parse_value(nodes),
                 elapsed=int(elapsed) if elapsed.isdigit() else None,
-                start=local_time(start),
+                start=parse_time(start),
                 origin="".join(submitted),
             )
-            for job in elements(listed):
-                if job in wanted or job.partition("_")[0] in wanted:
+            for job in expand_array(listed):
+                if job in wanted or array_id(job) in wanted:
                     found[job] = about
     return found
 
 
 def accounting_enabled() -> bool:
-    """Whether sacct has anything to say. Raises Phase2Error where it cannot be asked."""
+    """Whether the cluster keeps accounting. Raises Phase2Error if sacct does not answer."""
     try:
-        ask("sacct", "--noheader", "--allocations", "--starttime=now", "--format=JobID")
-    except Phase2Error as error:
-        if not _is_disabled(error):
-            raise
+        run_slurm("sacct", "--noheader", "--allocations", "--starttime=now", "--format=JobID")
+    except AccountingDisabled:
         return False
     return True
 
 
 def cancel(job_ids: Iterable[str]) -> None:
-    """Cancel jobs, arrays or elements; one that has ended, or that Slurm does not know, is fine.
+    """Cancel jobs, arrays or elements; those that have ended or are unknown are ignored.
 
-    Raises InputError for what is not a job id.
+    Raises InputError for a malformed id.
     """
     wanted = list(job_ids)
     for job in wanted:
-        if not is_job_id(job):
+        if not is_slurm_job_id(job):
             raise InputError(f"'{job}' is not the id of a Slurm job")
     for ids in _chunks(wanted):
         try:
-            ask("scancel", *ids)
-        except Phase2Error as error:
-            if not re.search("Invalid job id|already complet", str(error)):
-                raise
+            run_slurm("scancel", *ids)
+        except UnknownJob:
+            continue
 
 
-def _is_disabled(error: Phase2Error) -> bool:
-    return "accounting storage is disabled" in str(error).lower()
-
-
-def _ended_with(code: str, state: str) -> int | None:
-    return None if state in WAITING | RUNNING else exit_code(code)
+def _exit_code(code: str, state: str) -> int | None:
+    return None if state in WAITING | RUNNING else parse_exit_code(code)
 
 
 def _chunks(job_ids: Iterable[str]) -> list[list[str]]:
-    """The ids that can be Slurm's, each once, in portions that fit a command line."""
-    ids = [job for job in dict.fromkeys(job_ids) if is_job_id(job)]
-    return [ids[first : first + _IDS_A_CALL] for first in range(0, len(ids), _IDS_A_CALL)]
+    """Slurm's ids among them, each once, in chunks for one command line each."""
+    ids = [job for job in dict.fromkeys(job_ids) if is_slurm_job_id(job)]
+    return [
+        ids[first : first + _MAX_IDS_PER_CALL] for first in range(0, len(ids), _MAX_IDS_PER_CALL)
+    ]

@@ -1,4 +1,4 @@
-"""How Slurm writes lengths of time, arrays, exit codes and nothing."""
+"""Parsing of Slurm's notation: times, array elements, exit codes, empty values."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from datetime import datetime
 
 
-def seconds(text: str) -> int | None:
-    """Slurm's D-HH:MM:SS, HH:MM:SS or MM:SS; None for UNLIMITED, INVALID and the like."""
+def parse_duration(text: str) -> int | None:
+    """Seconds of ``D-HH:MM:SS``, ``HH:MM:SS`` or ``MM:SS``; None for UNLIMITED, INVALID, ..."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
     if match is None:
         return None
@@ -15,8 +15,8 @@ def seconds(text: str) -> int | None:
     return 86400 * days + 3600 * hours + 60 * minutes + rest
 
 
-def elements(job: str) -> list[str]:
-    """The ids that '12', '12_3' or '12_[0-3,8-20:4%2]' stands for."""
+def expand_array(job: str) -> list[str]:
+    """The job ids of ``12``, ``12_3`` or ``12_[0-3,8-20:4%2]``."""
     match = re.fullmatch(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]", job)
     if match is None:
         return [job]
@@ -30,9 +30,9 @@ def elements(job: str) -> list[str]:
     return found
 
 
-def exit_code(text: str) -> int | None:
-    """From 'code:signal' (sacct), or a status as wait(2) gives it (squeue): the code, or 128 and
-    the signal's number."""
+def parse_exit_code(text: str) -> int | None:
+    """Exit code from ``code:signal`` (sacct) or a wait(2) status (squeue); 128 plus the signal's
+    number for a job that was killed."""
     if match := re.fullmatch(r"(\d+):(\d+)", text.strip()):
         code, number = int(match[1]), int(match[2])
     elif text.strip().isdigit():
@@ -42,13 +42,14 @@ def exit_code(text: str) -> int | None:
     return 128 + number if number else code
 
 
-def said(text: str) -> str:
-    """Nothing for the words by which Slurm says so."""
+def parse_value(text: str) -> str:
+    """A value without blanks; empty for Slurm's notations of an empty value."""
     text = text.strip()
     return "" if text in ("None", "None assigned", "(null)", "N/A", "n/a") else text
 
 
-def local_time(text: str) -> datetime | None:
+def parse_time(text: str) -> datetime | None:
+    """A time of Slurm's, in the local time zone; None for ``N/A`` and the like."""
     try:
         return datetime.fromisoformat(text.strip())
     except ValueError:

@@ -1,4 +1,4 @@
-"""The cluster as Slurm sees it: version, partitions and nodes, and what it says to a trial job."""
+"""Slurm version, partitions and nodes, and trial jobs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phase2hpc.cluster.slurm.command import ask
-from phase2hpc.cluster.slurm.parsing import said, seconds
+from phase2hpc.cluster.slurm.command import run_slurm
+from phase2hpc.cluster.slurm.parsing import parse_duration, parse_value
 
-# A node that is not free so soon will not be for a while.
-NODE_SECONDS = 60
+# How long a trial job waits for a free node.
+MAX_WAIT_SECONDS = 60
 _NODE_FORMAT = "%R|%N|%c|%m|%G|%f|%T"
 
 
@@ -50,14 +50,14 @@ class Partition:
 
 
 def version() -> str:
-    """The installed Slurm's, as in '22.05.8'; no controller is asked."""
-    return ask("sbatch", "--version").split()[-1]
+    """The installed version, such as ``22.05.8``; does not query the controller."""
+    return run_slurm("sbatch", "--version").split()[-1]
 
 
 def partitions() -> dict[str, Partition]:
-    """Every partition, those hidden from this user too, by name."""
+    """Every partition by name, including those hidden from this user."""
     nodes: dict[str, list[Node]] = {}
-    for line in ask(
+    for line in run_slurm(
         "sinfo", "--all", "--Node", "--noheader", f"--format={_NODE_FORMAT}"
     ).splitlines():
         parts = line.split("|")
@@ -66,21 +66,23 @@ def partitions() -> dict[str, Partition]:
         partition, name, cpus, memory, gres, features, state = parts
         nodes.setdefault(partition, []).append(
             Node(name, int(cpus.rstrip("+")), int(memory.rstrip("+")) / 1024, gres,
-                 frozenset(said(features).split(",")) - {""}, state)
+                 frozenset(parse_value(features).split(",")) - {""}, state)
         )  # fmt: skip
     found = {}
-    for line in ask("scontrol", "--all", "--oneliner", "show", "partition").splitlines():
+    for line in run_slurm("scontrol", "--all", "--oneliner", "show", "partition").splitlines():
         facts = dict(re.findall(r"(\S+?)=(\S*)", line))
         if "PartitionName" not in facts:
             continue
         name, accounts = facts["PartitionName"], facts.get("AllowAccounts", "ALL")
-        longest = seconds(facts.get("MaxTime", ""))
+        max_seconds = parse_duration(facts.get("MaxTime", ""))
         found[name] = Partition(
             name=name,
             default=facts.get("Default") == "YES",
             up=facts.get("State") == "UP",
-            max_hours=None if longest is None else longest / 3600,
-            max_nodes=int(most) if (most := facts.get("MaxNodes", "")).isdigit() else None,
+            max_hours=None if max_seconds is None else max_seconds / 3600,
+            max_nodes=int(nodes_limit)
+            if (nodes_limit := facts.get("MaxNodes", "")).isdigit()
+            else None,
             accounts=None if accounts == "ALL" else frozenset(accounts.split(",")),
             nodes=tuple(nodes.get(name, ())),
         )
@@ -88,18 +90,18 @@ def partitions() -> dict[str, Partition]:
 
 
 def would_start(options: Sequence[str]) -> str:
-    """What ``sbatch --test-only`` answers to these options, in one line; nothing is submitted.
+    """Answer of ``sbatch --test-only`` to these options, in one line; submits nothing.
 
-    Raises Phase2Error with Slurm's reason where it would refuse the job.
+    Raises Phase2Error with Slurm's reason if it would refuse the job.
     """
-    # It reads a script from standard input only without --wrap.
-    return ask("sbatch", "--test-only", *options, "--wrap=true", answer_on="stderr")
+    # With --wrap, sbatch does not read a script from standard input.
+    return run_slurm("sbatch", "--test-only", *options, "--wrap=true", output="stderr")
 
 
 def run_on_node(options: Sequence[str], shell: str) -> str:
-    """What a line of shell prints on a node, as a job of one task that waits for a free node.
+    """Output of a shell command on a node, run as a job of one task.
 
-    Raises Phase2Error with Slurm's reason, also where no node is free for a minute.
+    Raises Phase2Error with Slurm's reason, also if no node is free within MAX_WAIT_SECONDS.
     """
-    immediate = f"--immediate={NODE_SECONDS}"
-    return ask("srun", *options, immediate, "sh", "-c", shell, timeout=2 * NODE_SECONDS)
+    immediate = f"--immediate={MAX_WAIT_SECONDS}"
+    return run_slurm("srun", *options, immediate, "sh", "-c", shell, timeout=2 * MAX_WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""The batch scripts of a plan: profile, allocation and container put together."""
+"""Batch scripts from profile, resource request and container."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PREPARE_MINUTES = 60
 
 
 def chosen_container(profile: Profile, image: str | None) -> ContainerSettings | None:
-    """The profile's, with ``image`` in it where one is given. Raises InputError for an image that
-    is not there."""
+    """The profile's container, with ``image`` if one is given. Raises InputError if the image does
+    not exist."""
     container = profile.container
     if image is not None:
         container = (
@@ -36,14 +36,14 @@ def job_script(
     container: ContainerSettings | None,
     name: str,
     options: dict[str, Any],
-    seen: list[Path],
+    folders: list[Path],
 ) -> JobScript:
-    """The script without its folder. options: further ones of sbatch. seen: folders that the job
+    """The batch script, without its folder. options: further sbatch options. folders: what the job
     reads and writes."""
     exports = [f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()]
     return JobScript(
         folder=Path(),
-        python=_python(profile, container, allocation.gpus_per_node > 0, seen),
+        python=_python(profile, container, allocation.gpus_per_node > 0, folders),
         python_name=_python_name(profile, container),
         parameters=parameters_of(profile, allocation, name, options),
         setup=(*profile.setup, *exports),
@@ -56,10 +56,9 @@ def prepare_script(
     profile: Profile,
     allocation: ResourceRequest,
     container: ContainerSettings | None,
-    seen: list[Path],
+    folders: list[Path],
 ) -> JobScript:
-    """The script of the first job, which makes the store for ``job``: one process with the cores
-    of one, no GPU."""
+    """The script of the job that prepares the store for ``job``: one process, no GPU."""
     minutes = PREPARE_MINUTES
     if profile.max_hours is not None:
         minutes = min(minutes, max(1, int(60 * profile.max_hours)))
@@ -74,17 +73,17 @@ def prepare_script(
     }
     for key in ("gres", "gpus_per_node", "gpus_per_task"):
         parameters.pop(key, None)
-    python = _python(profile, container, False, seen)
+    python = _python(profile, container, False, folders)
     return replace(job, folder=folder, python=python, parameters=parameters)
 
 
 def _python(
-    profile: Profile, container: ContainerSettings | None, gpus: bool, seen: list[Path]
+    profile: Profile, container: ContainerSettings | None, gpus: bool, folders: list[Path]
 ) -> str:
     if container is None:
         return shlex.quote(profile.python or sys.executable)
     return python_command(
-        container, profile.python or PYTHON, seen, gpus=gpus, environment=profile.environment
+        container, profile.python or PYTHON, folders, gpus=gpus, environment=profile.environment
     )
 
 

@@ -1,7 +1,7 @@
-"""The command in front of python that makes a job run inside a container.
+"""Command that starts Python inside a container.
 
-The host's environment reaches the inside (Slurm's and submitit's variables say which task of
-which job this is), its python packages do not.
+The host's environment is passed on (Slurm's and submitit's variables identify the task), its
+Python packages are not.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from phase2hpc.cluster.profiles.profile import ContainerSettings
 from phase2hpc.errors import InputError
 from phase2hpc.utils.container_image import DIGEST_VARIABLE
 
-# Where each begins: SIF after its launch line, squashfs, ext2 to 4.
-_IMAGE_MARKS = ((32, b"SIF_MAGIC"), (0, b"hsqs"), (1080, b"\x53\xef"))
-OF_CLUSTERS = ("apptainer", "singularity")
+# (offset, magic number) of SIF, which starts with a launch line, of squashfs and of ext2 to ext4.
+_IMAGE_MAGIC = ((32, b"SIF_MAGIC"), (0, b"hsqs"), (1080, b"\x53\xef"))
+HPC_RUNTIMES = ("apptainer", "singularity")
 PYTHON = "python3"
-# What a task must be told even where the container's environment is a clean one.
+# Variables that a task needs even with a clean container environment.
 TASK_VARIABLES = (
     "SLURM_", "SUBMITIT_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "OMP_", "PHASE2HPC_",
     "MASTER_", "RANK", "LOCAL_RANK", "WORLD_SIZE",
 )  # fmt: skip
-# Neither packages of the user's home nor a checkout in the working directory shadow the image's.
+# Packages in the user's home or in the working directory must not shadow those of the image.
 _ISOLATION = {"PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
 _CLEAN = {"--cleanenv", "-e", "--containall", "-C"}
 
@@ -39,59 +39,57 @@ def python_command(
     gpus: bool,
     environment: Mapping[str, str],
 ) -> str:
-    """A shell command that starts ``python`` inside the container.
+    """Shell command that starts ``python`` inside the container.
 
-    folders: what a job reads and writes; they are seen inside under their own paths, the working
-    directory with them. environment: further variables inside. Raises InputError for a folder
-    that cannot be named in a bind.
+    folders: bound to their own paths, as is the working directory. environment: further variables
+    inside. Raises InputError for a folder that cannot be bound.
     """
     binds = [*_binds([Path.cwd(), *folders]), *container.binds]
     nv = gpus if container.nv is None else container.nv
     if digest := image_digest(container):
         environment = {DIGEST_VARIABLE: digest, **environment}
-    if container.runtime in OF_CLUSTERS:
+    if container.runtime in HPC_RUNTIMES:
         return _apptainer(container, python, binds, nv, environment)
     return _docker(container, python, binds, nv, environment)
 
 
 def checked_image(container: ContainerSettings) -> ContainerSettings:
-    """The same with an absolute path. Raises InputError where the image is not there, or a file
-    that is none; an address (``docker://...``) and what docker or podman know by name are left
-    alone."""
-    if container.runtime not in OF_CLUSTERS or "://" in container.image:
+    """The settings with an absolute image path. Raises InputError if the file is missing or not an
+    image; URIs (``docker://...``) and names of docker or podman images are not checked."""
+    if container.runtime not in HPC_RUNTIMES or "://" in container.image:
         return container
     path = Path(container.image).expanduser()
     if not path.exists():
         raise InputError(
-            f"container image {container.image}: not there; build it (apptainer build), or name "
-            "it by --container or in the profile"
+            f"container image {container.image}: no such file; build it (apptainer build), or give "
+            "another by --container or in the profile"
         )
     if path.is_file() and not _is_image(path):
         raise InputError(
-            f"container image {container.image}: a file of another kind (no SIF, squashfs or ext "
-            "file system): build it (apptainer build), or name another"
+            f"container image {container.image}: not an image (SIF, squashfs or ext file "
+            "system): build it (apptainer build), or give another"
         )
     return container.model_copy(update={"image": str(path.resolve())})
 
 
 def _is_image(path: Path) -> bool:
-    """By the marks of the kinds of file that the runtimes take."""
+    """Whether a file starts like an image that the runtimes accept."""
     try:
         with path.open("rb") as file:
             head = file.read(2048)
     except OSError as error:
         raise InputError(f"container image {path}: cannot be read ({error.strerror})") from None
-    return any(head[at:].startswith(mark) for at, mark in _IMAGE_MARKS)
+    return any(head[offset:].startswith(magic) for offset, magic in _IMAGE_MAGIC)
 
 
 def image_digest(container: ContainerSettings) -> str | None:
-    """``sha256:...`` of a .sif file's bytes, or what docker and podman call an image's digest;
-    None where this machine does not know: a sandbox folder, an image that only the nodes have."""
+    """``sha256:...`` of a .sif file's content, or docker's or podman's digest; None if unknown:
+    a sandbox folder, or an image that only the nodes have."""
     _, named, digest = container.image.partition("@sha256:")
     if named:
         return f"sha256:{digest}"
-    if container.runtime not in OF_CLUSTERS:
-        return _digest_known_to(container.runtime, container.image)
+    if container.runtime not in HPC_RUNTIMES:
+        return _digest_from_runtime(container.runtime, container.image)
     path = Path(container.image)
     if not path.is_file():
         return None
@@ -109,8 +107,8 @@ def _digest_of_file(path: Path, mtime: int, size: int) -> str:
 
 
 @functools.cache
-def _digest_known_to(runtime: str, image: str) -> str | None:
-    # An image that was never in a registry may have no digest but its id.
+def _digest_from_runtime(runtime: str, image: str) -> str | None:
+    # An image that was never in a registry has only an id.
     form = "{{if .RepoDigests}}{{index .RepoDigests 0}}{{else}}{{.Id}}{{end}}"
     try:
         answer = subprocess.run(
@@ -124,13 +122,13 @@ def _digest_known_to(runtime: str, image: str) -> str | None:
 
 
 def _binds(folders: Iterable[Path]) -> list[str]:
-    """Each folder once, none that lies in another."""
+    """Each folder once, without subfolders of others."""
     resolved = sorted({folder.resolve() for folder in folders} - {Path("/")})
     kept: list[Path] = []
     for folder in resolved:
         if any(character in str(folder) for character in ":,"):
             raise InputError(
-                f"{folder}: a container cannot see a folder with ':' or ',' in its name"
+                f"{folder}: a folder with ':' or ',' in its name cannot be bound into a container"
             )
         if not any(folder.is_relative_to(other) for other in kept):
             kept.append(folder)
@@ -144,8 +142,7 @@ def _apptainer(
     nv: bool,
     environment: Mapping[str, str],
 ) -> str:
-    # Variables with this prefix reach the inside under the rest of their name, also where the
-    # container's environment is a clean one.
+    # Variables with this prefix are set inside without it, also in a clean environment.
     prefix = f"{container.runtime.upper()}ENV_"
     variables = {**_ISOLATION, **environment}
     words = ["env", *(f"{prefix}{name}={value}" for name, value in variables.items())]
@@ -156,8 +153,8 @@ def _apptainer(
     if _CLEAN.isdisjoint(container.options):
         return shlex.join(words)
     names = " ".join(f"${{!{start}@}}" for start in TASK_VARIABLES)
-    passing = f'for name in {names}; do export "{prefix}$name=${{!name}}"; done; exec "$@"'
-    return shlex.join(["bash", "-c", passing, "bash", *words])
+    wrapper = f'for name in {names}; do export "{prefix}$name=${{!name}}"; done; exec "$@"'
+    return shlex.join(["bash", "-c", wrapper, "bash", *words])
 
 
 def _docker(
@@ -167,9 +164,9 @@ def _docker(
     nv: bool,
     environment: Mapping[str, str],
 ) -> str:
-    # Files shall belong to the one who runs this, whatever the image's user: a number that only the
-    # node knows, or inside podman, with root and without, 0. That user has no home inside: caches
-    # go to /tmp.
+    # Files must belong to the user who runs this, whatever the image's user: with docker a uid that
+    # only the node knows, inside podman, rootless or not, 0. That user has no home: caches go to
+    # /tmp.
     is_podman = container.runtime == "podman"
     user = "0" if is_podman else '"$(id -u):$(id -g)"'
     gpus = ["--device", "nvidia.com/gpu=all"] if is_podman else ["--gpus", "all"]
@@ -181,10 +178,10 @@ def _docker(
     for name, value in variables.items():
         words += ["--env", f"{name}={value}"]
     words += ["--workdir", str(Path.cwd()), *container.options, "--entrypoint", python]
-    # The names that a prefix stands for only a shell knows.
+    # Only a shell on the node can expand the prefixes.
     listed = "|".join(TASK_VARIABLES)
-    passing = (
-        f"for name in $(compgen -e | grep -E '^({listed})'); do given+=(--env \"$name\"); done; "
-        f'exec {shlex.join(words[:2])} --user {user} "${{given[@]}}" "$@"'
+    wrapper = (
+        f"for name in $(compgen -e | grep -E '^({listed})'); do vars+=(--env \"$name\"); done; "
+        f'exec {shlex.join(words[:2])} --user {user} "${{vars[@]}}" "$@"'
     )
-    return shlex.join(["bash", "-c", passing, "bash", *words[2:], container.image])
+    return shlex.join(["bash", "-c", wrapper, "bash", *words[2:], container.image])

@@ -1,4 +1,4 @@
-"""How long a training run will take, and how much memory: from the store and measured speeds."""
+"""Estimate of a run's wall time and memory, from the store and measured speeds."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from phase2hpc.config.run_config import RunConfig, algorithm_named
 from phase2hpc.runs.registry import registry
 
 REFERENCE_MACHINE = "one thread of an AMD EPYC with AVX-512"
-# An evaluated crystal costs a third of a trained one, and val is an eighth of the training split.
-EVALUATION = 1.05
-# Nodes differ, and neighbours on them too.
+# Evaluation takes a third of the time of training, and val is an eighth of the training split.
+EVALUATION_FACTOR = 1.05
+# Nodes differ, and jobs share them.
 MARGIN = 1.5
 START_MINUTES = 10
-# A process with torch loaded, the tensors of a step beside it; with CUDA the context's share.
+# A process with torch and the tensors of a step; with CUDA, also its context.
 PROCESS_GB, CUDA_GB = 2.0, 4.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Crystals to train on (all epochs that are left), their measured rate, and the store."""
+    """Remaining epochs, training crystals, crystals per second, and the store."""
 
     epochs: int
     training: int
@@ -35,21 +35,21 @@ class Estimate:
     cuda: bool
 
     def hours(self, processes: int) -> float:
-        """Wall time with margin: whole quarters of an hour."""
-        seconds = self.epochs * self.training / (self.rate * processes) * EVALUATION * MARGIN
+        """Wall time with margin, rounded up to a quarter of an hour."""
+        seconds = self.epochs * self.training / (self.rate * processes) * EVALUATION_FACTOR * MARGIN
         return math.ceil((seconds / 60 + START_MINUTES) / 15) / 4
 
     def time_note(self, processes: int) -> str:
-        """How ``hours`` came about."""
+        """Derivation of ``hours``."""
         several = f" x {processes} processes" if processes > 1 else ""
         return (
-            f"{self.epochs:,} epochs x {self.training:,} crystals ({self.size.known_from}) at "
-            f"{self.rate:,.0f} crystals/s{several} ({self.rate_from}), half as much again, "
-            f"{START_MINUTES} min to start"
+            f"{self.epochs:,} epochs x {self.training:,} crystals ({self.size.source}) at "
+            f"{self.rate:,.0f} crystals/s{several} ({self.rate_from}), x {MARGIN:g} as "
+            f"margin, {START_MINUTES} min to start"
         )
 
     def memory_gb(self, tasks: int) -> float:
-        """Of a node with so many processes."""
+        """Memory (GiB) of a node with this many processes."""
         one = (CUDA_GB if self.cuda else PROCESS_GB) + self.size.memory / 2**30
         return tasks * one * MARGIN
 
@@ -60,17 +60,17 @@ class Estimate:
 def estimate(
     config: RunConfig, preset: str, models_dir: Path, size: StoreSize, *, cuda: bool, done: int = 0
 ) -> Estimate:
-    """done: epochs that are trained already."""
+    """done: completed epochs."""
     training = min(size.training, config.training.max_samples or size.training)
-    rate, known_from = measured_rate(config, models_dir, cuda=cuda) or _reference(
+    rate, source = measured_rate(config, models_dir, cuda=cuda) or _reference(
         config, preset, cuda=cuda
     )
     left = max(1, config.training.epochs - done)
-    return Estimate(left, training, rate, known_from, size, cuda)
+    return Estimate(left, training, rate, source, size, cuda)
 
 
 def measured_rate(config: RunConfig, models_dir: Path, *, cuda: bool) -> tuple[float, str] | None:
-    """Crystals a second of a process in the newest run with the same model and kind of device."""
+    """Crystals per second per process in the newest run with the same model and device type."""
     kind = "cuda" if cuda else "cpu"
     for summary in reversed(registry(models_dir)):
         manifest = summary.manifest
@@ -101,7 +101,7 @@ def _reference(config: RunConfig, preset: str, *, cuda: bool) -> tuple[float, st
 
 
 def preset_of(config: RunConfig) -> str:
-    """The preset whose settings the model has, else the level's."""
+    """The preset with the model's settings, else the level's."""
     algorithm = algorithm_named(config.algorithm)
     values = config.model.model_dump()
     for name, preset in algorithm.presets.items():

@@ -1,13 +1,12 @@
-"""The ``local`` executor: the same calls on this machine, one after the other, in the foreground.
+"""Local executor: the calls of a batch job on this machine, one after the other.
 
-Scripts, pickles and logs lie where those of a Slurm job would. What runs writes to the log files
-itself, and this process shows what comes: should it be killed, the work goes on.
+Scripts, pickles and logs have the same places as those of a Slurm job. The processes write to the
+log files, and this one shows what is appended: if it is killed, they continue.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -20,18 +19,19 @@ from typing import IO
 
 from submitit.core import utils
 
-from phase2hpc.cluster.node.train_task import RESTARTS_VARIABLE, STOPPED_FOR_GOOD
+from phase2hpc.cluster.node.train_task import MAX_HOURS_EXIT_CODE, RESTARTS_VARIABLE
 from phase2hpc.cluster.submit.slurm_executor import Call, JobScript
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
+from phase2hpc.runs.job_id import new_local_job_id
 from phase2hpc.training.stop_request import StopRequest
 
 _POLL_SECONDS = 0.2
-# What processes of a run have to end after one of them failed, or after a second signal.
+# Time for the other processes of a run to exit after one has failed.
 _GRACE_SECONDS = 30
 
 
 def local_text(script: JobScript) -> str:
-    """What every process runs: as under Slurm, but for srun and the requeue."""
+    """The script of every process: as under Slurm, without srun and requeue."""
     lines = [*script.setup, *script.environment_check()]
     return "\n".join(
         ["#!/bin/bash", "", "# setup", *lines, "", "# command",
@@ -45,12 +45,12 @@ def run_calls(
     processes: int,
     before_start: Callable[[list[str]], None],
 ) -> None:
-    """Run each call to its end, again where it stopped early by itself.
+    """Run each call, restarting one that exits with 75 by itself.
 
-    ``before_start`` is called with the ids of all. Raises StoppedEarly after a signal, and
-    Phase2Error where some failed, once all have been tried.
+    ``before_start`` is called with all ids. Raises StoppedEarly after a signal, and, once all
+    calls have been tried, Phase2Error if some failed.
     """
-    name = f"local-{secrets.token_hex(4)}"
+    name = new_local_job_id()
     ids = [name if script.count is None else f"{name}_{i}" for i in range(len(calls))]
     script.folder.mkdir(parents=True, exist_ok=True)
     for job_id, (function, arguments) in zip(ids, calls, strict=True):
@@ -70,31 +70,31 @@ def run_calls(
                 code = _attempt(script.folder, file, job_id, processes, restarts, stop)
                 if stop:
                     raise StoppedEarly(
-                        f"{stop.message}: stopped; its state is saved, go on with --resume"
+                        f"{stop.message}: stopped; its state is saved, continue with --resume"
                     )
                 restarts += 1
-            if code == STOPPED_FOR_GOOD:
+            if code == MAX_HOURS_EXIT_CODE:
                 stopped.append(job_id)
             elif code:
                 codes.add(code)
                 log = utils.JobPaths(script.folder, job_id, 0).stderr
-                failed.append(f"{job_id} ended with exit code {code}, its log is {log}")
+                failed.append(f"{job_id} exited with code {code}, its log is {log}")
     if failed:
         error = InputError if codes == {InputError.exit_code} else Phase2Error
-        told = "; ".join(failed[:3]) + ("; ..." if len(failed) > 3 else "")
-        raise error(f"{len(failed)} of {len(ids)} failed: {told}")
+        listed = "; ".join(failed[:3]) + ("; ..." if len(failed) > 3 else "")
+        raise error(f"{len(failed)} of {len(ids)} failed: {listed}")
     if stopped:
-        raise StoppedEarly(f"{', '.join(stopped)}: stopped by --max-hours, go on with --resume")
+        raise StoppedEarly(f"{', '.join(stopped)}: stopped by --max-hours, continue with --resume")
 
 
 def _attempt(
     folder: Path, file: Path, job_id: str, processes: int, restarts: int, stop: StopRequest
 ) -> int:
-    """Start the processes of a call, show what the first one writes, and wait; the exit code."""
+    """Run the processes of a call and show the output of rank 0; returns the exit code."""
     port = _free_port()
     with ExitStack() as stack:
         running = []
-        shown: list[tuple[IO[bytes], IO[str]]] = []
+        tails: list[tuple[IO[bytes], IO[str]]] = []
         for rank in range(processes):
             paths = utils.JobPaths(folder, job_id, rank)
             out, err = (
@@ -104,7 +104,7 @@ def _attempt(
                 for path, stream in ((paths.stdout, sys.stdout), (paths.stderr, sys.stderr)):
                     log = stack.enter_context(path.open("rb"))
                     log.seek(0, os.SEEK_END)
-                    shown.append((log, stream))
+                    tails.append((log, stream))
             running.append(
                 subprocess.Popen(
                     ["bash", str(file)],
@@ -112,32 +112,32 @@ def _attempt(
                     stdout=out,
                     stderr=err,
                     env=os.environ | _variables(job_id, rank, processes, restarts, port),
-                    # Signals come from here, once, whether a terminal or a process sent them.
+                    # Out of the terminal's process group: each signal is forwarded once.
                     start_new_session=True,
                 )
             )
         try:
-            _wait(running, shown, stop)
+            _wait(running, tails, stop)
         except BaseException:
             _signal(running, signal.SIGKILL)
             raise
         finally:
-            _show(shown)
-        # The worst of all; what a signal ended counts as a shell counts it.
+            _show(tails)
+        # The largest; of a killed process 128 plus the signal, as in a shell.
         return max(128 - code if code < 0 else code for code in (p.wait() for p in running))
 
 
 def _wait(
     running: list[subprocess.Popen[bytes]],
-    shown: list[tuple[IO[bytes], IO[str]]],
+    tails: list[tuple[IO[bytes], IO[str]]],
     stop: StopRequest,
 ) -> None:
-    told, deadline = False, float("inf")
+    signalled, deadline = False, float("inf")
     while any(process.poll() is None for process in running):
-        _show(shown)
-        if stop and not told:
+        _show(tails)
+        if stop and not signalled:
             _signal(running, signal.SIGTERM)
-            told = True
+            signalled = True
         if deadline == float("inf") and any(process.poll() for process in running):
             deadline = time.monotonic() + _GRACE_SECONDS
         if time.monotonic() > deadline:
@@ -151,8 +151,8 @@ def _signal(running: list[subprocess.Popen[bytes]], number: signal.Signals) -> N
             os.killpg(process.pid, number)
 
 
-def _show(shown: list[tuple[IO[bytes], IO[str]]]) -> None:
-    for log, stream in shown:
+def _show(tails: list[tuple[IO[bytes], IO[str]]]) -> None:
+    for log, stream in tails:
         stream.write(log.read().decode(errors="replace"))
         stream.flush()
 

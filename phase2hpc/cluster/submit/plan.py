@@ -1,4 +1,4 @@
-"""From a request to what would be submitted: runs, resources and scripts. Nothing is written."""
+"""Plan of a submission: runs, resources and scripts. Writes nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from phase2hpc.cluster.profiles.profile import (
     ContainerSettings,
     Profile,
     find_profile,
-    named_from_anywhere,
+    portable_name,
 )
 from phase2hpc.cluster.slurm.jobs import slurm_available
 from phase2hpc.cluster.slurm.partitions import partitions
@@ -24,16 +24,15 @@ from phase2hpc.cluster.submit.resources import (
     ResourceOverrides,
     ResourceRequest,
     allocate,
-    clock,
 )
-from phase2hpc.cluster.submit.sbatch_options import start_after, waited_for, with_options
+from phase2hpc.cluster.submit.sbatch_options import dependency_ids, start_after, with_options
 from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.cluster.submit.store_size import PlannedStore
 from phase2hpc.cluster.submit.sweep import Member, members
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig, algorithm_named, level_named
 from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.runs.job_request import Submission
+from phase2hpc.runs.job_request import JobRequest
 from phase2hpc.runs.run_directory import (
     PREFIX,
     RunDirectory,
@@ -44,16 +43,17 @@ from phase2hpc.runs.run_directory import (
 from phase2hpc.training.request import TrainRequest, new_config
 from phase2hpc.training.resume_config import resumed_config, run_to_resume
 from phase2hpc.utils.package_files import default_store
+from phase2hpc.utils.time_format import format_duration
 
 log = logging.getLogger(__name__)
 
-# Stands in a --dry-run for the id that the first job would get.
+# Placeholder in --dry-run for the id of the job that prepares the store.
 ID_OF_PREPARE = "ID_OF_THE_FIRST_JOB"
 
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """What ``phase2hpc submit`` was asked for. sources: what a missing store is prepared from."""
+    """Arguments of ``phase2hpc submit``. sources: what a missing store is prepared from."""
 
     train: TrainRequest
     profile: str
@@ -68,7 +68,7 @@ class SubmitRequest:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run, its directory not there yet unless it is resumed, and its settings."""
+    """A run and its settings; its directory exists only if it is resumed."""
 
     run: RunDirectory
     config: RunConfig
@@ -77,8 +77,8 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that ``submit`` does, decided. ``prepare``: the script of the first job, None where
-    the store is there. ``ensemble``: id of the array's runs, None for one job."""
+    """Everything that ``submit`` does. ``prepare``: script of the job that prepares the store, None
+    if the store exists. ``ensemble``: id of the array's runs, None for one job."""
 
     request: SubmitRequest
     profile: Profile
@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def is_unlimited(self) -> bool:
-        """Whether nobody set a time limit: here, without Slurm, an estimate is none."""
+        """Whether a local run has no time limit: an estimate does not limit it."""
         profile = self.profile
         given = self.request.wanted.time != AUTO or profile.hours or profile.max_hours
         return profile.executor == "local" and not given
@@ -107,30 +107,32 @@ class Plan:
         return self.allocation.signal_seconds(self.profile.signal_seconds)
 
     @property
-    def submission(self) -> Submission:
-        """The request, for a later one of the same kind, from any folder."""
+    def submission(self) -> JobRequest:
+        """The request as stored in the manifest, with absolute paths."""
         request, wanted = self.request, self.request.wanted
-        return Submission(
-            profile=named_from_anywhere(request.profile),
+        return JobRequest(
+            profile=portable_name(request.profile),
             container=self.container.image if request.container and self.container else None,
             nodes=wanted.nodes,
             gpus_per_node=wanted.gpus_per_node,
             tasks_per_node=wanted.tasks_per_node,
             cpus=wanted.cpus,
             memory=wanted.memory_gb,
-            time=None if isinstance(wanted.time, str) else clock(math.ceil(60 * wanted.time)),
+            time=None
+            if isinstance(wanted.time, str)
+            else format_duration(60 * math.ceil(60 * wanted.time)),
             sbatch=list(request.sbatch),
             prepare=absolute_sources(request.sources),
         )
 
     def script_after(self, prepare_id: str | None) -> JobScript:
-        """The script with its dependencies, the first job's id among them."""
+        """The script with its dependencies, including the job that prepares the store."""
         ids = [*self.dependencies, *([prepare_id] if prepare_id else [])]
         return start_after(self.script, ids)
 
 
 def make_plan(request: SubmitRequest) -> Plan:
-    """Raises InputError for whatever is wrong in the request."""
+    """Plan a submission. Raises InputError if the request is invalid."""
     train = request.train
     profile, options = with_options(find_profile(request.profile), request.sbatch)
     profile = with_partition_limit(profile)
@@ -138,7 +140,7 @@ def make_plan(request: SubmitRequest) -> Plan:
     found = members(request.seeds, request.sweeps)
     several = request.seeds is not None or bool(request.sweeps)
     if several and train.resume:
-        raise InputError("--resume goes on with one run: leave --seeds and --sweep out")
+        raise InputError("--resume continues one run: leave out --seeds and --sweep")
     if request.seeds is not None and train.seed is not None:
         raise InputError("--seed and --seeds: give one of them")
     base = checked_run_id(train.run_id) if train.run_id and not train.resume else new_run_id()
@@ -146,10 +148,10 @@ def make_plan(request: SubmitRequest) -> Plan:
     resumed = run_to_resume(train) if train.resume else None
     if resumed is not None:
         config = resumed_config(train, resumed)
-        store = PlannedStore.seen(config.runtime.store or path)
+        store = PlannedStore.inspect(config.runtime.store or path)
         runs = [PlannedRun(resumed, config, Member())]
     else:
-        store = PlannedStore.seen(path)
+        store = PlannedStore.inspect(path)
         asked = ",".join(filter(None, (train.properties, train.auxiliary, *train.columns)))
         columns = store.columns(asked or None)
         runs = [
@@ -161,28 +163,28 @@ def make_plan(request: SubmitRequest) -> Plan:
             for member in found
         ]
     if request.sources and store.exists:
-        raise InputError(f"--prepare: the store {store.path} is there already; leave it out")
-    # A run that is resumed had its own: only what it was made of makes it again.
+        raise InputError(f"--prepare: the store {store.path} exists already; leave out --prepare")
+    # The store of a resumed run can only be prepared again from its own sources.
     prepare_first = not store.exists and (resumed is None or bool(request.sources))
     if prepare_first and train.store is not None and not request.sources:
-        raise store.not_there()
+        raise store.missing()
     is_sample = not request.sources and train.store is None
     size = store.size(is_sample=is_sample)
     config = runs[0].config
     done = resumed.read_manifest().epoch if resumed is not None else 0
     cuda = _uses_cuda(config, profile, request.wanted, level.resources.gpus)
-    guess = None
+    expected = None
     if size is not None:
         preset = preset_of(config)
-        guess = estimate(config, preset, train.models_dir, size, cuda=cuda, done=done)
-    allocation = allocate(level.resources, profile, request.wanted, guess)
+        expected = estimate(config, preset, train.models_dir, size, cuda=cuda, done=done)
+    allocation = allocate(level.resources, profile, request.wanted, expected)
     folder = runs[0].run.path if not several else runs[0].run.path.with_name(f"array_{base}")
     name = f"phase2hpc-{train.algorithm}-{train.level}"
     container = chosen_container(profile, request.container)
-    seen = [train.models_dir, store.path.parent]
+    folders = [train.models_dir, store.path.parent]
     if config.init_from is not None:
-        seen.append(Path(config.init_from))
-    job = job_script(profile, allocation, container, name, options, seen)
+        folders.append(Path(config.init_from))
+    job = job_script(profile, allocation, container, name, options, folders)
     script = replace(
         job,
         folder=folder.resolve() if several else folder.resolve() / "job",
@@ -191,8 +193,8 @@ def make_plan(request: SubmitRequest) -> Plan:
     first = None
     if prepare_first:
         logs = train.models_dir.resolve() / f"{preparation.PREFIX}{base}"
-        seen += _source_folders(request.sources)
-        first = prepare_script(job, logs, profile, allocation, container, seen)
+        folders += _source_folders(request.sources)
+        first = prepare_script(job, logs, profile, allocation, container, folders)
     return Plan(
         request=request,
         profile=profile,
@@ -203,7 +205,7 @@ def make_plan(request: SubmitRequest) -> Plan:
         prepare=first and start_after(first, []),
         container=container,
         ensemble=base if several else None,
-        dependencies=tuple(waited_for(request.after, train.models_dir)),
+        dependencies=tuple(dependency_ids(request.after, train.models_dir)),
     )
 
 
@@ -216,7 +218,7 @@ def _config(
     announce: bool,
 ) -> RunConfig:
     for key in train.overrides.keys() & member.overrides.keys():
-        raise InputError(f"--sweep {key}: {key} is given by itself too")
+        raise InputError(f"--sweep {key}: --{key.replace('_', '-')} is given too")
     seed = train.seed if member.seed is None else member.seed
     overrides = {**train.overrides, **member.overrides}
     request = replace(train, seed=seed, overrides=overrides)
@@ -228,23 +230,23 @@ def _run_of(train: TrainRequest, run_id: str) -> RunDirectory:
     run = RunDirectory(family / (PREFIX + checked_run_id(run_id)))
     if run.path.exists():
         raise InputError(
-            f"run '{run.id}' exists already in {family}: go on with it by --resume, or choose "
+            f"run '{run.id}' exists already in {family}: continue it with --resume, or choose "
             "another --run-id"
         )
     if "%" in str(run.path.resolve()):
-        raise InputError(f"{run.path.resolve()}: Slurm cannot write logs below a name with '%'")
+        raise InputError(f"{run.path.resolve()}: Slurm cannot write logs to a path with '%'")
     return run
 
 
 def with_partition_limit(profile: Profile) -> Profile:
-    """The time limit of the partition where the profile has none: a job above it would wait for
-    ever on most sites."""
+    """The profile with its partition's time limit if it has none: on most sites a job above that
+    limit would stay pending forever."""
     if profile.executor != "slurm" or profile.max_hours is not None or not slurm_available():
         return profile
     try:
         known = partitions()
     except Phase2Error as error:
-        log.warning("the partitions' time limits cannot be asked for (%s)", error)
+        log.warning("cannot query the time limits of partitions (%s)", error)
         return profile
     asked = (profile.partition or "").split(",")
     chosen = [p for p in known.values() if p.name in asked or (not profile.partition and p.default)]
@@ -262,7 +264,7 @@ def _uses_cuda(
 
 
 def absolute_sources(sources: Iterable[str]) -> list[str]:
-    """As another process names them that works in another folder."""
+    """Sources by absolute path, for a process with another working directory."""
     return [str(Path(s).resolve()) if Path(s).exists() else s for s in sources]
 
 

@@ -1,45 +1,46 @@
-"""The job that prepares a store before the runs that wait for it."""
+"""The job that prepares a store, on which the jobs of runs depend."""
 
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from phase2hpc.cluster.monitor.logs import log_file
-from phase2hpc.cluster.slurm.jobs import NamedJob
+from phase2hpc.cluster.slurm.jobs import JobIdentity
 from phase2hpc.runs.registry import RunSummary
 
 PREFIX = "prepare_"
+# submitit's name of a batch script, after the job's id.
+SCRIPT_SUFFIX = "_submission.sh"
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """The job's id, and the folder of its script and logs, which is named after the runs."""
+    """Id of the job, and the folder of its script and logs, which is named after the runs."""
 
     job_id: str
     folder: Path
 
     @property
-    def job(self) -> NamedJob:
-        return NamedJob(self.job_id, self.folder.name)
+    def job(self) -> JobIdentity:
+        return JobIdentity(self.job_id, self.folder.name)
 
     def log(self, *, err: bool) -> Path:
         return log_file(self.folder, self.job_id, err=err)
 
     @property
     def base(self) -> str:
-        """The id of the run, or of the ensemble, that waits."""
+        """Id of the run or ensemble that waits for it."""
         return self.folder.name.removeprefix(PREFIX)
 
-    def is_for(self, summary: RunSummary) -> bool:
+    def prepares(self, summary: RunSummary) -> bool:
         manifest = summary.manifest
         return manifest is not None and self.base == (manifest.ensemble or summary.run.id)
 
 
 def find_preparation(summary: RunSummary) -> Preparation | None:
-    """The job that made, or makes, the store for a run, where there was one."""
+    """The job that prepares or prepared the store of a run; None if there was none."""
     if summary.manifest is None:
         return None
     base = summary.manifest.ensemble or summary.run.id
@@ -49,7 +50,7 @@ def find_preparation(summary: RunSummary) -> Preparation | None:
 
 
 def preparation_of_job(models_dir: Path, job_id: str) -> Preparation | None:
-    """The preparation whose job has this id."""
+    """The preparation with this job id."""
     found = (_in(folder) for folder in sorted(models_dir.glob(f"{PREFIX}*"), reverse=True))
     return next((first for first in found if first and first.job_id == job_id), None)
 
@@ -59,5 +60,9 @@ def _in(folder: Path) -> Preparation | None:
         names = os.listdir(folder)
     except OSError:
         return None
-    ids = [match[1] for name in names if (match := re.fullmatch(r"(\d+)_submission\.sh", name))]
+    ids = [
+        name.removesuffix(SCRIPT_SUFFIX)
+        for name in names
+        if name.endswith(SCRIPT_SUFFIX) and name.removesuffix(SCRIPT_SUFFIX).isdecimal()
+    ]
     return Preparation(max(ids, key=int), folder) if ids else None

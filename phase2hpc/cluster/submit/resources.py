@@ -1,4 +1,4 @@
-"""What a job asks the scheduler for: the level's resources, the profile's on top, flags on top."""
+"""Resource request of a job: the level's defaults, overridden by the profile, then by flags."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from phase2hpc.cluster.profiles.profile import Profile
 from phase2hpc.cluster.submit.estimate import Estimate
 from phase2hpc.config.algorithms import Resources
 from phase2hpc.errors import InputError
+from phase2hpc.utils.time_format import format_duration
 
 AUTO = "auto"
-# Of a short job's time the warning before its end takes at most this share.
-SIGNAL_SHARE = 0.25
+# The warning before the time limit takes at most this share of a short job.
+MAX_SIGNAL_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class ResourceOverrides:
-    """Flags of ``submit``; None: the profile's, else the level's. ``time`` in hours, or auto."""
+    """Flags of ``submit``; None: the profile's, else the level's. ``time``: hours, or auto."""
 
     nodes: int | None = None
     gpus_per_node: int | None = None
@@ -30,8 +31,8 @@ class ResourceOverrides:
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What is asked for: nodes, processes and GPUs of a node, cores of a process, memory of a
-    node (GiB), minutes; and ``notes``, how time and memory came about."""
+    """Nodes, processes and GPUs per node, cores per process, memory per node (GiB), time limit
+    (minutes); ``notes`` explain time and memory."""
 
     nodes: int
     tasks_per_node: int
@@ -46,27 +47,27 @@ class ResourceRequest:
         return self.nodes * self.tasks_per_node
 
     def signal_seconds(self, wanted: int) -> int:
-        """Seconds of warning before the limit that leave a short job time to work."""
-        return max(10, min(wanted, int(60 * self.minutes * SIGNAL_SHARE)))
+        """Seconds of warning before the time limit, fewer for a short job."""
+        return max(10, min(wanted, int(60 * self.minutes * MAX_SIGNAL_SHARE)))
 
 
 def allocate(
     level: Resources, profile: Profile, wanted: ResourceOverrides, estimate: Estimate | None
 ) -> ResourceRequest:
-    """Raises InputError for a flag above the profile's limit, or one that makes no sense."""
+    """Raises InputError for a flag that exceeds the profile's limits or contradicts another."""
 
     def chosen(flag: Any, field: Any, default: Any) -> Any:
         return next(value for value in (flag, field, default) if value is not None)
 
     nodes = chosen(wanted.nodes, profile.nodes, 1)
-    # Here, without Slurm, what the machine has is seen anyway.
+    # A local process sees the GPUs of the machine without a request.
     on_cluster = profile.executor == "slurm"
     gpus = chosen(wanted.gpus_per_node, profile.gpus, level.gpus if on_cluster else 0)
     if nodes > 1 and not on_cluster:
-        raise InputError(f"--nodes {nodes}: a local profile has this machine only")
+        raise InputError(f"--nodes {nodes}: a local profile runs on one machine")
     if gpus and wanted.tasks_per_node not in (None, gpus):
         raise InputError(
-            f"--tasks-per-node {wanted.tasks_per_node}: with GPUs it is their number ({gpus})"
+            f"--tasks-per-node {wanted.tasks_per_node}: must be the number of GPUs ({gpus})"
         )
     tasks = gpus or wanted.tasks_per_node or 1
     cpus = chosen(wanted.cpus, profile.cpus, _at_most(level.cpus, profile.max_cpus, tasks))
@@ -94,10 +95,13 @@ def _memory(
     estimate: Estimate | None,
     tasks: int,
 ) -> tuple[float, str]:
-    for value, origin in ((wanted.memory_gb, "by --memory"), (profile.memory_gb, "the profile's")):
+    for value, origin in (
+        (wanted.memory_gb, "from --memory"),
+        (profile.memory_gb, "from the profile"),
+    ):
         if value is not None:
             return value, f"memory {value:g} GiB a node ({origin})"
-    value, note = float(level.memory_gb), "the level's"
+    value, note = float(level.memory_gb), "default of the level"
     if estimate is not None:
         needed = estimate.memory_gb(tasks)
         note += f"; {estimate.memory_note(tasks)}"
@@ -105,7 +109,7 @@ def _memory(
             value = float(math.ceil(needed))
     if profile.max_memory_gb is not None and value > profile.max_memory_gb:
         value = profile.max_memory_gb
-        note += "; held to the profile's limit"
+        note += "; capped at the profile's limit"
     return value, f"memory {value:g} GiB a node ({note})"
 
 
@@ -117,26 +121,21 @@ def _minutes(
     processes: int,
 ) -> tuple[int, str]:
     if wanted.time != AUTO:
-        hours, note = float(wanted.time), "by --time"
+        hours, note = float(wanted.time), "from --time"
         if profile.max_hours is not None and hours > profile.max_hours:
             raise InputError(
-                f"--time {hours:g} h is above the site's limit of {profile.max_hours:g} h: a "
-                "longer run goes on by requeue, so ask for less"
+                f"--time {format_duration(3600 * hours)} is above the site's limit of "
+                f"{format_duration(3600 * profile.max_hours)}: give less, a longer run continues "
+                "by requeue"
             )
     elif profile.hours is not None:
-        hours, note = profile.hours, "the profile's"
+        hours, note = profile.hours, "from the profile"
     elif estimate is None:
-        hours, note = level.hours, "the level's: there is nothing to estimate from"
+        hours, note = level.hours, "default of the level: no data for an estimate"
     else:
         hours, note = estimate.hours(processes), estimate.time_note(processes)
     if profile.max_hours is not None and hours > profile.max_hours:
-        note += f"; {hours:.3g} h are above the site's limit: the run goes on by requeue"
+        note += f"; capped at the site's limit, {hours:.3g} h needed: continues by requeue"
         hours = math.floor(60 * profile.max_hours) / 60
     minutes = max(1, math.ceil(round(60 * hours, 3)))
-    return minutes, f"time {clock(minutes)} ({note})"
-
-
-def clock(minutes: int) -> str:
-    """Minutes as D-HH:MM:00, the way Slurm writes them."""
-    days, rest = divmod(minutes, 24 * 60)
-    return (f"{days}-" if days else "") + f"{rest // 60:02d}:{rest % 60:02d}:00"
+    return minutes, f"time {format_duration(60 * minutes)} ({note})"

@@ -1,8 +1,7 @@
-"""The sbatch options of a job, as submitit names them."""
+"""sbatch options of a job, under submitit's names."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,18 @@ from phase2hpc.cluster.profiles.profile import Profile
 from phase2hpc.cluster.submit.resources import ResourceRequest
 from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.errors import InputError
+from phase2hpc.runs.job_id import is_slurm_job_id
 from phase2hpc.runs.registry import find_run
 from phase2hpc.utils.error_text import first_problem
 
-# Fields of a profile that are sbatch options as they stand.
+# Fields of a profile that are sbatch options under the same name.
 _IN_PROFILE = ("partition", "account", "qos", "constraint", "reservation")
-_JOB_ID = re.compile(r"\d+(_\d+)?")
 
 
 def parameters_of(
     profile: Profile, allocation: ResourceRequest, name: str, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """sbatch options as submitit names them."""
+    """All sbatch options of a job, under submitit's names."""
     gpus = allocation.gpus_per_node
     of_type = f"{profile.gpu_type}:" if profile.gpu_type else ""
     requests: dict[str, dict[str, Any]] = {
@@ -53,13 +52,15 @@ def parameters_of(
         "additional_parameters": further,
         **(requests[profile.gpu_request] if gpus else {}),
     }
-    # submitit's own wckey is refused by sites that know wckeys.
+    # submitit sets a wckey, which sites that use wckeys refuse.
     return {key: value for key, value in values.items() if value is not None} | {"wckey": None}
 
 
 def with_options(profile: Profile, options: tuple[str, ...]) -> tuple[Profile, dict[str, Any]]:
-    """``--sbatch KEY=VALUE`` flags, or KEY alone: the profile with those that have a field in it,
-    and the others. Raises InputError."""
+    """Split ``--sbatch KEY[=VALUE]`` flags into fields of the profile and other options.
+
+    Returns the profile with the former set, and the latter. Raises InputError.
+    """
     given = dict(option.removeprefix("--").partition("=")[::2] for option in options)
     fields = {key: given.pop(key) for key in _IN_PROFILE if key in given}
     try:
@@ -71,27 +72,25 @@ def with_options(profile: Profile, options: tuple[str, ...]) -> tuple[Profile, d
         raise InputError(f"--sbatch: {error}") from None
 
 
-def start_after(
-    script: JobScript, ids: list[str], *, however_they_ended: bool = False
-) -> JobScript:
-    """Start after these jobs have ended well; a job that never can is not left waiting."""
+def start_after(script: JobScript, ids: list[str], *, even_if_failed: bool = False) -> JobScript:
+    """Make a job depend on others; it is cancelled if the dependency can never be satisfied."""
     if not ids:
         return script
     further = {**script.parameters["additional_parameters"], "kill-on-invalid-dep": "yes"}
-    dependency = ":".join(["afterany" if however_they_ended else "afterok", *ids])
+    dependency = ":".join(["afterany" if even_if_failed else "afterok", *ids])
     parameters = {**script.parameters, "dependency": dependency, "additional_parameters": further}
     return replace(script, parameters=parameters)
 
 
-def waited_for(after: str | None, models_dir: Path) -> list[str]:
-    """The job ids of ``--after``: ids, or runs, whose newest job is meant; several with commas."""
+def dependency_ids(after: str | None, models_dir: Path) -> list[str]:
+    """Job ids of ``--after``: a comma list of job ids, and of runs for their newest job."""
     ids = []
     for name in (part.strip() for part in (after or "").split(",")):
         if not name:
             continue
-        if not _JOB_ID.fullmatch(name):
+        if not is_slurm_job_id(name):
             run = find_run(models_dir, name)
-            known = [job for job in run.read_manifest().job_ids if _JOB_ID.fullmatch(job)]
+            known = [job for job in run.read_manifest().job_ids if is_slurm_job_id(job)]
             if not known:
                 raise InputError(f"--after {name}: this run has no Slurm job to wait for")
             name = known[-1]

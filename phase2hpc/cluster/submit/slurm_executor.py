@@ -1,9 +1,8 @@
-"""Batch jobs through submitit: the sbatch script, its submission, and what Slurm says to it.
+"""Slurm executor on top of submitit: the sbatch script and its submission.
 
-submitit starts python on the node, reads the pickled call there and names the log files. What is
-different here: the script checks the environment before it starts, and requeues the job from
-outside the task (and outside a container) when the task says that it has saved its state and has
-more to do; elements of an array have all of it too.
+submitit starts Python on the node, loads the pickled call there and names the log files. Added
+here: the script checks the environment first, and requeues the job from outside the task (and
+outside a container) when the task exits with 75: state saved, more to do. Array elements too.
 """
 
 from __future__ import annotations
@@ -23,32 +22,22 @@ from submitit.core.core import Job, PicklingExecutor
 from submitit.slurm import slurm
 
 from phase2hpc.cluster.node.train_task import RESTARTS_VARIABLE
+from phase2hpc.cluster.slurm.command import SlurmUnavailable, error_of, message_of
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
+from phase2hpc.utils.dependencies import modules
 
-# What a job needs of its python, by the extra that brings it.
-NEEDED = {
-    "train": "phase2hpc submitit torch torch_geometric e3nn h5py",
-    "data": "phase2hpc submitit numpy h5py gemmi vesin pymatgen",
-}
 _SBATCH_TIMEOUT = 120
-_AWAY = (
-    "contact slurm",
-    "socket timed out",
-    "connection refused",
-    "zero bytes",
-    "unable to connect",
-)
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
 class JobScript:
-    """What becomes the batch script of a job or an array.
+    """The batch script of a job or an array.
 
-    folder: of scripts, pickles and logs. python: a shell command, a container's in front;
-    python_name: what a user calls it. parameters: sbatch options as submitit names them. count:
-    elements of an array, None for one job. extra: the install that it needs.
+    folder: of scripts, pickles and logs. python: a shell command, which may start a container;
+    python_name: its name in messages. parameters: sbatch options under submitit's names. count:
+    elements of an array, None for one job. extra: the extra of phase2hpc that it needs.
     """
 
     folder: Path
@@ -61,11 +50,11 @@ class JobScript:
 
     @property
     def command(self) -> str:
-        """What srun starts in every task."""
+        """The command of every task."""
         return f"{self.python} -u -m submitit.core._submit {shlex.quote(str(self.folder))}"
 
     def text(self) -> str:
-        """The script that sbatch gets."""
+        """The script for sbatch."""
         setup = [*self.setup, *self.environment_check(), *_SLURM_LINES]
         text = slurm._make_sbatch_string(
             command=self.command,
@@ -77,10 +66,11 @@ class JobScript:
         return "\n".join([text.rstrip("\n"), *_REQUEUE_LINES, ""])
 
     def environment_check(self) -> list[str]:
-        """Shell lines that end a job where its python lacks what it needs, saying what to do."""
+        """Shell lines that end the job with one line if its Python lacks a required package."""
+        needed = " ".join(["phase2hpc", *modules(self.extra)])
         find = (
             "from importlib.util import find_spec; "
-            f'print(*(name for name in "{NEEDED[self.extra]}".split() if find_spec(name) is None))'
+            f'print(*(name for name in "{needed}".split() if find_spec(name) is None))'
         )
         name = re.sub(r'([\\"$`])', r"\\\1", self.python_name)
         return [
@@ -89,7 +79,7 @@ class JobScript:
             " set 'python', 'setup' or 'container' in the profile\" >&2",
             "  exit 1",
             'elif [ -n "$missing" ]; then',
-            f'  echo "phase2hpc: on node $(hostname) {name} has no $missing: install'
+            f'  echo "phase2hpc: on node $(hostname) {name} lacks $missing: install'
             f" phase2hpc[{self.extra}] into it, or set 'python', 'setup' or 'container' in the"
             ' profile"'
             " >&2",
@@ -99,34 +89,33 @@ class JobScript:
 
 
 _SLURM_LINES = [
-    # From 22.05 on srun does not take this over from sbatch.
+    # From 22.05 on srun does not inherit this from sbatch.
     'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
     f'export {RESTARTS_VARIABLE}="${{SLURM_RESTART_COUNT:-0}}"',
-    # A preempted job is sent SIGTERM: this shell outlives it, and what it starts still gets it.
+    # SIGTERM at a preemption must end the task and not this shell; children reset the trap.
     "trap : TERM",
 ]
 
-# A job that is being cancelled or preempted is not running any more: a requeue would bring a
-# cancelled one back, and Slurm itself requeues a preempted one. By the array's number and the
-# element's: an element's own number may be that of the whole array.
+# Only a RUNNING job is requeued: a cancelled one must not come back, and Slurm itself requeues a
+# preempted one. Elements are named ARRAY_TASK: the id of one of them is that of the whole array.
 _REQUEUE_LINES = [
     "code=$?",
-    # The latter: warned in the moment before python could take notice (128 + SIGUSR2).
+    # 140 is 128 + SIGUSR2: the warning came before Python had a handler.
     f'if [ "$code" -eq {StoppedEarly.exit_code} ] || [ "$code" -eq 140 ]; then',
     '  job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
     "  for pause in 5 20 60 0; do",
     '    state=$(scontrol show job --oneliner "$job" | grep -o "JobState=[A-Z_]*")',
     '    if [ -n "$state" ] && [ "$state" != JobState=RUNNING ]; then',
-    '      echo "phase2hpc: job $job is not requeued by itself ($state)" >&2',
+    '      echo "phase2hpc: job $job is not requeued ($state)" >&2',
     '      exit "$code"',
     "    fi",
     '    if scontrol requeue "$job"; then',
-    '      echo "phase2hpc: job $job is requeued to go on"',
+    '      echo "phase2hpc: job $job is requeued to continue"',
     "      exit 0",
     "    fi",
     '    sleep "$pause"',
     "  done",
-    '  echo "phase2hpc: job $job could not be requeued (above is why): its state is saved, go on'
+    '  echo "phase2hpc: job $job could not be requeued (reason above): its state is saved, continue'
     ' with phase2hpc submit --resume" >&2',
     "fi",
     'exit "$code"',
@@ -134,13 +123,11 @@ _REQUEUE_LINES = [
 
 
 class BatchExecutor(slurm.SlurmExecutor):
-    """submitit's executor for Slurm with the script of a JobScript.
-
-    ``submit_calls`` submits one job, or an array with one element a call.
-    """
+    """submitit's Slurm executor with the script of a JobScript: one job, or an array with one
+    element per call."""
 
     def __init__(self, script: JobScript) -> None:
-        # Not SlurmExecutor's own, which wants srun on this machine: sbatch is all that is needed.
+        # SlurmExecutor.__init__ requires srun, which some login nodes do not have.
         PicklingExecutor.__init__(self, script.folder)
         self.script = script
         self.python = script.python
@@ -153,11 +140,10 @@ class BatchExecutor(slurm.SlurmExecutor):
     def submit_calls(
         self, calls: Sequence[Call], before_start: Callable[[list[str]], None]
     ) -> list[str]:
-        """The ids of the jobs or elements.
+        """Submit; returns the ids of the jobs or elements.
 
-        ``before_start`` is called with them when they are known, and no call begins before it
-        returns: a task waits for its pickle, which is moved to its place afterwards. Raises
-        InputError or Phase2Error with Slurm's own reason where it refuses.
+        ``before_start`` is called with the ids; no call starts before it returns, since a task
+        waits for its pickle. Raises InputError or Phase2Error with Slurm's reason for a refusal.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         pickles = []
@@ -188,47 +174,63 @@ class BatchExecutor(slurm.SlurmExecutor):
         return job
 
 
+class JobIdUnknown(Phase2Error):
+    """sbatch may have queued a job, and its id is not known: the job's folder must be kept."""
+
+    def __init__(self, problem: str, folder: Path) -> None:
+        super().__init__(
+            f"sbatch {problem}: a job may be queued all the same. Look for it with squeue --me and "
+            f"cancel it (scancel) before you submit again; {folder} is kept"
+        )
+
+
+def parse_job_id(stdout: str) -> str | None:
+    """The job id in sbatch's output: the last line that is ``N``, ``N;cluster`` or ``Submitted
+    batch job N``. Sites print banners before it; None if there is no such line."""
+    pattern = re.compile(r"(\d+)(;\S+)?|Submitted batch job (\d+)( on cluster \S+)?")
+    for line in reversed(stdout.splitlines()):
+        if match := pattern.fullmatch(line.strip()):
+            return match[1] or match[3]
+    return None
+
+
 def sbatch(script: Path) -> str:
-    """Submit a script; the job's id. Raises InputError or Phase2Error with Slurm's reason."""
+    """Submit a script; returns the job id.
+
+    Raises InputError or Phase2Error with Slurm's reason for a refusal, and JobIdUnknown where a
+    job may have been queued.
+    """
     try:
         answer = subprocess.run(
             ["sbatch", "--parsable", str(script)],
             capture_output=True,
             text=True,
             timeout=_SBATCH_TIMEOUT,
-            env=_outside_of_a_job(),
+            env=_environment_outside_job(),
             check=False,
         )
     except FileNotFoundError:
         raise InputError(
-            "no sbatch on this machine: submit from a login node of the cluster, look at what "
-            "would be submitted with --dry-run, or run here with --profile local"
+            "no sbatch on this machine: submit from a login node of the cluster, show the batch "
+            "script with --dry-run, or run here with --profile local"
         ) from None
     except subprocess.TimeoutExpired:
-        raise Phase2Error(
-            f"sbatch did not answer within {_SBATCH_TIMEOUT} s: look with squeue whether the job "
-            "is there before you try again"
-        ) from None
-    if answer.returncode == 0 and (match := re.match(r"(\d+)", answer.stdout.strip())):
-        return match[1]
-    reason = said_by_slurm(answer.stderr) or said_by_slurm(answer.stdout) or "it gave no reason"
-    if any(words in reason.lower() for words in _AWAY):
+        problem = f"did not answer within {_SBATCH_TIMEOUT} s"
+        raise JobIdUnknown(problem, script.parent) from None
+    if answer.returncode == 0:
+        if job_id := parse_job_id(answer.stdout):
+            return job_id
+        printed = " ".join(answer.stdout.split())[-80:]
+        raise JobIdUnknown(f"printed no job id ({printed!r})", script.parent)
+    reason = message_of(answer.stderr) or message_of(answer.stdout) or "no reason given"
+    if isinstance(error_of("sbatch", reason), SlurmUnavailable):
         raise Phase2Error(f"Slurm cannot be reached ({reason}): try again later")
     raise InputError(f"sbatch refuses the job: {reason}")
 
 
-def said_by_slurm(text: str) -> str:
-    """What a command of Slurm's wrote to stderr, as one line without its own names."""
-    lines = [
-        re.sub(r"^(sbatch|srun|slurmctld): ?((error|fatal): ?)?", "", line.strip())
-        for line in text.splitlines()
-    ]
-    return "; ".join(dict.fromkeys(line for line in lines if line))
-
-
-def _outside_of_a_job() -> dict[str, str]:
-    """This environment without the variables of the job that this process may be part of: sbatch
-    and srun take them for wishes."""
+def _environment_outside_job() -> dict[str, str]:
+    """The environment without the variables of an enclosing job, which sbatch would take as
+    options."""
     if "SLURM_JOB_ID" not in os.environ:
         return dict(os.environ)
     kept = ("SLURM_CONF", "SLURM_CLUSTERS")

@@ -1,4 +1,4 @@
-"""Carry out a plan: run directories, jobs, and what the user is told."""
+"""Submission of a plan: run directories, jobs, and the summary."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from phase2hpc.cluster.node import train_task as task
+from phase2hpc.cluster.node import train_task
 from phase2hpc.cluster.slurm import jobs as slurm
 from phase2hpc.cluster.submit.local_executor import local_text, run_calls
 from phase2hpc.cluster.submit.plan import ID_OF_PREPARE, Plan, PlannedRun, absolute_sources
-from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, Call
+from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, Call, JobIdUnknown
 from phase2hpc.errors import InputError
-from phase2hpc.runs.run_directory import Manifest, RunDirectory, create_run
+from phase2hpc.runs.job_id import array_id
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import RunDirectory, create_run
 from phase2hpc.utils.mounts import IN_MEMORY, file_system
 
 log = logging.getLogger(__name__)
 
-# File systems that only this machine sees.
-_OWN_TYPES = (*IN_MEMORY, "overlay")
+# File systems that other machines do not see.
+_NOT_SHARED_TYPES = (*IN_MEMORY, "overlay")
 
 
 def dry_run(plan: Plan) -> str:
-    """The configuration and the exact scripts, as text; nothing is written."""
+    """Configuration and exact scripts as text; writes nothing."""
     first = plan.runs[0]
     parts = [
-        f"# Configuration of {_named(first)}; nothing is written, nothing is submitted.",
+        f"# Configuration of {_named(first)}; nothing is written or submitted.",
         first.config.to_json().rstrip(),
     ]
     if len(plan.runs) > 1:
         others = [f"#   {_named(planned)}" for planned in plan.runs[1:]]
-        parts.append("\n".join(["# The same but for seed and swept settings:", *others]))
+        parts.append("\n".join(["# The same except seed and swept settings:", *others]))
     parts.append("\n".join(f"# {note}" for note in plan.allocation.notes))
     local = plan.profile.executor == "local"
     if plan.prepare is not None:
@@ -48,10 +50,9 @@ def dry_run(plan: Plan) -> str:
 
 
 def submit(plan: Plan) -> list[str]:
-    """Submit the jobs of a plan, or run them here; their ids.
+    """Submit the jobs of a plan, or run them here; returns their ids.
 
-    Raises InputError or Phase2Error where that fails; then there is no new run directory, and no
-    job waits for another.
+    Raises InputError or Phase2Error; then no new run directory and no job is left.
     """
     _refuse_if_queued(plan)
     if plan.profile.executor == "local":
@@ -67,6 +68,9 @@ def submit(plan: Plan) -> list[str]:
         executor = BatchExecutor(plan.script_after(prepare_id))
         try:
             ids = executor.submit_calls(_calls(plan), lambda ids: _record(plan, ids))
+        except JobIdUnknown:
+            # A job that may be queued needs its store.
+            raise
         except BaseException:
             if prepare_id is not None:
                 slurm.cancel([prepare_id])
@@ -91,7 +95,7 @@ def _run_here(plan: Plan) -> list[str]:
 
 
 def _calls(plan: Plan) -> list[Call]:
-    """What each job calls on the node."""
+    """The call of each job on the node."""
     train = plan.request.train
     hours = None if plan.is_unlimited else plan.hours
     calls: list[Call] = []
@@ -101,18 +105,18 @@ def _calls(plan: Plan) -> list[Call]:
         )  # fmt: skip
         if train.resume:
             arguments += (planned.config.to_json(), train.accept_changes)
-        calls.append((task.train, arguments))
+        calls.append((train_task.train, arguments))
     return calls
 
 
 def _preparation(plan: Plan) -> Call:
-    return task.prepare, (str(plan.store), absolute_sources(plan.request.sources))
+    return train_task.prepare, (str(plan.store), absolute_sources(plan.request.sources))
 
 
 @contextmanager
 def _new_directories(plan: Plan, keep: Callable[[], bool] = bool) -> Iterator[None]:
-    """Make the directories of new runs; take them away again where the block fails, unless
-    ``keep`` says that a job has begun with them."""
+    """Create the directories of new runs; remove them if the block fails, unless ``keep`` returns
+    true because a job has started, or a job may be queued."""
     models = plan.request.train.models_dir
     family = plan.runs[0].run.path.parent
     added = [folder for folder in (family, models) if not folder.exists()]
@@ -129,6 +133,8 @@ def _new_directories(plan: Plan, keep: Callable[[], bool] = bool) -> Iterator[No
             if plan.prepare is not None:
                 made.append(plan.prepare.folder)
         yield
+    except JobIdUnknown:
+        raise
     except BaseException:
         if not keep():
             for folder in made:
@@ -142,6 +148,7 @@ def _new_directories(plan: Plan, keep: Callable[[], bool] = bool) -> Iterator[No
 def _manifest(plan: Plan, run: RunDirectory, planned: PlannedRun) -> Manifest:
     manifest = Manifest.for_run(run, planned.config, plan.store, None)
     manifest.state = "submitted"
+    manifest.submission = plan.submission
     if plan.ensemble is not None:
         manifest.ensemble = plan.ensemble
         manifest.ensemble_member = planned.member.label
@@ -150,7 +157,7 @@ def _manifest(plan: Plan, run: RunDirectory, planned: PlannedRun) -> Manifest:
 
 
 def _record(plan: Plan, ids: list[str]) -> None:
-    """Write the job of each run into its manifest. No job has begun yet, and none does before."""
+    """Write each run's job into its manifest, before any of them can start."""
     for planned, job_id in zip(plan.runs, ids, strict=True):
         run = planned.run
         folder = os.path.relpath(plan.script.folder, run.path.resolve())
@@ -165,34 +172,34 @@ def _record(plan: Plan, ids: list[str]) -> None:
 
 
 def _refuse_if_queued(plan: Plan) -> None:
-    """A second job for a run that has one would only wait for the first."""
+    """Refuse a second job for a run: it would only wait for the first."""
     if not plan.request.train.resume or not slurm.slurm_available():
         return
     run = plan.runs[0].run
     for job_id, job in slurm.queue_states(run.read_manifest().job_ids).items():
         if not job.over:
             raise InputError(
-                f"--resume: run {run.id} has a job already ({job_id}, {job.state}): wait for it, "
-                f"or take it away by 'phase2hpc cancel {run.id}'"
+                f"--resume: run {run.id} already has a job ({job_id}, {job.state}): wait for it, "
+                f"or cancel it with 'phase2hpc cancel {run.id}'"
             )
 
 
 def not_shared(folder: Path) -> str | None:
-    """Why other machines will not see this folder, as far as can be told from here."""
+    """Why nodes will probably not see this folder; None if they may."""
     path = folder.resolve()
     own = {
         Path(place).resolve() for place in ("/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())
     }
     kind = file_system(path)
-    if kind in _OWN_TYPES:
+    if kind in _NOT_SHARED_TYPES:
         why = f"is a {kind} of this machine"
     elif any(path.is_relative_to(place) for place in own):
-        why = "is a folder for temporary files of this machine"
+        why = "is for temporary files of this machine"
     else:
         return None
     return (
-        f"{path} {why}: a node that does not see it cannot write there, and the job ends without a "
-        "log; choose a folder on shared storage by --models-dir"
+        f"{path} {why}: a node that does not see it cannot write there, and the job fails without "
+        "a log; choose a folder on shared storage with --models-dir"
     )
 
 
@@ -207,7 +214,7 @@ def _summary(plan: Plan, ids: list[str], prepare_id: str | None) -> str:
     lines = []
     if plan.prepare is not None and prepare_id is not None:
         lines.append(f"job {prepare_id} prepares {plan.store} first (log: {plan.prepare.folder})")
-    head = ids[0].partition("_")[0]
+    head = array_id(ids[0])
     what = f"array {head} of {len(ids)} jobs" if plan.ensemble is not None else f"job {head}"
     how = "runs here" if plan.profile.executor == "local" else "submitted"
     after = f", after {', '.join(plan.dependencies)}" if plan.dependencies else ""
@@ -218,7 +225,7 @@ def _summary(plan: Plan, ids: list[str], prepare_id: str | None) -> str:
     lines += [f"  {note}" for note in plan.allocation.notes if not plan.is_unlimited]
     name = shlex.quote(plan.runs[0].run.id)
     lines += [
-        "follow it:",
+        "to follow it:",
         f"  phase2hpc status {name}{where}",
         f"  phase2hpc logs {name} -f{where}",
     ]

@@ -1,4 +1,4 @@
-"""``--seeds`` and ``--sweep``: the members of one ensemble."""
+"""Members of an ensemble from ``--seeds`` and ``--sweep``."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 from phase2hpc.errors import InputError
 from phase2hpc.training.request import OWN_FLAGS
 
-# More than this in one array is a slip of the hand, and above many sites' limit.
+# A larger array is more likely a typing error, and above many sites' MaxArraySize.
 MAX_MEMBERS = 1000
 
 
 @dataclass(frozen=True)
 class Member:
-    """What sets a member apart: its seed (None: the request's) and its settings."""
+    """Seed (None: the request's) and settings of a member."""
 
     seed: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """As in ``lr=0.001,seed=2``; empty for the only one."""
+        """Such as ``lr=0.001,seed=2``; empty for a single run."""
         parts = [f"{key}={value}" for key, value in self.overrides.items()]
         return ",".join(parts + ([f"seed={self.seed}"] if self.seed is not None else []))
 
     @property
     def suffix(self) -> str:
-        """The end of its run's id, as in ``-lr1e-3-s2``."""
+        """Suffix of its run id, such as ``-lr1e-3-s2``."""
         parts = [
             re.sub(r"[^A-Za-z0-9.-]+", ".", f"{key.replace('_', '')}{value}")
             for key, value in self.overrides.items()
@@ -40,14 +40,14 @@ class Member:
 
 
 def members(seeds: str | None, sweeps: Sequence[str]) -> list[Member]:
-    """The product of all sweeps and the seeds, the seeds running fastest; one plain member
-    where there are none of both. Raises InputError."""
+    """The product of all sweeps and seeds, seeds varying fastest; a single default member without
+    either. Raises InputError."""
     numbers: list[int | None] = list(parse_seeds(seeds)) if seeds is not None else [None]
     swept = [_parse_sweep(sweep) for sweep in sweeps]
     keys = [key for key, _ in swept]
     for key in keys:
         if keys.count(key) > 1:
-            raise InputError(f"--sweep {key}: given twice; write its values with commas")
+            raise InputError(f"--sweep {key}: given twice: give its values as a comma list")
     found = [
         Member(seed, dict(zip(keys, values, strict=True)))
         for values in itertools.product(*(values for _, values in swept))
@@ -64,13 +64,13 @@ def parse_seeds(text: str) -> list[int]:
     for part in (part.strip() for part in text.split(",")):
         match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
         if match is None:
-            raise InputError(f"--seeds {text}: write it as 0-4 or 1,3,7")
+            raise InputError(f"--seeds {text}: give them as 0-4 or 1,3,7")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first >= MAX_MEMBERS:
-            raise InputError(f"--seeds {text}: '{part}' is no range of up to {MAX_MEMBERS} seeds")
+            raise InputError(f"--seeds {text}: '{part}' is no range of at most {MAX_MEMBERS}")
         found += range(first, last + 1)
     if len(set(found)) < len(found):
-        raise InputError(f"--seeds {text}: a seed twice")
+        raise InputError(f"--seeds {text}: the same seed twice")
     return found
 
 
@@ -79,11 +79,11 @@ def _parse_sweep(text: str) -> tuple[str, list[str]]:
     key = key.strip().replace("-", "_")
     listed = [value.strip() for value in values.split(",")]
     if not equals or not key or not all(listed):
-        raise InputError(f"--sweep '{text}': write it as key=value,value")
+        raise InputError(f"--sweep '{text}': give it as key=value,value")
     if key == "seed":
-        raise InputError("--sweep seed: give the seeds by --seeds")
+        raise InputError("--sweep seed: give seeds by --seeds")
     if key in OWN_FLAGS:
-        raise InputError(f"--sweep {key}: cannot be swept, only settings can")
+        raise InputError(f"--sweep {key}: only settings can be swept")
     if len(set(listed)) < len(listed):
-        raise InputError(f"--sweep '{text}': a value twice")
+        raise InputError(f"--sweep '{text}': the same value twice")
     return key, listed

@@ -16,11 +16,10 @@ from phase2hpc.data.readers.labelled_files import (
     read_labelled,
 )
 from phase2hpc.data.readers.labels import may_be_label
-from phase2hpc.data.readers.structure_files import structure_files, structure_id
+from phase2hpc.data.readers.structure_files import ID_PROP, structure_files, structure_id
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
 
-ID_PROP = "id_prop.csv"
 # Headers of columns of file names; ids are looked for first.
 FILE_COLUMNS = (
     "file", "filename", "file_name", "path", "filepath", "file_path", "structure_file",

@@ -40,14 +40,12 @@ def read_object(value: object, place: str) -> RawCrystal | UnreadableRecord:
     if not isinstance(value, IStructure):
         reason = f"not a structure: {type(value).__name__}, not a pymatgen Structure or ASE Atoms"
         return UnreadableRecord(place, place, reason)
-    if not all(value.pbc):
-        return UnreadableRecord(place, place, NOT_PERIODIC)
     return raw_crystal({**_ids(value.properties), "structure": value.as_dict()}, place, place)
 
 
 def _read_atoms(atoms: Atoms, place: str) -> RawCrystal | UnreadableRecord:
     cell = np.array(atoms.cell)
-    if not atoms.pbc.all():
+    if not atoms.pbc.any():
         return UnreadableRecord(place, place, NOT_PERIODIC)
     if not np.isfinite(cell).all() or abs(np.linalg.det(cell)) < 1e-6:
         return UnreadableRecord(place, place, "bad cell: the lattice vectors span no volume")
@@ -56,7 +54,7 @@ def _read_atoms(atoms: Atoms, place: str) -> RawCrystal | UnreadableRecord:
         {"species": species, "abc": abc}
         for species, abc in zip(_species(atoms), coordinates, strict=True)
     ]
-    structure = {"lattice": {"matrix": cell.tolist()}, "sites": sites}
+    structure = {"lattice": {"matrix": cell.tolist(), "pbc": atoms.pbc.tolist()}, "sites": sites}
     return raw_crystal({**_ids(atoms.info), "structure": structure}, place, place)
 
 

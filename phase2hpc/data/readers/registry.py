@@ -1,4 +1,4 @@
-"""All that ``prepare`` and ``predict`` read: a path (or ``jarvis:...``) to raw crystals."""
+"""Registry of source formats: a path (or ``jarvis:...``) to raw crystals."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import contextlib
 import csv
 import hashlib
 import logging
-import lzma
 import os
 import sys
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +18,23 @@ from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.readers.ase_formats import read_ase_db, read_extxyz
 from phase2hpc.data.readers.cif.syntax import MAX_BYTES
 from phase2hpc.data.readers.csv_table import files_of, read_csv
-from phase2hpc.data.readers.id_prop import ID_PROP, read_id_prop
-from phase2hpc.data.readers.json_records import raw_crystal, read_json, read_json_lines
+from phase2hpc.data.readers.file_types import (
+    foreign_binary,
+    foreign_file,
+    is_cif_text,
+    is_extxyz_text,
+    is_json_document,
+    is_json_text,
+    is_poscar_text,
+    is_sqlite,
+)
+from phase2hpc.data.readers.id_prop import read_id_prop
+from phase2hpc.data.readers.json_files import read_json, read_json_lines
+from phase2hpc.data.readers.json_records import raw_crystal
 from phase2hpc.data.readers.labels import ehull_warning
 from phase2hpc.data.readers.structure_files import (
+    ID_PROP,
+    files_not_read,
     is_cif,
     is_poscar,
     read_folder,
@@ -30,6 +42,7 @@ from phase2hpc.data.readers.structure_files import (
     read_structure_files,
     structure_files,
 )
+from phase2hpc.data.readers.text_files import DAMAGED, content_name, head, plain_name
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
 from phase2hpc.utils.container_image import mount_hint
@@ -37,18 +50,14 @@ from phase2hpc.utils.text import MAX_NAME_LENGTH, name_problem, one_line
 
 JARVIS_PREFIX = "jarvis:"
 ACCEPTED = (
-    "JSON lines (.jsonl), JARVIS or matbench JSON (.json), each also as .gz or .zip, .csv or .tsv "
-    "with a column of CIFs or of paths, .extxyz, an ASE .db, .cif, POSCAR (.vasp), a folder of CIF "
-    "or POSCAR files (with or without id_prop.csv), or jarvis:dft_3d"
+    "JSON lines (.jsonl), JSON (.json) of JARVIS, matbench, pymatgen, pandas or OPTIMADE, .csv or "
+    ".tsv with a column of CIFs or of paths, .extxyz, each also as .gz, .bz2, .xz or .zip, an ASE "
+    ".db, .cif, POSCAR or XDATCAR (.vasp), a folder of such files (with or without id_prop.csv), "
+    "or jarvis:dft_3d"
 )
-# Where a person gets the 2022 edition of dft_3d, the one whose ehull is the energy above hull.
+# The 2022 edition of dft_3d, in which ehull is the energy above hull.
 DFT_3D_URL = "https://ndownloader.figshare.com/files/38521619"
 DFT_3D_FILE = "jdft_3d-12-12-2022.json.zip"
-
-# What a file raises that is damaged as a whole, whichever way it is packed.
-_UNREADABLE = (
-    OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError, csv.Error
-)  # fmt: skip
 
 Items = Iterator[RawCrystal | UnreadableRecord]
 Reader = Callable[[Path, RecordPartition], Items]
@@ -64,10 +73,10 @@ def read(
 ) -> Items:
     """Raw crystals of a source in its order, streamed where the format allows.
 
-    What cannot be read of a source that otherwise can is an UnreadableRecord in its place. With
-    ``id_prop=False`` a folder is all its structure files by name, whatever its id_prop.csv says.
-    ``labels``: a table to read in place of a folder's id_prop.csv; other sources have their own.
-    ``units`` chooses and counts what is read of it; None: all.
+    A record that cannot be read is an UnreadableRecord in its place. With ``id_prop=False`` a
+    folder is all its structure files by name, whatever its id_prop.csv says. ``labels``: a table
+    to read in place of a folder's id_prop.csv; other sources have their own. ``units`` chooses and
+    counts the records that are read; None: all.
     Raises InputError at once for a missing path, an empty folder or an unknown format; while
     reading for a file that is damaged as a whole or holds nothing.
     """
@@ -95,14 +104,15 @@ def is_structure_file(source: str | Path) -> bool:
 def read_files(paths: Iterable[Path], units: RecordPartition) -> Items:
     """As ``read`` of each of these structure files, in order, in one process for all: to start
     one takes longer than to read a file."""
+    known_labels: set[str] = set()
     for items in read_structure_files(map(_existing, paths)):
         for item in items:
             if units.take():
-                yield _storable(item)
+                yield _storable(item, known_labels)
 
 
 def describe(source: str | Path) -> str:
-    """A short name of the source for people: the file's or folder's own name."""
+    """The file's or folder's own name, for messages."""
     text = str(source)
     return text if text.startswith(JARVIS_PREFIX) else Path(text).resolve().name
 
@@ -168,18 +178,29 @@ def _reader(path: Path, id_prop: bool) -> Reader:
         if id_prop and (path / ID_PROP).exists():
             return read_id_prop
         if not structure_files(path):
-            raise InputError(f"{path}: no CIF or POSCAR file in this folder")
+            others = files_not_read(path)
+            what = f" ({others})" if others else ""
+            raise InputError(f"{path}: no CIF or POSCAR file in this folder{what}")
         return read_folder
     if is_cif(path) or is_poscar(path):
         return _read_one
-    name = path.name.lower().removesuffix(".gz").removesuffix(".zip")
+    try:
+        name, begin = content_name(path).lower(), head(path)
+    # Damaged, or not permitted: reading it as its name says gives the reason.
+    except DAMAGED:
+        name, begin = plain_name(path.name).lower(), b""
+    if foreign := foreign_binary(begin):
+        raise InputError(f"{path}: it is {foreign}")
     for suffixes, reader in _READERS:
         if name.endswith(suffixes):
+            return read_json if reader is read_json_lines and is_json_document(begin) else reader
+    for matches, reader in _BY_CONTENT:
+        if matches(begin):
             return reader
-    if path.suffix.lower() == ".zip":
+    if path.suffix.lower() == ".zip" and not begin:
         return read_json
-    if _looks_like_cif(path):
-        return _read_one
+    if foreign := foreign_file(name, begin):
+        raise InputError(f"{path}: it is {foreign}")
     raise InputError(f"{path}: unknown format; a source is {ACCEPTED}")
 
 
@@ -196,50 +217,67 @@ _READERS: tuple[tuple[tuple[str, ...], Reader], ...] = (
     ((".extxyz", ".xyz"), read_extxyz),
     ((".db",), read_ase_db),
 )
-
-
-def _looks_like_cif(path: Path) -> bool:
-    with path.open("rb") as handle:
-        head = handle.read(1 << 16).lower()
-    return any(line.startswith(b"data_") for line in head.splitlines()) and b"_cell_" in head
+# Of a name that says nothing.
+_BY_CONTENT: tuple[tuple[Callable[[bytes], bool], Reader], ...] = (
+    (is_sqlite, read_ase_db),
+    (is_json_text, read_json),
+    (is_cif_text, _read_one),
+    (is_extxyz_text, read_extxyz),
+    (is_poscar_text, _read_one),
+)
 
 
 def _watched(items: Items, source: str, units: RecordPartition) -> Items:
-    """The items, with what goes wrong in a file as a whole told in one line."""
+    """The items; an error of the file as a whole becomes InputError, and notes become warnings."""
     ehull: list[float] = []
+    notes: Counter[str] = Counter()
+    crystals = 0
+    known_labels: set[str] = set()
     first = units.count
     try:
-        for item in map(_storable, items):
-            if isinstance(item, RawCrystal) and "ehull" in item.labels:
-                ehull.append(item.labels["ehull"])
-            yield item
-    except _UNREADABLE as error:
+        for item in items:
+            checked = _storable(item, known_labels)
+            if isinstance(checked, RawCrystal):
+                crystals += 1
+                notes.update([checked.note] if checked.note else ())
+                if "ehull" in checked.labels:
+                    ehull.append(checked.labels["ehull"])
+            yield checked
+    except (*DAMAGED, csv.Error) as error:
         raise InputError(f"{source}: damaged or cut short, cannot be read ({error})") from None
     if units.count == first:
         raise InputError(f"{source}: no structure in it")
+    for note, count in notes.items():
+        _log.warning("%s: %d of %d structures: %s", source, count, crystals, note)
     if warning := ehull_warning(ehull):
         _log.warning("%s: %s", source, warning)
 
 
-def _storable(item: RawCrystal | UnreadableRecord) -> RawCrystal | UnreadableRecord:
-    """The item, or UnreadableRecord if its id or the name of a label is not a usable name."""
+def _storable(
+    item: RawCrystal | UnreadableRecord, known_labels: set[str]
+) -> RawCrystal | UnreadableRecord:
+    """The item, or UnreadableRecord if its id or the name of a label is not a usable name.
+
+    known_labels: names that were found usable, which are not checked again.
+    """
     if isinstance(item, UnreadableRecord):
         return replace(item, id=one_line(item.id[:MAX_NAME_LENGTH]), reason=one_line(item.reason))
     if problem := name_problem(item.id):
         escaped = one_line(item.id[:MAX_NAME_LENGTH])
         return UnreadableRecord(escaped, item.input, f"bad id: it {problem}")
     for name in item.labels:
-        if problem := name_problem(name):
-            reason = f"bad label: its name {name[:40]!a} {problem}"
-            return UnreadableRecord(item.id, item.input, reason)
+        if name not in known_labels:
+            if problem := name_problem(name):
+                reason = f"bad label: its name {name[:40]!a} {problem}"
+                return UnreadableRecord(item.id, item.input, reason)
+            known_labels.add(name)
     return item
 
 
 def _read_jarvis_tools(source: str, units: RecordPartition) -> Items:
-    """Records that jarvis-tools downloads (or finds in its cache): ``jarvis:dft_3d`` and others.
+    """Records that jarvis-tools downloads (or has in its cache): ``jarvis:dft_3d`` and others.
 
-    ``dft_3d`` is the 2022 edition where jarvis-tools knows editions, since later and earlier ones
-    have other labels.
+    ``dft_3d`` is the 2022 edition where jarvis-tools has several, since others have other labels.
     """
     name = source.removeprefix(JARVIS_PREFIX)
     advice = (

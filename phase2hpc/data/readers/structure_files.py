@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import gzip
+import logging
+import lzma
 import os
+import re
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,32 +17,50 @@ from pathlib import Path
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.readers.cif.structures import structures_in_cif
 from phase2hpc.data.readers.cif.syntax import MAX_BYTES, too_large
-from phase2hpc.data.readers.poscar import structure_in_poscar
+from phase2hpc.data.readers.file_types import (
+    foreign_binary,
+    is_cif_text,
+    is_poscar_text,
+    known_text,
+)
+from phase2hpc.data.readers.poscar import structures_in_poscar
+from phase2hpc.data.readers.text_files import DAMAGED, decompressed, plain_name
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
 from phase2hpc.utils.regular_file import NotRegularFile, open_regular
 from phase2hpc.utils.sandbox import sandboxed_map
+from phase2hpc.utils.text import one_line
 
-CIF_SUFFIXES = (".cif", ".mcif", ".cif.gz")
-POSCAR_SUFFIXES = (".vasp", ".poscar", ".contcar")
-_POSCAR_NAMES = ("POSCAR", "CONTCAR")
+ID_PROP = "id_prop.csv"
+CIF_SUFFIXES = (".cif", ".mcif")
+POSCAR_SUFFIXES = (".vasp", ".poscar", ".contcar", ".xdatcar")
+# "POSCAR", "POSCAR-Si", "POSCAR_1.txt", "mp-149_POSCAR"; not "POSCARs" nor "POSCAR.json".
+_POSCAR_NAME = re.compile(
+    r"(?:POSCAR|CONTCAR|XDATCAR)(?![a-z])(?!.*\.(?:jsonl?|csv|tsv|xml|db|h5|(?:ext)?xyz|cif)$)"
+    r"|.*(?<![a-z])(?:POSCAR|CONTCAR|XDATCAR)$",
+    re.IGNORECASE,
+)
 Items = list[RawCrystal | UnreadableRecord]
+_log = logging.getLogger(__name__)
 
 
 def is_cif(path: Path) -> bool:
-    return path.name.lower().endswith(CIF_SUFFIXES)
+    return plain_name(path.name).lower().endswith(CIF_SUFFIXES)
 
 
 def is_poscar(path: Path) -> bool:
-    return path.name.lower().endswith(POSCAR_SUFFIXES) or path.name.startswith(_POSCAR_NAMES)
+    name = plain_name(path.name)
+    return name.lower().endswith(POSCAR_SUFFIXES) or _POSCAR_NAME.match(name) is not None
 
 
 def structure_id(path: Path) -> str:
-    """The file's name without the extension of its format: ``Si`` of Si.cif, POSCAR-Si as it is."""
+    """The file's name without the suffixes of its compression and format: ``Si`` of Si.cif.gz,
+    POSCAR-Si as it is."""
+    name = plain_name(path.name)
     for suffix in (*CIF_SUFFIXES, *POSCAR_SUFFIXES):
-        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
-            return path.name[: -len(suffix)]
-    return path.name
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
 
 
 def structure_files(folder: Path) -> list[Path]:
@@ -50,10 +72,27 @@ def structure_files(folder: Path) -> list[Path]:
     )
 
 
-def read_structure_file(path: Path, name: str | None = None) -> list[RawCrystal | UnreadableRecord]:
-    """All of one CIF or POSCAR, at least one item. Never raises: what fails is UnreadableRecord.
+def files_not_read(folder: Path) -> str:
+    """Number and first names of what else is in a folder, folders with a slash; "" for nothing."""
+    others = sorted(
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in folder.iterdir()
+        if not (path.name.startswith(".") or path.name == ID_PROP)
+        and not (is_cif(path) or is_poscar(path))
+    )
+    if not others:
+        return ""
+    shown = ", ".join(one_line(name[:40]) for name in others[:3])
+    return f"{len(others)} not read, not named as CIF or POSCAR: {shown}" + (
+        ", ..." if len(others) > 3 else ""
+    )
 
-    It is read in a process with limits, as all structure files are.
+
+def read_structure_file(path: Path, name: str | None = None) -> list[RawCrystal | UnreadableRecord]:
+    """All structures of one CIF, POSCAR or XDATCAR, at least one item.
+
+    Never raises for the file's content: what fails is UnreadableRecord. It is read in a process
+    with limits, as all structure files are.
     """
     return next(read_files([(path, structure_id(path) if name is None else name)]))
 
@@ -66,8 +105,12 @@ def read_structure_files(paths: Iterable[Path]) -> Iterator[Items]:
 def read_folder(folder: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
     """Every structure file of a folder, by name, not recursive; ids are unique."""
     files = structure_files(folder)
+    others = files_not_read(folder)
     if not files:
-        raise InputError(f"{folder}: no CIF or POSCAR file in this folder")
+        what = f" ({others})" if others else ""
+        raise InputError(f"{folder}: no CIF or POSCAR file in this folder{what}")
+    if others:
+        _log.warning("%s: %s", folder, others)
     taken = Counter(structure_id(path) for path in files)
     names = [structure_id(path) for path in files]
     tasks = [
@@ -97,37 +140,42 @@ def _read(task: tuple[Path, str]) -> Items:
         data = _content(path)
     except NotRegularFile as error:
         return _unreadable(task, error.reason)
-    except (OSError, EOFError, zlib.error) as error:
+    except DAMAGED as error:
         return _unreadable(task, _why_not_read(path, error))
-    except _NotAFile as error:
+    except (_TooLarge, InputError) as error:
         return _unreadable(task, str(error))
     if len(data) > MAX_BYTES:
         return _unreadable(task, too_large(f"more than {MAX_BYTES >> 20}"))
-    if is_poscar(path) and not is_cif(path):
-        return [structure_in_poscar(data, name, str(path))]
-    return structures_in_cif(data, name, str(path))
+    cif = is_cif_text(data) if is_poscar(path) or not is_cif(path) else not is_poscar_text(data)
+    foreign = foreign_binary(data[:512])
+    if foreign is None and not cif and not is_poscar_text(data):
+        foreign = known_text(data)
+    if foreign is not None:
+        return _unreadable(task, f"not a structure file: it is {foreign}")
+    read = structures_in_cif if cif else structures_in_poscar
+    return read(data, name, str(path))
 
 
-class _NotAFile(ValueError):
-    """What has the name of a structure file is none, or too large a one; the message says it."""
+class _TooLarge(ValueError):
+    """A file is too large; the message is the reason."""
 
 
 def _content(path: Path) -> bytes:
-    """At most MAX_BYTES + 1 bytes of a file, decompressed; raises _NotAFile for what is no file."""
+    """At most MAX_BYTES + 1 bytes of a file, decompressed; raises _TooLarge for a larger file."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
-            raise _NotAFile(too_large(f"{size / 2**20:.1f}"))
-        if not path.name.lower().endswith(".gz"):
-            return file.read(MAX_BYTES + 1)
-        with gzip.open(file) as content:
-            return content.read(MAX_BYTES + 1)
+            raise _TooLarge(too_large(f"{size / 2**20:.1f}"))
+        with decompressed(file, str(path)) as content:
+            return bytes(content.read(MAX_BYTES + 1))
 
 
 def _why_not_read(path: Path, error: Exception) -> str:
     if isinstance(error, gzip.BadGzipFile):
         return "not compressed: the name ends in .gz, the content is no gzip (rename the file)"
-    if isinstance(error, (EOFError, zlib.error)):
+    if isinstance(error, zipfile.BadZipFile):
+        return "damaged: it is no whole zip archive, copy it again"
+    if isinstance(error, (EOFError, zlib.error, lzma.LZMAError)):
         return "damaged: its compressed content is cut short or broken, copy it again"
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.ELOOP:

@@ -1,4 +1,4 @@
-"""Was the last value of a file cut? A shorter number is a number still."""
+"""Detection of a last value that is cut: a number with fewer digits is still a number."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ _DECIMALS = re.compile(r"[+-]?\d*\.(\d+)")
 
 
 def ends_openly(data: bytes) -> bool:
-    """Whether a file's last byte belongs to a value: most programs end a file with a line end."""
+    """True if the last byte of a file belongs to a value: most programs end a file with a line
+    end."""
     return not data.rstrip(b"\0")[-1:].isspace()
 
 
 def looks_cut(last: str, others: Sequence[str]) -> bool:
-    """Whether ``last`` lacks decimals that all the others, at least two, have in equal number."""
+    """True if ``last`` lacks decimals that all of ``others``, at least two, have in equal
+    number."""
     matches = [_DECIMALS.fullmatch(value) for value in others]
     digits = {len(match[1]) if match else 0 for match in matches}
     if len(others) < 2 or len(digits) != 1:

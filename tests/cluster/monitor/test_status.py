@@ -12,7 +12,8 @@ import pytest
 
 from phase2hpc.cluster.monitor import follow as following
 from phase2hpc.runs.lease import Lease
-from phase2hpc.runs.run_directory import Manifest, create_run
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import create_run
 
 FAMILY = "multitask_lite_cgcnn"
 DEAD = {"pid": 1, "process_start": "another boot"}
@@ -119,7 +120,7 @@ def test_running_with_its_heartbeat(make, slurm, stands):
     lease_elsewhere(run, 10, phase="training", epoch=3, step=40, total_steps=90, loss=0.25,
                     crystals_per_second=31.4, seconds_left=3700.0)  # fmt: skip
     state, about, text = stands("one")
-    assert (state, about.strip()) == ("running", "job 7 on n1, 0:09:00 of its time left")
+    assert (state, about.strip()) == ("running", "job 7 on n1, 0:09:00 of its time limit left")
     for words in ("3 of 9 (training)", "40 of 90", "0.2500", "31 crystals/s", "1:01:40 at this",
                   " s ago", "2 by the scheduler"):  # fmt: skip
         assert words in text
@@ -130,7 +131,7 @@ def test_starting_silent_requeued_and_stopping(make, slurm, stands):
     slurm(in_queue(run, "RUNNING"))
     assert stands("one")[0] == "starting"
     slurm(in_queue(run, "RUNNING", elapsed="20:00"))
-    assert stands("one")[0] == "silent"
+    assert stands("one")[0] == "unresponsive"
     run.update_manifest(state="running")
     # The sign of life is of the life before.
     lease_elsewhere(run, 400)
@@ -138,7 +139,7 @@ def test_starting_silent_requeued_and_stopping(make, slurm, stands):
     assert stands("one")[0] == "starting"
     slurm(in_queue(run, "RUNNING", elapsed="8:00"))
     state, about, _ = stands("one")
-    assert state == "silent" and "no sign of life for 0:06:40" in about
+    assert state == "unresponsive" and "no heartbeat for 0:06:40" in about
     slurm(in_queue(run, "PENDING", reason="BeginTime"))
     assert stands("one")[0] == "requeued"
     slurm(in_queue(run, "COMPLETING"))
@@ -155,8 +156,8 @@ def test_a_dead_process_on_this_machine_is_not_running(make, slurm, stands):
     file.write_text(json.dumps(record | {"process_start": "gone"}))
     slurm((GONE[0], "slurm_load_jobs error: Unable to contact slurm controller", 1))
     state, _, text = stands("one")
-    assert state == "dead" and "(process 999999) is gone" in text
-    assert "Slurm was not asked: squeue: slurm_load_jobs error" in text
+    assert state == "interrupted" and "(process 999999) has exited" in text
+    assert "no answer from Slurm: squeue: slurm_load_jobs error" in text
 
 
 # ---- a job is over -------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def test_a_dead_process_on_this_machine_is_not_running(make, slurm, stands):
     [("TIMEOUT", "0", "", "job 7 TIMEOUT"),
      ("NODE_FAIL", "0", "", "job 7 NODE_FAIL (of n1)"),
      ("CANCELLED", "15", "", "job 7 CANCELLED"),
-     ("FAILED", "9", "", "job 7 FAILED, killed by signal 9"),
+     ("FAILED", "9", "", "job 7 FAILED, killed by SIGKILL"),
      ("FAILED", "256", "Traceback\n  x\nKeyError: 'a'\nsrun: error: n1: task 0: Exited\n",
       "job 7 FAILED, exit code 1: KeyError: 'a'"),
      ("FAILED", "256", OOM, "job 7 OUT_OF_MEMORY (FAILED, exit code 1)"),
@@ -180,7 +181,7 @@ def test_dead_by_the_queue(make, slurm, stands, state, code, log, expected):
     lease_elsewhere(run, 5)
     slurm(in_queue(run, state, code=code))
     found, about, text = stands("one")
-    assert found == "dead" and about.strip().startswith(expected)
+    assert found == "interrupted" and about.strip().startswith(expected)
     assert "phase2hpc submit --resume --run-id one --algorithm cgcnn --level lite" in text
     assert all(f"  {line}" in text for line in log.splitlines()[-2:])
 
@@ -193,7 +194,7 @@ def test_dead_by_accounting(make, slurm, stands):
     assert stands("one")[1].strip() == "job 7 OUT_OF_MEMORY"
     # Records of a job whose end was never told.
     slurm(GONE, in_accounting(run, "RUNNING"))
-    assert stands("one")[0] == "dead"
+    assert stands("one")[0] == "interrupted"
 
 
 @pytest.mark.parametrize("accounting", [None, ("", "Slurm accounting storage is disabled\n", 1)])
@@ -202,11 +203,11 @@ def test_dead_by_the_log_alone(make, slurm, stands, accounting):
     write_log(run, OOM)
     slurm(GONE, accounting)
     state, about, text = stands("one")
-    assert state == "dead" and "no record of job 7" in about and "OUT_OF_MEMORY" in about
+    assert state == "interrupted" and "no record of job 7" in about and "OUT_OF_MEMORY" in about
     assert "task 0: Out Of Memory" in text
     write_log(run, "")
     state, about, _ = stands("one")
-    assert state == "dead" and about.endswith("its log does not say why")
+    assert state == "interrupted" and about.endswith("its log gives no reason")
 
 
 def test_what_ended_an_earlier_life_is_not_the_reason(make, slurm, stands):
@@ -216,14 +217,14 @@ def test_what_ended_an_earlier_life_is_not_the_reason(make, slurm, stands):
     write_log(run, LIMIT.format((now + timedelta(seconds=5)).isoformat(timespec="seconds")))
     assert "TIMEOUT" in stands("one")[1]
     write_log(run, LIMIT.format((now - timedelta(hours=1)).isoformat(timespec="seconds")))
-    assert "does not say why" in stands("one")[1]
+    assert "gives no reason" in stands("one")[1]
 
 
 def test_another_job_of_the_same_number(make, slurm, stands, command, tmp_path):
     """Ids begin anew on a cluster that was set up again."""
     run = make("one", "running")
     slurm(in_queue(run, "RUNNING", folder="/home/other/models/family/run_two/job"))
-    assert stands("one")[0] == "dead"
+    assert stands("one")[0] == "interrupted"
     code, out, _ = command("cancel", "one", "--yes", "--models-dir", tmp_path)
     assert code == 0 and "no job to cancel" in out
     assert not [call for call in slurm.calls() if call.startswith("scancel")]
@@ -248,7 +249,7 @@ def test_what_the_run_itself_says_of_its_end(make, slurm, stands, state):
     slurm(in_queue(run, "COMPLETED"))
     found, _, text = stands("one")
     assert found == state
-    assert ("go on" in text) == (state != "finished")
+    assert ("resume  " in text) == (state != "finished")
 
 
 # ---- without a job ---------------------------------------------------------------------------
@@ -265,10 +266,10 @@ def test_trained_here_and_elsewhere(make, slurm, stands, command, tmp_path):
     finally:
         lease.release()
     killed = make("killed", "running", job=None, **DEAD)
-    assert stands("killed")[0] == "dead"
+    assert stands("killed")[0] == "interrupted"
     lease_elsewhere(killed, 1000, job=None)
     state, about, text = stands("killed")
-    assert state == "dead" and "process 5 on host n1 gave no sign of life" in about
+    assert state == "interrupted" and "process 5 on host n1: no heartbeat" in about
     assert "phase2hpc train --resume --run-id killed" in text
     assert not [call for call in slurm.calls() if call.startswith("squeue")]
 
@@ -278,7 +279,7 @@ def test_local_profile(make, slurm, stands):
     make("waits", "submitted", job="local-ab12_0", array=True)
     make("gone", "submitted", job="local-cd12", **DEAD)
     assert stands("waits")[0] == "pending"
-    assert stands("gone")[0] == "dead"
+    assert stands("gone")[0] == "interrupted"
 
 
 # ---- all runs --------------------------------------------------------------------------------
@@ -314,9 +315,9 @@ def test_all_runs(make, slurm, command, tmp_path, monkeypatch):
     before = len(slurm.calls())
     look()
     assert len([call for call in slurm.calls()[before:] if call.startswith("squeue")]) == 1
-    monkeypatch.setattr("phase2hpc.cluster.monitor.status.LATEST", 2)
+    monkeypatch.setattr("phase2hpc.cluster.monitor.status.MAX_ENDED_RUNS", 2)
     lines = look().splitlines()
-    assert lines[0].startswith("3 older runs are over") and "old2" not in lines[1]
+    assert lines[0].startswith("3 older runs have ended") and "old2" not in lines[1]
     assert any(line.startswith("many (3 runs)") for line in lines)
 
 
@@ -344,9 +345,9 @@ def test_the_job_that_prepares_the_store(make, slurm, stands, command, tmp_path)
     slurm(in_queue(run, "FAILED", "7", code="512", folder=folder) + in_queue(run, "CANCELLED", "8"))
     why = "its store, FAILED, exit code 2: a.jsonl: no such file"
     state, about, _ = stands("one")
-    assert state == "dead" and "job 8 CANCELLED" in about and about.endswith(why)
+    assert state == "interrupted" and "job 8 CANCELLED" in about and about.endswith(why)
     slurm(GONE)
-    assert stands("one")[1].endswith("by its log a.jsonl: no such file")
+    assert stands("one")[1].endswith("its log says a.jsonl: no such file")
     assert command("logs", "7", "--err", "--models-dir", tmp_path)[1].startswith("phase2hpc: a.j")
 
 
@@ -365,7 +366,7 @@ def test_watching_off_a_terminal_tells_changes_and_ends(
     code, out, _ = command("status", "one", "--watch", "--models-dir", tmp_path)
     assert code == 0
     assert [line.split()[2].rstrip(",") for line in out.splitlines()] == [
-        "pending", "starting", "dead",
+        "pending", "starting", "interrupted",
     ]  # fmt: skip
 
 
@@ -390,7 +391,7 @@ def test_logs(make, slurm, command, tmp_path):
     slurm("")
     run = make("one", "stopped")
     code, out, err = logs()
-    assert (code, out) == (0, "") and "nothing here (yet)" in err
+    assert (code, out) == (0, "") and "the log is empty so far" in err
     write_log(run, "first life\nsecond life\nµ\x1b[2J\n", "7_0_log.out")
     write_log(run, "rank 1\n", "7_1_log.out")
     write_log(run, "error\n")
@@ -401,7 +402,7 @@ def test_logs(make, slurm, command, tmp_path):
     assert logs("--err")[1] == "error\n"
     assert logs("--rank", "1")[1] == "rank 1\n"
     code, _, err = logs("--rank", "2")
-    assert code == 2 and "of job 7 there are logs of the ranks 0, 1" in err
+    assert code == 2 and "job 7 has logs of the ranks 0, 1" in err
     assert slurm.calls() == []
 
 
@@ -472,12 +473,12 @@ def test_cancel_asks(make, slurm, command, tmp_path):
     slurm(in_queue(run, "RUNNING"))
     lease_elsewhere(run, 5, epoch=3)
     code, out, err = command("cancel", "one", "--models-dir", tmp_path)
-    assert code == 2 and "say --yes" in err
+    assert code == 2 and "give --yes" in err
     assert out.splitlines()[2].split()[:4] == ["7", "RUNNING", "one", "3/9"]
     assert "scancel" not in " ".join(slurm.calls())
     code, out, _ = command("cancel", "one", "--yes", "--models-dir", tmp_path)
     assert code == 0 and slurm.calls()[-1] == "scancel 7"
-    assert "to go on: phase2hpc submit --resume --run-id one" in out
+    assert "resume: phase2hpc submit --resume --run-id one" in out
 
 
 def test_cancel_elements(make, slurm, command, tmp_path):
@@ -495,7 +496,7 @@ def test_cancel_elements(make, slurm, command, tmp_path):
         code, out, _ = command("cancel", name, "--yes", "--models-dir", tmp_path)
         assert (code, slurm.calls()[-1]) == (0, f"scancel {expected}")
     code, out, _ = command("cancel", "7_2", "--yes", "--models-dir", tmp_path)
-    assert code == 0 and len(out.splitlines()) == 1 and "no job to cancel, it is dead" in out
+    assert code == 0 and len(out.splitlines()) == 1 and "no job to cancel, it is interrupted" in out
 
 
 def test_cancel_where_slurm_is_away(make, slurm, command, tmp_path):

@@ -11,27 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from submitted_run import submitted
 
 from phase2hpc.cluster.node import train_task as task
-from phase2hpc.config.run_config import build_config
 from phase2hpc.errors import Phase2Error
-from phase2hpc.runs.run_directory import Manifest, RunDirectory, create_run
-
-SETTINGS = {"hidden": 16, "layers": 2, "batch_size": 8, "max_samples": 40}
-
-
-def submitted(models: Path, store: Path, **overrides: Any) -> RunDirectory:
-    """A run as ``submit`` leaves it."""
-    config = build_config(
-        "cgcnn", "lite", ["band_gap"],
-        {**SETTINGS, "store": store, "models_dir": models, **overrides},
-    )  # fmt: skip
-    run = create_run(models, "multitask_cgcnn_lite", "one")
-    run.write_config(config)
-    manifest = Manifest.for_run(run, config, store, None)
-    manifest.state = "submitted"
-    run.write_manifest(manifest)
-    return run
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import RunDirectory
 
 
 def on_a_node(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -81,7 +66,7 @@ def test_the_jobs_limit_ends_it_with_75_and_other_settings_go_on(tiny: Any, tmp_
 def test_the_users_own_limit_is_not_requeued(tiny: Any, tmp_path: Path) -> None:
     run = submitted(tmp_path, tiny.store, epochs=100_000, max_hours=1e-6)
     ended = on_a_node(str(run.path), 1.0, 120)
-    assert ended.returncode == task.STOPPED_FOR_GOOD, ended.stderr
+    assert ended.returncode == task.MAX_HOURS_EXIT_CODE, ended.stderr
     assert "by --max-hours: not requeued" in ended.stderr
     assert run.read_manifest().state == "stopped"
 
@@ -98,14 +83,14 @@ def test_a_users_mistake_is_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
-    monkeypatch.setattr(task, "_newest_step", lambda run: json.loads(run.report.read_text()))
+    monkeypatch.setattr(task, "_newest_step", lambda run: json.loads(run.metrics_csv.read_text()))
     run = submitted(tmp_path, tmp_path / "store.h5")
     at_step(run, 0)
     return run
 
 
 def at_step(run: RunDirectory, step: int) -> None:
-    run.report.write_text(str(step))
+    run.metrics_csv.write_text(str(step))
 
 
 def start(run: RunDirectory, restarts: int, monkeypatch: pytest.MonkeyPatch) -> Manifest:
@@ -120,7 +105,7 @@ def test_three_restarts_without_progress_end_it(
     assert start(run, 0, monkeypatch).restarts == 0
     assert start(run, 1, monkeypatch).restarts_without_progress == 1
     assert start(run, 2, monkeypatch).restarts_without_progress == 2
-    with pytest.raises(Phase2Error, match="one: restarted 3 times .* later than step 0: look at"):
+    with pytest.raises(Phase2Error, match="one: restarted 3 times .* later than step 0: look in"):
         start(run, 3, monkeypatch)
     # By hand, which is a job of its own: it counts anew.
     assert start(run, 0, monkeypatch).restarts_without_progress == 0

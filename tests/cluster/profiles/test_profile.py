@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from profile_table import fields_table
 
-from phase2hpc.cluster.profiles.docs_table import fields_table
 from phase2hpc.cluster.profiles.fields import parse_hours
 from phase2hpc.cluster.profiles.profile import (
     FOLDERS_VARIABLE,
     Profile,
     find_profile,
-    named_from_anywhere,
+    portable_name,
     profiles_table,
     read_profile,
 )
@@ -100,14 +100,14 @@ def test_nothing_need_be_said(profile):
         ("cpus: four", "field 'cpus' = 'four': input should be a valid integer"),
         ("gpus: -1", "field 'gpus' = '-1': input should be greater than or equal to 0"),
         ("hours: inf", "field 'hours' = 'inf': input should be a finite number"),
-        ("hours: 12:30", "field 'hours' = '12:30': minutes and seconds, or hours and minutes?"),
+        ("hours: 12:30", "field 'hours' = '12:30': ambiguous (minutes and seconds, or hours"),
         ("hours: 48\nmax_hours: 24", "hours 48 is above max_hours 24"),
-        ("executor: local\npartition: x", "partition: means nothing with 'executor: local'"),
+        ("executor: local\npartition: x", "partition: has no effect with 'executor: local'"),
         ("srun: --mpi=none", "field 'srun' = '--mpi=none': write a list"),
         ("environment: {1A: x}", "is not the name of an environment variable"),
         ("container: {image: x, binds: [data]}", "write a bind as /on/the/node"),
-        ("sbatch: {partition: x}", "'partition' is said by the profile's partition"),
-        ("sbatch: {array: 0-9}", "'array' is set by phase2hpc itself"),
+        ("sbatch: {partition: x}", "'partition' is set by the profile's field partition"),
+        ("sbatch: {array: 0-9}", "'array' is set by phase2hpc"),
         ("sbatch: {p: x}", "'p' is not a long option of sbatch"),
     ],
 )
@@ -146,21 +146,21 @@ def test_nothing_gets_into_the_script_by_the_back_door(profile, text):
 
 def test_an_unset_variable_is_named(profile, monkeypatch):
     monkeypatch.delenv("SCRATCH", raising=False)
-    with pytest.raises(InputError, match="the variable SCRATCH is not set here"):
+    with pytest.raises(InputError, match="the variable SCRATCH is not set"):
         profile("container: {image: $SCRATCH/x.sif}")
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("cpus: 1\n\ngpus: 1\ncpus: 2", r"mine\.yaml, line 4: 'cpus' is given twice"),
-        ("container:\n  image: a\n  image: b", r"mine\.yaml, line 3: 'image' is given twice"),
+        ("cpus: 1\n\ngpus: 1\ncpus: 2", r"mine\.yaml, line 4: 'cpus' is a duplicate key"),
+        ("container:\n  image: a\n  image: b", r"mine\.yaml, line 3: 'image' is a duplicate key"),
         ("partition: gpu\nsetup: [a", r"mine\.yaml, line 2: expected ',' or '\]'"),
         ("a: &a [x, x]\nb: *a", r"mine\.yaml, line 1: anchors and aliases"),
         ("constraint: *", r"mine\.yaml, line 1:"),
         ("cpus: !!python/object/apply:os.getpid []", r"mine\.yaml, line 1: could not determine"),
-        ("? [a]\n: b", r"mine\.yaml, line 1: a name is wanted here"),
-        ("- gpu", r"mine\.yaml: not a profile: write it as lines of 'field: value'"),
+        ("? [a]\n: b", r"mine\.yaml, line 1: expected a field name"),
+        ("- gpu", r"mine\.yaml: not a profile: it must have lines of 'field: value'"),
         ("\0", r"mine\.yaml: not YAML"),
         ("[" * 20_000, r"mine\.yaml: nested too deeply"),
         ("#" * 70_000, r"mine\.yaml: larger than 64 KiB"),
@@ -198,7 +198,7 @@ def test_the_first_folder_that_has_the_name_wins(folders):
         assert find_profile("slurm-gpu").description == f"of {folder.name}"
     table = profiles_table()
     assert table.count("slurm-gpu  ") == 1
-    assert f"of jobs (goes before {folders[1] / 'slurm-gpu.yaml'}" in table
+    assert f"of jobs (hides {folders[1] / 'slurm-gpu.yaml'}" in table
 
 
 def test_a_path_is_a_path(folders):
@@ -221,7 +221,7 @@ def test_what_a_profile_is_called_from_another_folder(folders, monkeypatch):
         ("./jobs/in-jobs.yaml", folders[0] / "in-jobs.yaml"),
         ("~/in-one.yaml", folders[1] / "in-one.yaml"),
     ):
-        assert named_from_anywhere(name) == str(expected)
+        assert portable_name(name) == str(expected)
 
 
 def test_an_unknown_name_brings_the_nearest(folders):
@@ -234,7 +234,7 @@ def test_an_unknown_name_brings_the_nearest(folders):
 def test_a_broken_profile_does_not_hide_the_others(folders):
     (folders[0] / "broken.yaml").write_text("partion: x")
     table = profiles_table()
-    assert "wrong: jobs/broken.yaml: unknown field 'partion'" in table
+    assert "invalid: jobs/broken.yaml: unknown field 'partion'" in table
     assert "slurm-cpu" in table
 
 

@@ -8,7 +8,7 @@ from recorded_slurm import PARTITIONS, SINFO
 from phase2hpc.cluster.slurm import command as slurm_command
 from phase2hpc.cluster.slurm import jobs as slurm
 from phase2hpc.cluster.slurm import partitions as slurm_cluster
-from phase2hpc.cluster.slurm.parsing import elements, exit_code, seconds
+from phase2hpc.cluster.slurm.parsing import expand_array, parse_duration, parse_exit_code
 from phase2hpc.errors import InputError, Phase2Error
 
 SQUEUE = """\
@@ -213,7 +213,7 @@ def test_the_trial_of_a_job(slurm_commands):
      ("UNLIMITED", None), ("INVALID", None), ("", None)],
 )  # fmt: skip
 def test_lengths_of_time(text, expected):
-    assert seconds(text) == expected
+    assert parse_duration(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -222,11 +222,11 @@ def test_lengths_of_time(text, expected):
      ("12_[5,8-12:4%2]", ["12_5", "12_8", "12_12"])],
 )  # fmt: skip
 def test_elements_of_an_array(text, expected):
-    assert elements(text) == expected
+    assert expand_array(text) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("75:0", 75), ("0:15", 143), ("19200", 75), ("9", 137), ("", None)]
 )
 def test_exit_codes(text, expected):
-    assert exit_code(text) == expected
+    assert parse_exit_code(text) == expected

@@ -105,7 +105,7 @@ def test_images(at: Path) -> None:
     for image in ("docker://python:3.11", "library://x/y"):
         assert checked_image(ContainerSettings(image=image)).image == image
     assert checked_image(ContainerSettings(image="name:1", runtime="docker")).image == "name:1"
-    with pytest.raises(InputError, match="container image gone.sif: not there"):
+    with pytest.raises(InputError, match="container image gone.sif: no such file"):
         checked_image(ContainerSettings(image="gone.sif"))
     for content in (b"", b"hello", b"PK\3\4"):
         (at / "work" / "other.sif").write_bytes(content)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorded_script import recorded_form
 from tiny import Tiny
 
 from phase2hpc.cluster.profiles.profile import find_profile
-from phase2hpc.cluster.submit.job_array import predict_work, prepare_work, scripts
+from phase2hpc.cluster.submit.job_array import scripts
 from phase2hpc.cluster.submit.sbatch_options import start_after
+from phase2hpc.cluster.submit.sharded_work import predict_in_shards, prepare_in_shards
 from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store.layout import read_info
 from phase2hpc.runs.run_directory import RunDirectory
@@ -66,7 +68,7 @@ def test_a_killed_shard_is_made_alone(site: Path, command: Command) -> None:
     arguments = ("prepare", "in.jsonl", "--store", "s.h5", "--shards", 2, "--workers", 1)
     code, _, err = command(*arguments, "--profile", "killed.yaml")
     assert code == 1 and "1 of 2 failed" in err.splitlines()[-1]
-    assert "the same command again makes the rest" in err and not Path("s.h5").exists()
+    assert "repeat the command for the rest" in err and not Path("s.h5").exists()
     (part,) = site.glob("s.h5.shards/*/*.jsonl")
     assert part.name == "0001.jsonl"
     code, out, err = command(*arguments)
@@ -90,7 +92,7 @@ def test_a_signal_keeps_what_is_done(site: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     last = err.splitlines()[-1]
-    assert process.returncode == 75 and "the same command again makes the rest" in last, err
+    assert process.returncode == 75 and "repeat the command for the rest" in last, err
     assert not [path for path in site.glob("s.h5.shards/*/*") if path.name.startswith(".")]
     assert not Path("s.h5").exists()
 
@@ -105,7 +107,7 @@ def test_a_wrong_source_is_the_users(site: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--shards", 501), "--shards 501: 500 at most"),
+        (("--shards", 501), "--shards 501: at most 500"),
         (("--shards", 2, "--split", "sometimes"), "unknown split rule 'sometimes'"),
         (("--shards", 2, "--cutoff", 99), "cutoff 99.0 A is outside"),
         (("--shards", 2, "--profile", "nowhere.yaml"), "profile nowhere.yaml: no such file"),
@@ -137,11 +139,11 @@ def test_predicted_here(site: Path, trained: Any, command: Command) -> None:
 def test_scripts_are_as_recorded(site: Path) -> None:
     """A change of a recorded text is a change of what runs on clusters: read it, then write it
     there."""
-    work = prepare_work(["in.jsonl"], Path("s.h5"), OPTIONS, 3)
+    work = prepare_in_shards(["in.jsonl"], Path("s.h5"), OPTIONS, 3)
     array, last = scripts(work, find_profile("site.yaml"), 3)
-    last = start_after(last, ["ID_OF_THE_SHARDS"], however_they_ended=True)
+    last = start_after(last, ["ID_OF_THE_SHARDS"], even_if_failed=True)
     for name, script in (("shards", array), ("merge", last)):
-        text = script.text().replace(str(site), "/shared")
+        text = recorded_form(script.text(), site)
         assert text == (RECORDED / f"{name}.sbatch").read_text()
         assert subprocess.run(["/bin/bash", "-n"], input=text, text=True).returncode == 0
 
@@ -151,7 +153,7 @@ def test_gpus_are_asked_for_to_predict(
     device: str, gpus: bool, site: Path, trained: dict[str, RunDirectory]
 ) -> None:
     runs = [trained["cgcnn"]]
-    work = predict_work(
+    work = predict_in_shards(
         ["in.jsonl"], Path("p.csv"), runs, 2, plain_folder=False, device=device, threads=3
     )
     profile = find_profile("site.yaml").model_copy(update={"gpus": 4})
@@ -178,7 +180,7 @@ def test_what_is_submitted(site: Path, on_slurm: Any, command: Command) -> None:
     code, out, err = command(*PREPARE)
     assert code == 0, err
     assert "array 900 of 3 shards submitted" in out and "squeue --jobs=900,900" in out
-    assert "job 900 makes s.h5 of them when all have ended" in out
+    assert "job 900 joins them into s.h5 when all have ended" in out
     names = {path.name for path in Path("s.h5.jobs").iterdir()}
     assert names >= {f"900_{element}_submitted.pkl" for element in range(3)}
     assert "900_submitted.pkl" in names
@@ -201,7 +203,7 @@ def test_only_what_is_missing_is_submitted(site: Path, on_slurm: Any, command: C
         folder.part(shard).touch()
     code, out, err = command(*PREPARE)
     assert code == 0, err
-    assert "2 of 3 shards are there already" in out and "900_0: shard 1" in out
+    assert "2 of 3 shards exist already" in out and "900_0: shard 1" in out
     folder.part(1).touch()
     code, out, err = command(*PREPARE)
     assert code == 0 and "array" not in out and "squeue --jobs=900\n" in out, err
@@ -225,7 +227,7 @@ def test_submitted_from_a_login_node_without_numpy(site: Path, on_slurm: Any) ->
     assert done.returncode == 0 and "array 900 of 3 shards" in done.stdout, done.stderr
     Path("s.h5").touch()
     done = run()
-    assert done.returncode == 2 and "cannot be seen here (no numpy)" in done.stderr
+    assert done.returncode == 2 and "cannot read it (no numpy)" in done.stderr
 
 
 def test_refused(site: Path, on_slurm: Any, command: Command, tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
 from phase2hpc.cluster.submit import local_executor as local
 from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.errors import Phase2Error
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.runs.state import status_of
 
 FEW = ("--set", "hidden=16", "--set", "head_hidden=8", "--batch-size", "4", "--max-samples", "40")
 
@@ -81,8 +83,8 @@ def test_killed_and_resumed_by_submit(here: Path, processes: list[subprocess.Pop
     wait_for_an_epoch(run)
     os.kill(run.read_manifest().pid, signal.SIGKILL)
     _, err = killed.communicate(timeout=60)
-    assert killed.returncode == 1 and "exit code 137" in err, err
-    assert run.read_manifest().effective_state == "interrupted"
+    assert killed.returncode == 1 and "exited with code 137" in err, err
+    assert status_of(run, SlurmScheduler()).state == "interrupted"
     resumed = submission("--algorithm", "cgcnn", "--resume", "--run-id", "killed")
     processes.append(resumed)
     out, err = resumed.communicate(timeout=120)
@@ -135,7 +137,7 @@ def test_75_runs_again_until_it_is_done(tmp_path: Path, capfd: Any) -> None:
 
 def test_one_that_fails_does_not_keep_the_others(tmp_path: Path, capfd: Any) -> None:
     calls = [call("print('first')"), call("raise SystemExit(5)"), call("print('last')")]
-    with pytest.raises(Phase2Error, match=r"1 of 3 failed: local-\w+_1 ended with exit code 5"):
+    with pytest.raises(Phase2Error, match=r"1 of 3 failed: local-\w+_1 exited with code 5"):
         local.run_calls(script(tmp_path, 3), calls, 1, lambda ids: None)
     out = capfd.readouterr().out
     assert out.index("first") < out.index("last")

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, JobScript, said_by_slurm, sbatch
+from phase2hpc.cluster.slurm.command import message_of
+from phase2hpc.cluster.submit import slurm_executor
+from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, JobIdUnknown, JobScript, sbatch
 from phase2hpc.errors import InputError, Phase2Error
 
 
@@ -112,7 +114,7 @@ def test_a_python_without_what_it_needs_is_said_before_it_starts(tmp_path: Path)
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     for python, words in (
-        (f"{bare}/bin/python", "has no phase2hpc submitit torch"),
+        (f"{bare}/bin/python", "lacks phase2hpc packaging pydantic"),
         ("/nowhere/python", "/nowhere/python does not start"),
     ):
         ended = run_script(tmp_path, "echo started", "", python=python)
@@ -165,6 +167,58 @@ def test_slurms_own_reason_in_one_line(
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+BANNER = """\
+-----------------------------------------------------------------
+          Welcome to the 2026 Supercomputer, node 7
+-----------------------------------------------------------------
+No reservation for this job
+--> Verifying valid submit host (login4)...OK
+--> Checking available allocation (PHY2026)...OK
+42 nodes are free
+"""
+
+
+@pytest.mark.parametrize(
+    ("stdout", "job_id"),
+    [
+        ("78\n", "78"),
+        ("78;cluster\n", "78"),
+        ("Submitted batch job 78\n", "78"),
+        ("Submitted batch job 78 on cluster west\n", "78"),
+        (BANNER + "78\n", "78"),
+        (BANNER + "Submitted batch job 78\n\n", "78"),
+        ("2026\n" + BANNER + "78;west\n", "78"),
+        ("78\nhave a nice day\n", "78"),
+    ],
+)
+def test_the_id_among_what_a_site_prints(
+    stdout: str, job_id: str, slurm_commands: Any, tmp_path: Path
+) -> None:
+    slurm_commands(sbatch=(stdout, "", 0))
+    assert sbatch(tmp_path / "job.sh") == job_id
+
+
+@pytest.mark.parametrize("stdout", ["", BANNER, "job 78 submitted\n", "78a\n", "-78\n"])
+def test_without_an_id_a_job_may_be_queued(
+    stdout: str, slurm_commands: Any, tmp_path: Path
+) -> None:
+    slurm_commands(sbatch=(stdout, "", 0))
+    with pytest.raises(JobIdUnknown, match="printed no job id") as caught:
+        sbatch(tmp_path / "job.sh")
+    assert "squeue --me" in str(caught.value) and f"{tmp_path} is kept" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_sbatch_that_hangs_may_have_queued_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executable(tmp_path / "sbatch", "exec /bin/sleep 60")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slurm_executor, "_SBATCH_TIMEOUT", 0.5)
+    with pytest.raises(JobIdUnknown, match="did not answer within"):
+        sbatch(tmp_path / "job.sh")
+
+
 def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="no sbatch on this machine.*--profile local"):
@@ -183,8 +237,8 @@ def test_the_job_that_submits_does_not_speak_for_the_job_submitted(
     assert "SLURM_CONF=/etc/x.conf" in environment and "SLURM_CPUS_PER_TASK" not in environment
 
 
-def test_said_by_slurm() -> None:
-    assert said_by_slurm("sbatch: error: a\nsbatch: error: a\n\nsrun: fatal: b\n") == "a; b"
+def test_message_of() -> None:
+    assert message_of("sbatch: error: a\nsbatch: error: a\n\nsrun: fatal: b\n") == "a; b"
 
 
 # ---- submission --------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import pytest
 
 from phase2hpc.cluster.submit.resume_command import resume_command
 from phase2hpc.cluster.submit.submission import not_shared
-from phase2hpc.runs.run_directory import Manifest, RunDirectory, create_run
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import RunDirectory, create_run
 
 REFUSED = "sbatch: error: Batch job submission failed: Invalid qos specification\n"
 
@@ -50,7 +51,7 @@ def test_what_is_printed_and_written(submit: Submit, tiny: Any) -> None:
     assert code == 0, err
     for words in (
         "job 900 submitted (profile site.yaml)", "run mine in models/",
-        "time 00:15:00 (3 epochs x 110 crystals (as the store says)",
+        "time 0:15:00 (3 epochs x 110 crystals (from the store)",
         "phase2hpc status mine", "phase2hpc logs mine -f", "phase2hpc cancel mine",
     ):  # fmt: skip
         assert words in out, out
@@ -103,6 +104,22 @@ def test_what_was_there_before_a_refused_submission_stays(
     slurm_commands(sbatch=("", REFUSED, 1))
     assert submit("--run-id", "other")[0] == 2
     assert the_run("kept").manifest.is_file() and not the_run("other").path.exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--store", "new.h5", "--prepare", "x.jsonl"]])
+def test_the_run_of_a_job_without_an_id_is_kept(
+    arguments: list[str], submit: Submit, slurm_commands: Any, command: Any
+) -> None:
+    slurm_commands(sbatch=("welcome\n", "", 0))
+    code, _, err = submit("--run-id", "mine", *arguments)
+    assert code == 1 and "a job may be queued all the same" in err.splitlines()[-1]
+    run = the_run("mine")
+    assert run.read_config() and not [c for c in slurm_commands() if c.startswith("scancel")]
+    # Its owner has not exited yet: this process.
+    run.update_manifest(pid=1, process_start="another boot")
+    code, out, _ = command("status", "mine")
+    assert code == 0 and "phase2hpc submit --resume --run-id mine" in out
+    assert run.read_manifest().job_ids == []
 
 
 def test_a_first_job_whose_followers_are_refused_is_cancelled(
@@ -186,7 +203,7 @@ def test_the_command_that_goes_on_asks_for_the_same_job(
     words = shlex.split(resume_command(run, run.read_manifest()))
     for flag, value in (
         ("--profile", Path("site.yaml").resolve()), ("--container", Path("an image.sif").resolve()),
-        ("--time", "01:30:00"), ("--memory", "1.5"), ("--nodes", 2), ("--sbatch", "nice=5"),
+        ("--time", "1:30:00"), ("--memory", "1.5"), ("--nodes", 2), ("--sbatch", "nice=5"),
         ("--prepare", Path("tiny.h5").resolve()),
     ):  # fmt: skip
         assert words[words.index(flag) + 1] == str(value)
@@ -218,11 +235,14 @@ def test_folders_that_other_machines_do_not_see() -> None:
 
 
 def test_a_manifest_of_a_submitted_run_is_read_by_the_registry(tmp_path: Path) -> None:
+    from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
     from phase2hpc.config.run_config import build_config
-    from phase2hpc.runs.registry import list_text, registry
+    from phase2hpc.runs.listing import list_text
+    from phase2hpc.runs.registry import registry
+    from phase2hpc.runs.state import run_statuses
 
     run = create_run(tmp_path, "multitask_cgcnn_lite", "x")
     manifest = Manifest.for_run(run, build_config("cgcnn", "lite", ["band_gap"]), tmp_path, None)
     manifest.state = "submitted"
     run.write_manifest(manifest)
-    assert "submitted" in list_text(registry(tmp_path))
+    assert " pending " in list_text(run_statuses(registry(tmp_path), SlurmScheduler()))

@@ -43,10 +43,10 @@ def test_the_end_of_a_run_id_is_fit_for_one() -> None:
         (["lr"], "key=value,value"),
         (["=1,2"], "key=value,value"),
         (["lr=1,,2"], "key=value,value"),
-        (["lr=1,1"], "a value twice"),
+        (["lr=1,1"], "the same value twice"),
         (["lr=1", "lr=2"], "given twice"),
         (["seed=1,2"], "--seeds"),
-        (["models-dir=a,b"], "cannot be swept"),
+        (["models-dir=a,b"], "only settings can be swept"),
     ],
 )
 def test_sweeps_that_are_none(sweeps: list[str], words: str) -> None:

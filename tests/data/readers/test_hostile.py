@@ -26,7 +26,7 @@ from phase2hpc.data.prepare import prepare
 from phase2hpc.data.readers import structure_files
 from phase2hpc.data.readers.cif.structures import structures_in_cif
 from phase2hpc.data.readers.cif.syntax import MAX_BYTES
-from phase2hpc.data.readers.poscar import structure_in_poscar
+from phase2hpc.data.readers.poscar import structures_in_poscar
 from phase2hpc.data.readers.registry import read
 from phase2hpc.utils.sandbox import sandboxed_map
 
@@ -244,7 +244,7 @@ def test_mutations_raise_nothing() -> None:
         warnings.simplefilter("error")
         for _ in range(400):
             items = structures_in_cif(mutated(rng.choice(small), rng), "x", "x.cif")
-            items.append(structure_in_poscar(mutated(poscar, rng), "x", "POSCAR"))
+            items += structures_in_poscar(mutated(poscar, rng), "x", "POSCAR")
             for _status, reason in outcomes(items):
                 assert reason.isprintable() and len(reason) < 300
 

@@ -17,7 +17,7 @@ from paths import ROOT
 
 from phase2hpc.config.properties import PROPERTIES
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
-from phase2hpc.data.readers.json_records import JsonStream
+from phase2hpc.data.readers.json_stream import JsonStream
 from phase2hpc.data.readers.labels import ehull_warning, label_value
 from phase2hpc.data.readers.registry import describe, read, source_hash
 from phase2hpc.data.validation import validate
@@ -338,7 +338,7 @@ def test_bad_extended_xyz(tmp_path):
     path = tmp_path / "a.xyz"
     path.write_text('1\nno cell here\nH 0 0 0\n2\nLattice="9 0 0 0 9 0 0 0 9"\nH 0 0 0\nCl 1\n')
     first, second = read(path)
-    assert first.reason.startswith("not periodic") and first.id == "a#0"
+    assert first.reason.startswith("no cell") and first.id == "a#0"
     assert second.reason.startswith("bad frame")
 
 
@@ -352,13 +352,13 @@ def test_bad_extended_xyz(tmp_path):
         ("a.jsonl.gz", gzip.compress(b'{"id": 1}\n' * 999, mtime=0)[:-9], "damaged or cut short"),
         ("a.jsonl.gz", b"no gzip", "damaged or cut short"),
         ("a.json", b'[{"jid": "a"}, {"jid', "not valid JSON"),
-        ("a.json", b'{"a": 1}', "no data frame"),
+        ("a.json", b'{"a": 1}', "no structure found in this JSON object"),
         ("a.json", b'{"index": [0], "columns": ["composition"], "data": [["Fe"]]}', "'structure'"),
         ("a.json", b"12", "neither a JSON array nor"),
         ("a.json.zip", b"no zip", "damaged or cut short"),
         ("a.csv", b"id,x\n1,2\n", "no column of CIF text"),
         ("a.db", b"no database", "not a readable ASE database"),
-        ("a.pdf", b"%PDF", "unknown format"),
+        ("a.pdf", b"%PDF", "it is a PDF document"),
     ],
 )
 def test_bad_sources_are_one_line(tmp_path, name, content, expected):
@@ -482,8 +482,8 @@ def test_names_that_are_no_text(tmp_path, records):
     items = list(read(path))
     assert isinstance(items[0], RawCrystal)
     assert all(isinstance(item, UnreadableRecord) for item in items[1:])
-    assert [item.id for item in items[1:]] == ["line 2", bad_label["id"], nul["id"]]
-    assert items[1].reason == r"bad id: 'x\ud800' is not valid Unicode"
+    assert [item.id for item in items[1:]] == ["x\\ud800", bad_label["id"], nul["id"]]
+    assert items[1].reason == "bad id: it is not valid Unicode"
     assert items[1].input == f"{path}:2" and r"\udfff" in items[2].reason
     folder = tmp_path / "cifs"
     folder.mkdir()

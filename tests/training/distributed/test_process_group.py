@@ -26,7 +26,8 @@ from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import StoppedEarly
 from phase2hpc.inference.out_of_memory import OutOfMemory
 from phase2hpc.runs.lease import Lease
-from phase2hpc.runs.run_directory import Manifest, RunDirectory, create_run
+from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.run_directory import RunDirectory, create_run
 from phase2hpc.training.distributed import rendezvous
 from phase2hpc.training.distributed.launch_environment import launch_environment
 from phase2hpc.training.distributed.process_group import process_group
@@ -280,7 +281,7 @@ def test_the_time_limit_stops_all(tiny, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("settings", "end", "code", "words"),
     [
-        ({"max_hours": 1e-6}, "", task.STOPPED_FOR_GOOD, "(by --max-hours: not requeued)"),
+        ({"max_hours": 1e-6}, "", task.MAX_HOURS_EXIT_CODE, "(by --max-hours: not requeued)"),
         ({"epochs": 100_000}, "1", 75, "state saved at step"),
         ({"store": Path("gone.h5")}, "", 2, "gone.h5"),
     ],

@@ -1,4 +1,4 @@
-"""Every field of a profile as a table, read off the model that validates them."""
+"""Table of a profile's fields for jobs/README.md, from the model that validates them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,42 @@ import types
 import typing
 from typing import Any, Literal
 
-from phase2hpc.cluster.profiles.fields import WRITTEN
+from phase2hpc.cluster.profiles.fields import (
+    Binds,
+    Environment,
+    Expanded,
+    Gigabytes,
+    GpuType,
+    Hours,
+    Line,
+    Lines,
+    Name,
+    Options,
+    SbatchOptions,
+)  # fmt: skip
 from phase2hpc.cluster.profiles.profile import ContainerSettings, Profile
 from phase2hpc.utils import tables
 
+# How a value of each type is written in YAML.
+WRITTEN = {
+    Name: "name",
+    GpuType: "name",
+    Line: "text",
+    Expanded: "text",
+    Gigabytes: "GiB, or 64G",
+    Hours: "hours, or D-HH:MM:SS",
+    Lines: "list of lines, or a block",
+    Options: "list",
+    Binds: "list",
+    Environment: "NAME: value",
+    SbatchOptions: "option: value",
+    int: "whole number",
+    bool: "true or false",
+}
+
 
 def fields_table() -> str:
-    """Field, what to write, meaning: Markdown, as in jobs/README.md."""
+    """Field, value and meaning, as Markdown."""
     rows = []
     for prefix, settings in (("", Profile), ("container.", ContainerSettings)):
         hints = typing.get_type_hints(settings, include_extras=True)

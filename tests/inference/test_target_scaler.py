@@ -12,7 +12,7 @@ import torch
 
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.errors import InputError
-from phase2hpc.training.target_scaler import MAX_LABEL, TargetScaler, composition_baseline
+from phase2hpc.inference.target_scaler import MAX_LABEL, TargetScaler, composition_baseline
 
 NAMES = ("formation_energy", "dielectric", "my_own")
 

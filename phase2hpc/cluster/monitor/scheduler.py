@@ -1,0 +1,137 @@
+"""Slurm job states of runs, from one squeue and, for ended jobs, one sacct."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from phase2hpc.cluster.monitor.exit_reason import exit_reason
+from phase2hpc.cluster.monitor.logs import job_folder
+from phase2hpc.cluster.slurm import jobs as slurm
+from phase2hpc.cluster.slurm.jobs import JobIdentity, JobState
+from phase2hpc.cluster.submit.prepare_job import SCRIPT_SUFFIX, find_preparation
+from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.runs.job_id import array_id, is_slurm_job_id
+from phase2hpc.runs.registry import RunSummary
+
+
+class SlurmScheduler:
+    """``runs.state.Scheduler`` for Slurm.
+
+    ``problem``: why Slurm could not be queried, None if it was. ``note``: why existing accounting
+    could not.
+    """
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self.note: str | None = None
+        self._queue: dict[str, JobState] = {}
+        self._ended: dict[str, JobState] = {}
+
+    def query(self, summaries: Iterable[RunSummary]) -> None:
+        """One squeue, and at most one sacct for jobs that the queue does not explain."""
+        self.problem = self.note = None
+        self._queue = {}
+        queued: set[str] = set()
+        unexplained: set[str] = set()
+        for summary in summaries:
+            manifest = summary.manifest
+            if manifest is None or manifest.state == "finished":
+                continue
+            queued.update(filter(is_slurm_job_id, manifest.job_ids))
+            if manifest.state in ("submitted", "running") and (job := self.newest_job(summary)):
+                unexplained.add(job)
+            if manifest.state == "submitted" and (first := find_preparation(summary)):
+                queued.add(first.job_id)
+                unexplained.add(first.job_id)
+        if not queued:
+            return
+        if not slurm.slurm_available():
+            self.problem = "no Slurm on this machine"
+            return
+        try:
+            self._queue = slurm.queue_states(sorted(queued))
+        except Phase2Error as error:
+            self.problem = str(error)
+            return
+        unexplained -= {job for job, state in self._queue.items() if not state.over}
+        self._query_accounting(sorted(unexplained - self._ended.keys()))
+
+    def _query_accounting(self, job_ids: list[str]) -> None:
+        try:
+            answer = slurm.accounting_states(job_ids)
+        except Phase2Error as error:
+            self.note = str(error)
+            return
+        # A job that still runs by accounting alone ended while slurmdbd was unreachable.
+        self._ended |= {job: state for job, state in answer.items() if state.over}
+
+    def state(self, job: JobIdentity) -> JobState | None:
+        """None if Slurm has no record of the job, or knows another job by its id."""
+        queued = self._queue.get(job.id)
+        if queued is not None and not queued.over:
+            return queued if queued.is_of(job) else None
+        # Accounting knows more about an ended job, such as who cancelled it.
+        for found in (self._ended.get(job.id), queued):
+            if found is not None and found.is_of(job):
+                return found
+        return None
+
+    def newest_job(self, summary: RunSummary) -> str | None:
+        job_ids = summary.manifest.job_ids if summary.manifest else []
+        return job_ids[-1] if job_ids and is_slurm_job_id(job_ids[-1]) else None
+
+    def record(self, summary: RunSummary) -> JobState | None:
+        job_id = self.newest_job(summary)
+        return self.state(_identity(summary, job_id)) if job_id else None
+
+    def active_job(self, summary: RunSummary) -> tuple[str, JobState] | None:
+        for job_id in summary.manifest.job_ids if summary.manifest else []:
+            found = self.state(_identity(summary, job_id))
+            if found is not None and not found.over:
+                return job_id, found
+        return None
+
+    def pending_reason(self, summary: RunSummary) -> str:
+        job = self.record(summary)
+        assert job is not None
+        reason = f"job {self.newest_job(summary)} {job.state}"
+        reason += f" ({job.reason})" if job.reason else ""
+        first = find_preparation(summary) if job.reason.startswith("Dependency") else None
+        if first is not None:
+            now = self.state(first.job)
+            reason += f", waits for job {first.job_id}, which prepares its store"
+            reason += f" ({now.state})" if now else ""
+        return reason + (f", starts about {job.start:%Y-%m-%d %H:%M}" if job.start else "")
+
+    def exit_reason(self, summary: RunSummary, last_seen: datetime | None) -> str:
+        manifest, job_id = summary.manifest, self.newest_job(summary)
+        assert manifest is not None and job_id is not None
+        try:
+            folder = job_folder(summary.run, manifest)
+        except InputError as error:
+            return str(error)
+        reason = exit_reason(self.record(summary), folder, job_id, last_seen)
+        if manifest.state != "submitted":
+            return reason
+        reason += "; before training started"
+        first = find_preparation(summary)
+        if first is None or (manifest.store and Path(manifest.store).exists()):
+            return reason
+        why = exit_reason(self.state(first.job), first.folder, first.job_id)
+        return f"{reason}: job {first.job_id}, which was to prepare its store, {why}"
+
+
+def _identity(summary: RunSummary, job_id: str) -> JobIdentity:
+    """A job of a run; without a folder if phase2hpc did not submit it (``salloc``, ``srun``)."""
+    manifest = summary.manifest
+    assert manifest is not None
+    try:
+        folder = job_folder(summary.run, manifest)
+    except InputError:
+        folder = None
+    if folder is None or not (folder / f"{array_id(job_id)}{SCRIPT_SUFFIX}").exists():
+        return JobIdentity(job_id, "")
+    # Only the end of the path: other hosts may mount the models folder elsewhere.
+    return JobIdentity(job_id, "/".join(folder.parts[-3 if folder.name == "job" else -2 :]))

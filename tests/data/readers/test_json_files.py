@@ -1,0 +1,370 @@
+"""JSON sources: every form that pymatgen, pandas, monty, OPTIMADE and data sets write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.core import Lattice, Molecule, Structure
+from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
+
+from phase2hpc.data.convert import Rejection, graphs_of
+from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
+from phase2hpc.data.graph import GraphSettings
+from phase2hpc.data.readers.registry import read
+from phase2hpc.errors import InputError
+
+CASES = Path(__file__).parent / "cases"
+SALT = Structure.from_spacegroup(
+    "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+)
+CESIUM = Structure(Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+BOTH = [SALT, CESIUM]
+
+
+def written(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def assert_both(
+    items: list[Any], ids: list[str] | None = None, gaps: tuple[float, ...] = (5.0, 8.3)
+) -> None:
+    """The two structures, with their ids and, where given, the label ``gap``."""
+    assert all(isinstance(item, RawCrystal) for item in items), items
+    for item, structure in zip(items, BOTH, strict=True):
+        assert list(item.species) == [site.specie.symbol for site in structure]
+        assert np.allclose(item.lattice, structure.lattice.matrix)
+        assert np.allclose(item.frac_coords, structure.frac_coords)
+    if ids is not None:
+        assert [item.id for item in items] == ids
+    assert tuple(item.labels.get("gap") for item in items) == (gaps or (None, None))
+
+
+DICTS = [structure.as_dict() for structure in BOTH]
+FRAME = pd.DataFrame({"structure": DICTS, "gap": [5.0, 8.3], "note": ["a", "b"]}, ["x", "y"])
+ROWS = [
+    {"id": i, "structure": d, "gap": g} for i, d, g in zip("xy", DICTS, (5.0, 8.3), strict=True)
+]
+
+
+@pytest.mark.parametrize("orient", ["split", "records", "index", "columns", "table"])
+@pytest.mark.parametrize("suffix", ["json", "json.gz", "json.bz2", "json.xz", "json.zip"])
+def test_orients_of_a_data_frame(tmp_path: Path, orient: str, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    FRAME.to_json(path, orient=orient)  # type: ignore[call-overload]
+    ids = ["record 0", "record 1"] if orient == "records" else ["x", "y"]
+    assert_both(list(read(path)), ids)
+
+
+def test_values_without_column_names_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    FRAME.to_json(path, orient="values")
+    with pytest.raises(InputError, match=r"orient='values'.*orient='split'"):
+        list(read(path))
+
+
+@pytest.mark.parametrize("orient", ["split", "records", "index", "columns", "table"])
+def test_a_column_of_structures_may_have_any_name(tmp_path: Path, orient: str) -> None:
+    path = tmp_path / "a.json"
+    FRAME.rename(columns={"structure": "relaxed"}).to_json(path, orient=orient)  # type: ignore[call-overload]
+    assert_both(list(read(path)))
+
+
+def test_two_columns_of_structures_are_not_guessed_between(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    frame = FRAME.rename(columns={"structure": "relaxed"}).assign(initial=DICTS)
+    frame.to_json(path, orient="records")
+    for item in read(path):
+        assert isinstance(item, UnreadableRecord)
+        assert item.reason.startswith("several structures: in the fields relaxed, initial")
+
+
+def test_a_data_frame_that_monty_wrote(tmp_path: Path) -> None:
+    from monty.serialization import dumpfn
+
+    dumpfn(FRAME, tmp_path / "a.json")
+    assert_both(list(read(tmp_path / "a.json")), ["x", "y"])
+
+
+FORMS: dict[str, tuple[str, Any, list[str] | None, tuple[float, ...]]] = {
+    "records": ("json", ROWS, ["x", "y"], (5.0, 8.3)),
+    "JSON lines": ("jsonl", "\n".join(map(json.dumps, ROWS)), ["x", "y"], (5.0, 8.3)),
+    "JSON lines by another name": ("json", "\n".join(map(json.dumps, ROWS)), None, (5.0, 8.3)),
+    "an array by the name of lines": ("jsonl", json.dumps(ROWS, indent=1), ["x", "y"], (5.0, 8.3)),
+    "no name that says it": ("txt", ROWS, ["x", "y"], (5.0, 8.3)),
+    "records by id": (
+        "json", {k: {**row, "id": None} for k, row in zip("pq", ROWS, strict=True)}, ["p", "q"],
+        (5.0, 8.3)),
+    "structures": ("json", DICTS, ["record 0", "record 1"], ()),
+    "structures as lines": ("jsonl", "\n".join(map(json.dumps, DICTS)), ["line 1", "line 2"], ()),
+    "structures by id": ("json", dict(zip("pq", DICTS, strict=True)), ["p", "q"], ()),
+    "structures as JSON texts": ("json", [s.to_json() for s in BOTH], None, ()),
+    "entries": ("json", {"entries": ROWS, "meta": 1}, ["x", "y"], (5.0, 8.3)),
+    "entries behind others": ("json", {"meta": {"a": 1}, "data": ROWS}, ["x", "y"], (5.0, 8.3)),
+    "entries by id": ("json", {"structures": dict(zip("pq", DICTS, strict=True))}, ["p", "q"], ()),
+    "CIF texts": (
+        "json", [{"id": i, "cif": s.to(fmt="cif"), "gap": g}
+                 for i, s, g in zip("xy", BOTH, (5.0, 8.3), strict=True)], ["x", "y"], (5.0, 8.3)),
+    "properties of structures": (
+        "json", [{**d, "properties": {"gap": g}} for d, g in zip(DICTS, (5.0, 8.3), strict=True)],
+        None, (5.0, 8.3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms(tmp_path: Path, form: str) -> None:
+    suffix, content, ids, gaps = FORMS[form]
+    items = list(read(written(tmp_path / f"a.{suffix}", content)))
+    assert_both(items, ids, gaps)
+
+
+def test_one_structure_or_one_record_has_the_name_of_the_file(tmp_path: Path) -> None:
+    for content in (DICTS[0], json.dumps(DICTS[0], indent=2), {"structure": DICTS[0], "gap": 1}):
+        (item,) = read(written(tmp_path / "salt.json", content))
+        assert isinstance(item, RawCrystal) and item.id == "salt" and len(item.species) == 8
+
+
+def test_computed_structure_entries_and_their_energy(tmp_path: Path) -> None:
+    entries = [
+        ComputedStructureEntry(
+            s, -27.1, correction=-0.5, entry_id=f"e{i}", data={"gap": 5.0, "source": "x"}
+        )
+        for i, s in enumerate(BOTH)
+    ]
+    dicts = [entry.as_dict() for entry in entries]
+    for content in (dicts, {"entries": dicts}, dict(zip("pq", dicts, strict=True))):
+        items = list(read(written(tmp_path / "a.json", content)))
+        assert_both(items, ["e0", "e1"], (5.0, 5.0))
+        assert [dict(item.labels) for item in items] == [
+            {"gap": 5.0, "energy": pytest.approx(entry.energy)} for entry in entries
+        ]
+    (item,) = read(written(tmp_path / "one.json", dicts[0]))
+    assert item.id == "e0"
+    lines = "\n".join(map(json.dumps, dicts))
+    assert_both(list(read(written(tmp_path / "a.jsonl", lines))), ["e0", "e1"], (5.0, 5.0))
+
+
+# ---- documents without a crystal are named -------------------------------------------------------
+
+MOLECULE = Molecule(["O", "H"], [[0, 0, 0], [0, 0, 1]]).as_dict()
+ENTRY = ComputedEntry("NaCl", -3.0).as_dict()
+ASE_DB = {"1": {"numbers": [1], "positions": [[0, 0, 0]]}, "ids": [1], "nextid": 2}
+SLAB = Structure(
+    Lattice(5 * np.eye(3), pbc=(True, True, False)), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+).as_dict()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([MOLECULE], "not periodic: a molecule"), (MOLECULE, "not periodic: a molecule"),
+        ([ENTRY], "no structure: a ComputedEntry has"), ([SLAB], "not periodic: not along c"),
+        ([{"positions": [], "numbers": []}], "an ASE Atoms object"),
+        ([{"@class": "Spin", "a": 1}], "it is a 'Spin'"),
+        ([{"structure": str(SALT)}], "the structure is the text 'Full Formula (Na4 Cl"),
+        ([{"structure": {"lattice": {"matrix": 1}}}], "the structure has no 'sites'"),
+    ],
+)  # fmt: skip
+def test_records_without_a_crystal(tmp_path: Path, content: Any, expected: str) -> None:
+    (item,) = read(written(tmp_path / "a.json", content))
+    assert isinstance(item, UnreadableRecord) and expected in item.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (ASE_DB, "an ASE database in JSON: copy it with 'ase db"),
+        (ENTRY, "a 'ComputedEntry' and no structure"),
+        ({"a": 1, "b": 2}, "no structure found in this JSON object (its keys: 'a', 'b')"),
+        ({}, "(its keys: none)"), ({"entries": []}, "no structure in it"),
+        ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),
+        ('{"entries": [{"a": 1}]} {', "something follows the object"),
+        ('{"entries": [{"a": 1}], "b": ', "damaged or cut short"),
+        (json.dumps({"p": DICTS[0]})[:-9], "damaged or cut short"),
+    ],
+)  # fmt: skip
+def test_documents_without_a_crystal(tmp_path: Path, content: Any, expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        list(read(written(tmp_path / "a.json", content)))
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_id_that_occurs_twice_in_an_object_is_not_guessed(tmp_path: Path) -> None:
+    one = json.dumps(DICTS[0])
+    first, second = read(written(tmp_path / "a.json", f'{{"p": {one}, "p": {one}}}'))
+    assert isinstance(first, RawCrystal) and "occurs twice" in second.reason
+
+
+def test_records_by_id_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from phase2hpc.data.readers.json_stream import JsonStream
+
+    longest = 0
+    more = JsonStream._more
+
+    def watched(self: JsonStream) -> bool:
+        nonlocal longest
+        found = more(self)
+        longest = max(longest, len(self._buffer))
+        return found
+
+    monkeypatch.setattr(JsonStream, "_more", watched)
+    path = written(tmp_path / "a.json", {f"id{i}": DICTS[1] for i in range(6000)})
+    assert len(list(read(path))) == 6000
+    assert longest < path.stat().st_size / 1.5
+
+
+# ---- OPTIMADE ------------------------------------------------------------------------------------
+
+
+def resource(structure: Structure = SALT, **changes: Any) -> dict[str, Any]:
+    symbols = sorted({site.specie.symbol for site in structure})
+    attributes = {
+        "lattice_vectors": structure.lattice.matrix.tolist(),
+        "cartesian_site_positions": structure.cart_coords.tolist(),
+        "species_at_sites": [site.specie.symbol for site in structure],
+        "species": [{"name": s, "chemical_symbols": [s], "concentration": [1.0]} for s in symbols],
+        "nsites": len(structure), "dimension_types": [1, 1, 1], "structure_features": [],
+        "_mp_gap": 5.0, "_mp_stability": {"a": 1},
+    }  # fmt: skip
+    return {"id": "x", "type": "structures", "attributes": attributes | changes}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_response_and_its_entries(
+    tmp_path: Path, whole: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = [resource(), resource(CESIUM) | {"id": "y"}]
+    content = {"data": entries, "links": {"next": None}, "meta": {"more_data_available": False}}
+    with caplog.at_level(logging.WARNING):
+        items = list(read(written(tmp_path / "a.json", content if whole else entries)))
+    assert_both(items, ["x", "y"], ())
+    assert [dict(item.labels) for item in items] == [{"_mp_gap": 5.0}] * 2
+    assert not caplog.records
+    (item,) = read(written(tmp_path / "a.json", {"data": resource(), "meta": {}}))
+    assert item.id == "x"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [{"links": {"next": "https://x/?page=2"}},
+     {"meta": {"more_data_available": True, "data_available": 99}}],
+)  # fmt: skip
+@pytest.mark.parametrize("first", [True, False])
+def test_a_page_of_several_is_said(
+    tmp_path: Path, rest: dict[str, Any], first: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = {"data": [resource()]}
+    with caplog.at_level(logging.WARNING):
+        list(read(written(tmp_path / "a.json", rest | data if first else data | rest)))
+    (record,) = caplog.records
+    assert "fetch the others too" in record.getMessage()
+    assert ("of 99 entries" in record.getMessage()) == ("meta" in rest)
+
+
+def species(**changes: Any) -> list[dict[str, Any]]:
+    names = ("Cl", "Na")
+    both = [{"name": s, "chemical_symbols": [s], "concentration": [1.0]} for s in names]
+    return [both[0], both[1] | changes]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"species": species(chemical_symbols=["Na", "vacancy"], concentration=[0.5, 0.5])},
+         "disordered: its species 'Na' has vacancies"),
+        ({"species": species(chemical_symbols=["vacancy"])}, "has vacancies"),
+        ({"species": species(attached=["H"], nattached=[1])}, "disordered"),
+        ({"structure_features": ["implicit_atoms"]}, "implicit_atoms"),
+        ({"structure_features": ["assemblies"]}, "disordered"),
+        ({"dimension_types": [1, 1, 0]}, "not periodic: not along c"),
+        ({"dimension_types": [0, 0, 0]}, "not periodic: a molecule"),
+        ({"lattice_vectors": None}, "no structure: it has no lattice_vectors"),
+        ({"species_at_sites": ["Na"]}, "1 species_at_sites, 8 positions"),
+        ({"species": [{"name": "Na"}]}, "bad record"),
+    ],
+)  # fmt: skip
+def test_entries_that_are_no_whole_crystal(
+    tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    (item,) = read(written(tmp_path / "a.json", [resource(**changes)]))
+    assert isinstance(item, UnreadableRecord) and expected in item.reason
+
+
+def test_mixed_species_are_several_partial_sites(tmp_path: Path) -> None:
+    mixed = species(chemical_symbols=["Na", "K"], concentration=[0.5, 0.5])
+    (item,) = read(written(tmp_path / "a.json", [resource(species=mixed)]))
+    assert item.occupancies == [0.5, 0.5] * 4 + [1.0] * 4
+    (other,) = read(written(tmp_path / "a.json", [resource() | {"type": "references"}]))
+    assert "of type 'references'" in other.reason
+
+
+# ---- mutations -----------------------------------------------------------------------------------
+
+
+def _mutated(value: Any, rng: random.Random) -> Any:
+    """The value with one part of it, anywhere, replaced or removed."""
+    odd = (None, True, 0, -1e308, "", "x", [], {}, [[]], {"a": {}}, {"sites": 1, "lattice": 2})
+    if not isinstance(value, (dict, list)) or not value or rng.random() < 0.1:
+        return rng.choice(odd)
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    key = rng.choice(keys)
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    if rng.random() < 0.1:
+        del copy[key]
+    else:
+        copy[key] = _mutated(copy[key], rng)
+    return copy
+
+
+def test_mutations_raise_nothing_but_one_line(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    entry = ComputedStructureEntry(CESIUM, -1.0).as_dict()
+    columns = {"structure": {"0": DICTS[1]}, "gap": {"0": 1}}
+    split = {"columns": ["structure"], "index": [0], "data": [[DICTS[1]]]}
+    forms: list[Any] = [
+        {"entries": [entry]}, {"data": [resource(CESIUM)], "meta": {}}, [DICTS[1]], columns, split,
+        {"p": {"structure": DICTS[1]}}, DICTS[1], {"data": [split], "schema": {}},
+    ]  # fmt: skip
+    read_well = 0
+    for _ in range(600):
+        path = written(tmp_path / "a.json", _mutated(rng.choice(forms), rng))
+        try:
+            items = list(read(path))
+        except InputError as error:
+            assert "\n" not in str(error)
+            continue
+        for item, result in zip(items, graphs_of(items, GraphSettings()), strict=True):
+            read_well += not isinstance(result, Rejection)
+            if isinstance(item, UnreadableRecord):
+                assert item.reason.isprintable() and len(item.reason) < 250 and ": " in item.reason
+    assert 50 < read_well < 550
+
+
+# ---- the shared cases ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "ids", "labels"),
+    [
+        ("cse_entries", ["mp-22862"], [{"energy": -27.1}]),
+        ("dict_by_id_records", ["mp-1", "mp-2"], [{"band_gap": 5.0}, {"band_gap": 5.1}]),
+        ("optimade_list", ["mp-1"], [{}]),
+        ("pandas_columns", ["0", "1"], [{"y": 5.0}, {"y": 5.1}]),
+        ("pmg_structure_list", ["record 0", "record 1"], [{}, {}]),
+        ("pmg_structure_single", ["pmg_structure_single"], [{}]),
+    ],
+)
+def test_cases(name: str, ids: list[str], labels: list[dict[str, float]]) -> None:
+    items = list(read(CASES / f"{name}.json"))
+    assert [item.id for item in items] == ids
+    for item, expected in zip(items, labels, strict=True):
+        assert isinstance(item, RawCrystal) and dict(item.labels) == expected
+        assert list(item.species) == ["Na"] * 4 + ["Cl"] * 4
+        assert np.allclose(item.lattice, 5.64 * np.eye(3))
