@@ -96,6 +96,10 @@ def prepare(
     max_neighbors: int | None = None,
     split: PathLike | None = None,
     seed: int = 0,
+    folds: int | None = None,
+    labels: PathLike | None = None,
+    columns: Sequence[str] | None = None,
+    rename: Sequence[str] | None = None,
     workers: int | None = None,
     float64: bool = False,
     max_atoms: int | None = None,
@@ -109,9 +113,14 @@ def prepare(
         store: the file to write. None: ``data/<name of the first source>.h5``.
         cutoff: longest edge, angstrom. None: 6.
         max_neighbors: neighbours of an atom up to which edges are kept, 0 for no limit. None: 12.
-        split: "formula", "random", "column", or the path of a CSV of id and split. None: the
-            column of the source if it has one, else by formula.
+        split: "formula", "random" (each also with shares, "formula:70/15/15"), "column", or the
+            path of a CSV of id and split. None: the column of the source if it has one, else by
+            formula.
         seed: of a random split.
+        folds: number of cross-validation folds by formula (3 to 100), for ``train(fold=...)``.
+        labels: table of labels of the folder among the sources. None: its id_prop.csv.
+        columns: settings of label columns, as "gap:unit=eV,min=0,scale=asinh".
+        rename: new names of label columns, as "old=new" or "source file:old=new".
         workers: processes. None: the cores, up to 8.
         float64: keep coordinates in double precision.
         max_atoms: crystals with more atoms in the cell are rejected. None: 1000.
@@ -126,6 +135,7 @@ def prepare(
         InputError: a source cannot be read, a setting is not valid, another store is there, or no
             crystal or split is left.
     """
+    from phase2hpc.config.properties import parse_columns, parse_renames
     from phase2hpc.data.graph import GraphError, GraphSettings
     from phase2hpc.data.prepare import prepare as write_store
     from phase2hpc.data.validation import DEFAULT_LIMITS
@@ -144,6 +154,10 @@ def prepare(
         seed=seed,
         float64=float64,
         max_atoms=DEFAULT_LIMITS.max_atoms if max_atoms is None else max_atoms,
+        labels=labels,
+        rename=parse_renames(rename or ()),
+        columns=parse_columns(columns or ()),
+        folds=folds,
         workers=workers,
         overwrite=overwrite,
         progress=progress,
@@ -181,6 +195,9 @@ def train(
     level: str = "std",
     properties: str | Sequence[str] | None = None,
     all_properties: bool = False,
+    auxiliary: str | Sequence[str] | None = None,
+    column: Sequence[str] | None = None,
+    fold: int | None = None,
     models_dir: PathLike = "models",
     resume: bool = False,
     run_id: str | None = None,
@@ -195,9 +212,12 @@ def train(
         store: graph store. None: that of the shipped sample, prepared if it is not there.
         algorithm: "e3nn", "cgcnn" or that of an installed plug-in.
         level: "smoke", "lite", "std", "pro" or "max".
-        properties: a group ("core4", "priority7", "secondary2", "all9") or names. None: the
-            group of the level.
+        properties: a group ("core4", "priority7", "secondary2", "all9") or names. None: those of
+            the group of the level that the store has; all its columns if it has none of them.
         all_properties: the same as ``properties="all9"``.
+        auxiliary: label columns that are trained but neither scored nor reported.
+        column: settings of label columns over those of the store, as of ``prepare``.
+        fold: fold to test on (from 1), of a store prepared with folds.
         models_dir: folder of all runs.
         resume: continue the run ``run_id``, or the newest unfinished one.
         run_id: name of the run. None: a new one.
@@ -216,7 +236,8 @@ def train(
     """
     request = train_request(
         algorithm=algorithm, level=level, store=store, models_dir=models_dir,
-        properties=properties, all_properties=all_properties, resume=resume, run_id=run_id,
+        properties=properties, all_properties=all_properties, auxiliary=auxiliary, column=column,
+        fold=fold, resume=resume, run_id=run_id,
         init_from=init_from, seed=seed, accept_changes=accept_changes, settings=settings,
     )  # fmt: skip
     # This takes seconds, so it comes after what can be wrong in the request.
@@ -233,6 +254,9 @@ def train_request(
     models_dir: PathLike,
     properties: str | Sequence[str] | None,
     all_properties: bool,
+    auxiliary: str | Sequence[str] | None,
+    column: Sequence[str] | None,
+    fold: int | None,
     resume: bool,
     run_id: str | None,
     init_from: Run | None,
@@ -245,6 +269,7 @@ def train_request(
     Raises:
         InputError: an argument is not valid, or two contradict each other.
     """
+    from phase2hpc.config.properties import parse_columns
     from phase2hpc.config.run_config import algorithm_named, level_named
     from phase2hpc.runs.registry import find_run
     from phase2hpc.training.request import TrainRequest
@@ -255,7 +280,6 @@ def train_request(
     if resume and init_from:
         raise InputError("--resume uses the weights of the run itself: leave out --init-from")
     folder = Path(models_dir)
-    spec = properties if isinstance(properties, str) else ",".join(properties or ())
     if init_from is not None and not isinstance(init_from, RunDirectory):
         init_from = find_run(folder, os.fspath(init_from))
     return TrainRequest(
@@ -263,7 +287,10 @@ def train_request(
         level=level,
         store=None if store is None else Path(store),
         models_dir=folder,
-        properties="all9" if all_properties else spec or None,
+        properties="all9" if all_properties else _comma_list(properties),
+        auxiliary=_comma_list(auxiliary),
+        columns=parse_columns(column or ()),
+        fold=fold,
         resume=resume,
         run_id=run_id,
         seed=seed,
@@ -271,3 +298,7 @@ def train_request(
         overrides=settings,
         init_from=init_from,
     )
+
+
+def _comma_list(names: str | Sequence[str] | None) -> str | None:
+    return names if names is None or isinstance(names, str) else ",".join(names) or None

@@ -40,6 +40,14 @@ MaxAtoms = Annotated[
     int | None,
     typer.Option(min=1, help="Most atoms in a cell; default 1000. Memory grows with it."),
 ]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME:unit=U,min=X,scale=S",
+        help="Unit, lower bound and scale (linear, log, asinh, auto) of a label column.",
+    ),
+]
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
 
 
@@ -110,6 +118,14 @@ class RunOptions:
     properties: Annotated[
         str | None,
         typer.Option(help="core4, priority7, secondary2, all9, or names with commas."),
+    ] = None
+    auxiliary: Annotated[
+        str | None,
+        typer.Option(help="Label columns that are trained but neither scored nor reported."),
+    ] = None
+    column: Columns = None
+    fold: Annotated[
+        int | None, typer.Option(help="Fold to test on, of a store prepared with --folds.")
     ] = None
     store: StoreOption = None
     models_dir: ModelsDir = Path("models")

@@ -54,4 +54,20 @@ def runs_show(
         print(handoff_text(status) if handoff else show_text(status))
 
 
+@runs_app.command("compare")
+def runs_compare(
+    runs: Annotated[list[str], typer.Argument(help="Run directories or ids.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    models_dir: ModelsDir = Path("models"),
+) -> None:
+    """Test errors of finished runs of one store; of folds, mean and standard error over them."""
+    import json
+
+    from phase2hpc.analysis.comparison import compare, comparison_records, comparison_table
+    from phase2hpc.runs.registry import find_run
+
+    groups = compare([find_run(models_dir, run) for run in runs])
+    print(json.dumps(comparison_records(groups), indent=1) if as_json else comparison_table(groups))
+
+
 runs_app.command("prune")(prune)

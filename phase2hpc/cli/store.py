@@ -1,13 +1,13 @@
-"""``prepare`` and ``store``: from crystals to a graph store."""
+"""``prepare`` and ``store``: graph stores from crystals."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from phase2hpc.cli.options import MaxAtoms, ShardProfile, Shards, StoreOption
+from phase2hpc.cli.options import Columns, MaxAtoms, ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
 
 store_app = typer.Typer(help="Look into, check and join graph stores.", no_args_is_help=True)
@@ -26,12 +26,24 @@ def prepare(
     split: Annotated[
         str | None,
         typer.Option(
-            help="formula, random, column, or a CSV of id and split. Default: the "
-            "source's own column, else formula."
+            help="formula, random (each also with shares: formula:70/15/15), column, or a CSV of "
+            "id and split. Default: the source's own column, else formula."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of a random split.")] = 0,
     max_atoms: MaxAtoms = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Folds by formula, for train --fold (3 to 100).")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Table of labels of a folder, in place of its id_prop.csv."),
+    ] = None,
+    column: Columns = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[SOURCE:]OLD=NEW", help="New name of a label column."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: the cores, up to 8.")
     ] = None,
@@ -51,9 +63,15 @@ def prepare(
         from phase2hpc.utils.package_files import sample_source
 
         given = api.graph_settings_given(cutoff, max_neighbors)
-        options = {"graph": given, "split": split, "seed": seed, "float64": float64}
-        if max_atoms is not None:
-            options["max_atoms"] = max_atoms
+        options: dict[str, Any] = {"graph": given, "split": split, "seed": seed, "float64": float64}
+        further: dict[str, Any] = {
+            "rename": rename,
+            "columns": column,
+            "folds": folds,
+            "max_atoms": max_atoms,
+        }
+        further["labels"] = None if labels is None else str(labels)
+        options |= {key: value for key, value in further.items() if value is not None}
         read = sources or [str(sample_source())]
         prepare_sharded(
             read, target, options, shards, profile, workers=workers, overwrite=overwrite
@@ -77,6 +95,10 @@ def prepare(
             seed=seed,
             float64=float64,
             max_atoms=max_atoms,
+            labels=labels,
+            columns=column,
+            rename=rename,
+            folds=folds,
             workers=workers,
             overwrite=overwrite,
             progress=progress.advance,

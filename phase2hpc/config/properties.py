@@ -1,8 +1,13 @@
-"""Table of the nine properties: names, JARVIS-DFT fields, units and groups."""
+"""The nine properties (names, JARVIS-DFT fields, units, groups) and settings of label columns."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from phase2hpc.errors import InputError
 
@@ -10,14 +15,32 @@ CORE = ("core4", "priority7", "all9")
 PRIORITY = ("priority7", "all9")
 SECONDARY = ("secondary2", "all9")
 
+Scale = Literal["linear", "log", "asinh", "auto"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+
+
+class ColumnSettings(BaseModel):
+    """Settings of a label column; None where they are not given.
+
+    unit: of the labels. lower_bound: the value below which no physical crystal lies; predictions
+    are clipped to it, training targets never are. scale: on which the column is learned; "auto"
+    chooses by the skew of the training labels.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    unit: str | None = None
+    lower_bound: float | None = None
+    scale: Scale | None = None
+
+    def over(self, other: ColumnSettings) -> ColumnSettings:
+        """These settings, and the other's where they are not given."""
+        return other.model_copy(update=self.model_dump(exclude_none=True))
+
 
 @dataclass(frozen=True)
 class Property:
-    """One scalar, intensive property of a crystal.
-
-    ``lower_bound`` is the smallest physical value: predictions are clipped to it, training
-    targets are not. ``heavy_tailed`` properties span decades and are learned on an asinh scale.
-    """
+    """One scalar, intensive property of a crystal; see ``ColumnSettings`` for bound and scale."""
 
     name: str
     jarvis_field: str
@@ -25,7 +48,7 @@ class Property:
     symbol: str
     groups: tuple[str, ...]
     lower_bound: float | None = None
-    heavy_tailed: bool = False
+    scale: Scale = "linear"
 
 
 PROPERTIES: dict[str, Property] = {
@@ -40,11 +63,11 @@ PROPERTIES: dict[str, Property] = {
         Property("spillage", "spillage", "", "eta", PRIORITY, lower_bound=0.0),
         Property(
             "dielectric", "dfpt_piezo_max_dielectric", "", "eps_max", SECONDARY,
-            lower_bound=1.0, heavy_tailed=True,
+            lower_bound=1.0, scale="asinh",
         ),
         Property(
             "piezoelectric", "dfpt_piezo_max_dij", "pC/N", "d_ij,max", SECONDARY,
-            lower_bound=0.0, heavy_tailed=True,
+            lower_bound=0.0, scale="asinh",
         ),
     )
 }  # fmt: skip
@@ -55,6 +78,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 _BY_JARVIS_FIELD = {p.jarvis_field: p.name for p in PROPERTIES.values()}
+_ASSIGNMENT = re.compile(r"(?P<name>.+?):(?P<settings>\s*(?:unit|min|scale)\s*=.*)", re.DOTALL)
+_KEYS = {"unit": "unit", "min": "lower_bound", "scale": "scale"}
 
 
 def canonical_name(column: str) -> str:
@@ -68,12 +93,75 @@ def unit(name: str) -> str:
     return known.unit if known else ""
 
 
-def resolve(spec: str, available: tuple[str, ...] | list[str]) -> list[str]:
-    """Expand ``spec``, a group or a comma list, to property names.
+def default_settings(name: str) -> ColumnSettings:
+    """Settings of a column for which none are given: those of the nine, else a linear scale."""
+    known = PROPERTIES.get(name)
+    if known is None:
+        return ColumnSettings(unit="", scale="linear")
+    return ColumnSettings(unit=known.unit, lower_bound=known.lower_bound, scale=known.scale)
 
-    The nine properties come first, in the order of the table, then other columns in the order of
-    ``spec``. ``available`` are the label columns of the store. Raises InputError for an unknown
-    name.
+
+def parse_columns(assignments: Iterable[str]) -> dict[str, ColumnSettings]:
+    """Settings by column from ``gap:unit=eV,min=0,scale=asinh``.
+
+    Raises InputError for what is not written so, an unknown key or value, a column given twice,
+    and another unit for one of the nine properties.
+    """
+    columns: dict[str, ColumnSettings] = {}
+    for item in assignments:
+        found = _ASSIGNMENT.fullmatch(item)
+        if found is None:
+            raise InputError(
+                f"--column '{item}': write it as NAME:unit=UNIT,min=NUMBER,scale=SCALE"
+            )
+        name = canonical_name(found["name"].strip())
+        if name in columns:
+            raise InputError(f"--column {name}: given twice, put its settings into one")
+        values: dict[str, Any] = {}
+        for part in found["settings"].split(","):
+            key, equals, value = (text.strip() for text in part.partition("="))
+            if not equals or key not in _KEYS or _KEYS[key] in values:
+                raise InputError(f"--column {name}: '{part.strip()}' is not unit=, min= or scale=")
+            values[_KEYS[key]] = value
+        try:
+            columns[name] = ColumnSettings.model_validate(values)
+        except ValidationError as error:
+            key = str(error.errors()[0]["loc"][0])
+            wanted = {"scale": f"one of {', '.join(SCALES)}", "lower_bound": "a finite number"}
+            raise InputError(
+                f"--column {name}: {values[key]!r} is not {wanted.get(key, 'a text')}"
+            ) from None
+        known, given = PROPERTIES.get(name), columns[name].unit
+        if known is not None and given is not None and given != known.unit:
+            raise InputError(
+                f"--column {name}: its unit is {known.unit or 'none'}, not {given}: convert the "
+                "labels, or give the column another name"
+            )
+    return columns
+
+
+def parse_renames(assignments: Iterable[str]) -> dict[tuple[str, str], str]:
+    """New names by (source, column) from ``gap_pbe=mp_gap`` or ``FILE:gap_pbe=mp_gap``.
+
+    The source is "" where none is named, else the file's own name. Raises InputError.
+    """
+    renames: dict[tuple[str, str], str] = {}
+    for item in assignments:
+        old, equals, new = (text.strip() for text in item.partition("="))
+        source, _, column = (text.strip() for text in old.rpartition(":"))
+        if not equals or not column or not new:
+            raise InputError(f"--rename '{item}': write it as OLD=NEW or SOURCE:OLD=NEW")
+        key = (source, canonical_name(column))
+        if renames.setdefault(key, new) != new:
+            raise InputError(f"--rename {old}: it gets two names")
+    return renames
+
+
+def resolve(spec: str, available: Sequence[str]) -> list[str]:
+    """Property names that ``spec`` (a group or a comma list) stands for, in canonical order.
+
+    The nine come in the order of the table, other columns after them in the order asked for.
+    ``available`` are the label columns of the store. Raises InputError for an unknown name.
     """
     wanted: list[str] = []
     for item in (part.strip() for part in spec.split(",")):
@@ -91,5 +179,41 @@ def resolve(spec: str, available: tuple[str, ...] | list[str]) -> list[str]:
                 wanted.append(name)
     if not wanted:
         raise InputError("--properties is empty: give a group or a comma list")
-    ranked = [name for name in PROPERTIES if name in wanted]
-    return ranked + [name for name in wanted if name not in PROPERTIES]
+    return in_order(wanted)
+
+
+def resolve_default(group: str, available: Sequence[str]) -> tuple[list[str], str]:
+    """Properties to train where none are asked for, and a line that says so, "" for the group.
+
+    Those of the level's group that the store has; if it has none of them, all of its columns.
+    Raises InputError for a store without label columns.
+    """
+    if not available:
+        raise InputError(
+            "the store has no labels, so there is nothing to train: prepare it from sources with "
+            "labels (id_prop.csv in the folder, or --labels FILE)"
+        )
+    there = [name for name in GROUPS[group] if name in available]
+    if len(there) == len(GROUPS[group]):
+        return there, ""
+    if there:
+        missing = ", ".join(name for name in GROUPS[group] if name not in available)
+        return there, f"properties: {', '.join(there)} ({group} without {missing}: no labels)"
+    names = in_order(available)
+    return names, (
+        f"properties: {', '.join(names)} (all columns of the store, which has none of {group})"
+    )
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The nine in the order of the table, then the others as they come."""
+    found = list(names)
+    return [name for name in PROPERTIES if name in found] + [
+        name for name in found if name not in PROPERTIES
+    ]
+
+
+def shown_name(name: str, columns: Mapping[str, ColumnSettings]) -> str:
+    """``gap (eV)``, or the name alone of a column without unit."""
+    text = columns[name].unit if name in columns else unit(name)
+    return f"{name} ({text})" if text else name

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES, Algorithm, Level, ModelSettings
 from phase2hpc.config.plugins import PluginError, load_plugin, plugin_entry_points
+from phase2hpc.config.properties import ColumnSettings, default_settings
 from phase2hpc.errors import InputError
 from phase2hpc.utils.error_text import first_problem
 
@@ -104,6 +105,12 @@ class RunConfig(BaseModel):
     algorithm: str
     level: str
     properties: tuple[str, ...] = Field(min_length=1)
+    # Trained, but neither scored nor reported.
+    auxiliary: tuple[str, ...] = ()
+    # Settings of label columns that differ from the default ones.
+    columns: dict[str, ColumnSettings] = {}
+    # Of a store with folds; None: its own splits.
+    fold: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0, le=2**63 - 1)
     init_from: str | None = None
     model: SerializeAsAny[ModelSettings]
@@ -119,6 +126,10 @@ class RunConfig(BaseModel):
             settings = algorithm.settings
             data = {**data, "model": settings.model_validate(data["model"])}
         return data
+
+    def column(self, name: str) -> ColumnSettings:
+        """Unit, lower bound and scale of a property."""
+        return self.columns.get(name, ColumnSettings()).over(default_settings(name))
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
@@ -142,6 +153,9 @@ class RunConfig(BaseModel):
         flat: dict[str, Any] = {"algorithm": self.algorithm, "level": self.level}
         flat |= {
             "properties": list(self.properties),
+            "auxiliary": list(self.auxiliary),
+            "columns": {name: column.model_dump() for name, column in self.columns.items()},
+            "fold": self.fold,
             "seed": self.seed,
             "init_from": self.init_from,
         }
@@ -229,7 +243,8 @@ def build_config(
 ) -> RunConfig:
     """The settings of a level, with ``overrides`` by setting name (or ``preset``).
 
-    ``fixed`` are seed and init_from. Raises InputError for an unknown key or an invalid value.
+    ``fixed`` are the other fields of RunConfig, as seed and columns. Raises InputError for an
+    unknown key or an invalid value.
     """
     chosen = algorithm_named(algorithm)
     row = level_named(chosen, level)

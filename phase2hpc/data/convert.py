@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
+from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.data.crystal import Crystal, RawCrystal, UnreadableRecord
 from phase2hpc.data.graph import Graph, GraphError, GraphSettings, build_graph
 from phase2hpc.data.graph_arrays import MAX_LABEL, GraphArrays, pack
+from phase2hpc.data.readers.label_report import LabelReport
 from phase2hpc.data.splits import Splitter, UnknownSplit, make_splitter
 from phase2hpc.data.validation import DEFAULT_LIMITS, Limits, Rejected, reason_kind, validate
 
@@ -50,27 +53,46 @@ def _check_labels(crystal: Crystal) -> None:
             raise Rejected("label", f"{name} = {value:g} does not fit single precision")
 
 
+class Converted(NamedTuple):
+    """Graphs with their splits, rejections, number of inputs and label cells of one batch."""
+
+    graphs: GraphArrays
+    rejections: list[Rejection]
+    read: int
+    labels: LabelReport
+
+
 @dataclass(frozen=True)
 class Converter:
-    """A batch of raw crystals -> (their graphs with splits, rejections, inputs in the batch).
+    """A batch of raw crystals -> ``Converted``; picklable, for worker processes.
 
     split and seed: as for ``make_splitter``. Beyond what ``graphs_of`` rejects, labels that single
-    precision cannot hold and splits of the source that are none. Picklable, for worker processes.
+    precision cannot hold and splits of the source that are none.
+
+    What else a preparation is made with travels here too. labels: a table to read in place of a
+    folder's id_prop.csv. rename: new column names, as of ``parse_renames``. columns: settings of
+    label columns. folds: number of folds, None for none.
     """
 
     settings: GraphSettings
     split: str | None = None
     seed: int = 0
     float64: bool = False
+    labels: str | None = None
+    rename: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    columns: Mapping[str, ColumnSettings] = field(default_factory=dict)
+    folds: int | None = None
     max_atoms: int = DEFAULT_LIMITS.max_atoms
 
     @cached_property
-    def _splitter(self) -> Splitter:
-        return make_splitter(self.split, self.seed)
+    def splitter(self) -> Splitter:
+        """The split of a crystal. Raises InputError for a rule that is none."""
+        return make_splitter(self.split, self.seed, self.folds)
 
-    def __call__(self, raws: Sequence[Raw]) -> tuple[GraphArrays, list[Rejection], int]:
+    def __call__(self, raws: Sequence[Raw]) -> Converted:
         graphs, results = self.convert(raws)
-        return graphs, [result for result in results if result is not None], len(raws)
+        rejections = [result for result in results if result is not None]
+        return Converted(graphs, rejections, len(raws), label_report(raws))
 
     def convert(self, raws: Sequence[Raw]) -> tuple[GraphArrays, list[Rejection | None]]:
         """Graphs of the inputs that are kept, and for each input its rejection or None."""
@@ -84,7 +106,7 @@ class Converter:
             crystal, graph = result
             try:
                 _check_labels(crystal)
-                kept.append((replace(crystal, split=self._splitter(crystal)), graph))
+                kept.append((replace(crystal, split=self.splitter(crystal)), graph))
                 results.append(None)
             except Rejected as rejected:
                 results.append(Rejection(raw.id, raw.input, rejected.kind, str(rejected)))
@@ -92,3 +114,11 @@ class Converter:
                 reason = f"split: {unknown}, or prepare with --split formula"
                 results.append(Rejection(raw.id, raw.input, "split", reason))
         return pack(kept, float64=self.float64), results
+
+
+def label_report(raws: Iterable[Raw]) -> LabelReport:
+    """The report of the label cells of these records."""
+    report = LabelReport()
+    for raw in raws:
+        report.add_record(raw.id, raw.input, raw.labels)
+    return report

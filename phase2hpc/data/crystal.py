@@ -33,11 +33,15 @@ class RawCrystal:
 
 @dataclass(frozen=True)
 class UnreadableRecord:
-    """An input that has no structure that can be read, and the reason (one line)."""
+    """An input a source could not turn into a structure at all, and why (one line).
+
+    ``labels``: its label cells, for the report of those that are not numbers.
+    """
 
     id: str
     input: str
     reason: str
+    labels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

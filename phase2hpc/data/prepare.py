@@ -1,32 +1,37 @@
-"""Prepare a graph store from sources, with a report of the rejected crystals."""
+"""Preparation of a store: sources -> worker processes -> store and rejects report."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from phase2hpc.config.properties import PROPERTIES, unit
-from phase2hpc.data.convert import Converter, Raw, Rejection
+from phase2hpc.config.properties import ColumnSettings, default_settings
+from phase2hpc.data.convert import Converted, Converter, Raw
 from phase2hpc.data.crystal import UnreadableRecord
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.graph_arrays import GraphArrays
+from phase2hpc.data.prepare_summary import PrepareSummary
+from phase2hpc.data.readers.id_prop import tables_beside
+from phase2hpc.data.readers.labels import renamed
 from phase2hpc.data.readers.registry import describe, read, source_hash
+from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.data.rejects_report import RejectsReport, rejects_path
-from phase2hpc.data.split_counts import SplitCounts
-from phase2hpc.data.splits import SPLITS
+from phase2hpc.data.splits import hash_rule, make_splitter
 from phase2hpc.data.store.verified_cache import remember, state_of
 from phase2hpc.data.store.verify import inspect
 from phase2hpc.data.store.writer import StoreWriter
 from phase2hpc.data.validation import DEFAULT_LIMITS
 from phase2hpc.errors import InputError
 from phase2hpc.utils.worker_pool import ordered_map
+
+__all__ = ["PrepareSummary", "prepare"]
 
 Source = str | Path
 
@@ -35,62 +40,7 @@ BATCH_SIZE = 128
 # The one process that reads the sources cannot keep more workers busy.
 MAX_DEFAULT_WORKERS = 8
 DUPLICATE = "duplicate id: only the first crystal with this id is used, ids must be unique"
-SPLIT_RULES = ("formula", "random", "column")
-
-
-@dataclass
-class PrepareSummary(SplitCounts):
-    """Counts of one preparation.
-
-    rejects_report: path of a CSV with id, reason and input of each rejected crystal.
-    """
-
-    store: Path
-    rejects_report: Path
-    read: int = 0
-    kept: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    content_hash: str = ""
-    already_there: bool = False
-
-    def lines(self) -> list[str]:
-        """The summary as text."""
-        if self.already_there:
-            first = f"{self.store} exists already, made from the same sources and settings"
-        else:
-            rate = self.read / max(self.seconds, 1e-9)
-            first = f"{self.store}: {self.seconds:.1f} s, {rate:,.0f} crystals/s"
-        rejected = sum(self.rejected.values())
-        lines = [first, f"  in {self.read:,}   kept {self.kept:,}   rejected {rejected:,}"]
-        lines += [f"    {count:,} x {kind}" for kind, count in sorted(self.rejected.items())]
-        if rejected:
-            lines.append(f"    reasons in {self.rejects_report}")
-        lines.append(f"  {'':<28}{''.join(f'{name:>10}' for name in SPLITS)}")
-        lines.append(f"  {'crystals':<28}{_row(self.splits)}")
-        for name in _in_order(self.labels):
-            shown = f"{name} ({unit(name)})" if unit(name) else name
-            lines.append(f"  {shown:<28}{_row(self.labels[name])}")
-        return lines
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines())
-
-    def count(self, block: GraphArrays, rejections: Sequence[Rejection], read: int) -> None:
-        """Add one batch."""
-        self.read += read
-        self.kept += len(block)
-        for rejection in rejections:
-            self.rejected[rejection.kind] = self.rejected.get(rejection.kind, 0) + 1
-        self.add(block)
-
-    def stored(self) -> dict[str, Any]:
-        """The counts that are saved in the store."""
-        return {
-            key: value
-            for key, value in asdict(self).items()
-            if key not in ("store", "rejects_report", "content_hash", "already_there")
-        }
+_log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -101,35 +51,45 @@ def prepare(
     split: str | None = None,
     seed: int = 0,
     float64: bool = False,
+    labels: str | os.PathLike[str] | None = None,
+    rename: Mapping[tuple[str, str], str] | None = None,
+    columns: Mapping[str, ColumnSettings] | None = None,
+    folds: int | None = None,
     max_atoms: int = DEFAULT_LIMITS.max_atoms,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> PrepareSummary:
-    """Write the crystals of the sources, in their order, with their graphs to ``store``.
+    """Write the crystals of these sources, in their order, with their graphs to ``store``.
 
-    split: "formula", "random" (by ``seed``), "column", the path of a CSV of id and split, or None:
-    the source's own split if it has one, else by formula. float64: store coordinates in double
-    precision. workers: number of processes that validate and build graphs (1: this one); the
-    result does not depend on it. overwrite: replace a store of other sources or settings.
-    max_atoms: crystals with more atoms in the cell are rejected.
-    progress: called with the number of crystals done since the last call.
+    split: "formula", "random" (by ``seed``), each also with shares ("formula:70/15/15"),
+    "column", a CSV of id and split, or None: the source's own where it has one, else by formula.
+    float64: keep coordinates in double precision. labels: table of labels of the folder among the
+    sources, in place of its id_prop.csv. rename: new names by (source's file name or "", column).
+    columns: unit, lower bound and scale by column. folds: number of folds by formula, for ``train
+    --fold``. max_atoms: crystals with more atoms in the cell are rejected. workers: processes that
+    validate and build graphs (1: this one); the store does not depend on it. overwrite: replace a
+    store of other sources or settings. progress: called with the number of crystals done since
+    the last call.
 
-    An existing store of the same sources and settings is kept. Rejected crystals are listed in a
-    report beside the store. Raises InputError for unreadable sources, an existing store of other
-    sources or settings, no valid crystal, or an empty split; then no store is written, and an
-    existing one keeps its report beside that of the failed attempt.
+    A store that is there already from the same sources and settings is left as it is. What is
+    left out goes to the rejects report beside the store. Raises InputError for unreadable
+    sources, a store made otherwise, no crystal left, or an empty split; then there is no new
+    store, and one that was there keeps its report beside that of the failed attempt.
     """
     if not sources:
         raise InputError("no source given: name a file or folder with crystals")
     begin = time.monotonic()
     path = Path(store)
     settings = settings or GraphSettings()
-    converter = Converter(settings, split, seed, float64, max_atoms=max_atoms)
+    converter = Converter(
+        settings, split, seed, float64, None if labels is None else os.fspath(labels),
+        dict(rename or {}), dict(columns or {}), folds, max_atoms,
+    )  # fmt: skip
     made_from = preparation(sources, converter)
     if not overwrite and (there := existing_store(path, made_from)) is not None:
         return there
-    raws = reject_duplicate_ids(chain.from_iterable(read(source) for source in sources))
+    raws = reject_duplicate_ids(read_sources(sources, converter))
     with closing(
         ordered_map(converter, _batches(raws, BATCH_SIZE), worker_count(workers))
     ) as results:
@@ -141,14 +101,14 @@ def write_prepared(
     sources: Sequence[Source],
     converter: Converter,
     made_from: dict[str, Any],
-    results: Iterable[tuple[GraphArrays, Sequence[Rejection], int]],
+    results: Iterable[Converted],
     begin: float,
     progress: Callable[[int], None] | None = None,
 ) -> PrepareSummary:
-    """Write the results of a converter as one store, with the report beside it.
+    """Write a converter's results as one store, with the report beside it.
 
-    made_from: ``preparation`` of the sources. begin: ``time.monotonic()`` at the start. Raises
-    InputError if no crystal is valid or a split is empty.
+    made_from: ``preparation`` of the sources. begin: when the work began, on the monotonic clock.
+    Raises InputError where no crystal is left, or a split is empty.
     """
     report_of_failure = rejects_path(path, failed=path.exists())
     summary = PrepareSummary(path, report_of_failure)
@@ -163,32 +123,96 @@ def write_prepared(
         ) as writer,
         RejectsReport(rejects_path(path), report_of_failure) as report,
     ):
-        for block, rejections, read_here in results:
-            writer.append(block)
-            report.add(rejections)
-            summary.count(block, rejections, read_here)
+        for batch in results:
+            writer.append(batch.graphs)
+            report.add(batch.rejections)
+            summary.count(batch)
             if progress is not None:
-                progress(read_here)
+                progress(batch.read)
+        report.add_label_cells(summary.label_cells)
         _check_not_empty(summary)
+        summary.columns = _columns(summary, converter)
+        _warn_without_labels(summary, sources, converter)
         summary.seconds = time.monotonic() - begin
-        summary.content_hash = writer.finish(summary.stored())
+        summary.content_hash = writer.finish(summary.stored(), summary.columns)
     summary.rejects_report = rejects_path(path)
     rejects_path(path, failed=True).unlink(missing_ok=True)
     remember(state_of(path), summary.content_hash)
     return summary
 
 
+def read_sources(
+    sources: Sequence[Source], converter: Converter, units: RecordPartition | None = None
+) -> Iterator[Raw]:
+    """Raw crystals of all sources in order, their label columns renamed."""
+    labels = None if converter.labels is None else Path(converter.labels)
+    for source in sources:
+        names = {
+            column: new
+            for (name, column), new in converter.rename.items()
+            if name in ("", describe(source))
+        }
+        for raw in read(source, labels=labels, units=units):
+            yield replace(raw, labels=renamed(raw.labels, names)) if names else raw
+
+
+def _columns(summary: PrepareSummary, converter: Converter) -> dict[str, ColumnSettings]:
+    """Settings of all label columns: as given, with units from headers and of the nine.
+
+    Raises InputError for settings of a column that is not there, and for a name of ``--rename``
+    that no label has.
+    """
+    names = ", ".join(summary.labels) or "none"
+    for name in converter.columns:
+        if name not in summary.labels:
+            raise InputError(f"--column {name}: no label column of this name, there are: {names}")
+    for (source, old), new in converter.rename.items():
+        if new not in summary.label_cells.columns:
+            where = f"{source}:" if source else ""
+            raise InputError(
+                f"--rename {where}{old}={new}: no label column '{old}', there are: {names}"
+            )
+    units = summary.label_cells.units
+    columns = {}
+    for name in summary.labels:
+        header = ColumnSettings(unit=units.get(name))
+        known = ColumnSettings(unit=default_settings(name).unit)
+        columns[name] = converter.columns.get(name, ColumnSettings()).over(header).over(known)
+    return columns
+
+
+def _warn_without_labels(
+    summary: PrepareSummary, sources: Sequence[Source], converter: Converter
+) -> None:
+    if summary.labels:
+        return
+    hints = [
+        f"{table} names its files, give it by --labels {table}"
+        for source in sources
+        if converter.labels is None and Path(source).is_dir()
+        for table in tables_beside(Path(source))
+    ]
+    reason = (
+        "every label cell is missing or not a number"
+        if summary.label_cells.columns
+        else (hints[0] if hints else "give labels by id_prop.csv in the folder, or --labels FILE")
+    )
+    message = f"no label in this store, so nothing can be trained on it: {reason}"
+    summary.notes.append(f"warning: {message}")
+    _log.warning("%s: %s", summary.store, message)
+
+
 def worker_count(workers: int | None) -> int:
-    """``workers``, by default the number of cores, at most MAX_DEFAULT_WORKERS."""
+    """The default for None: as many as cores, up to MAX_DEFAULT_WORKERS."""
     return workers or min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def reject_duplicate_ids(raws: Iterable[Raw]) -> Iterator[Raw]:
-    """Replace later crystals of the same id by an UnreadableRecord."""
+    """The records, those that repeat an id as UnreadableRecord: which is meant is not known."""
     seen: set[str] = set()
     for raw in raws:
         if raw.id in seen and not isinstance(raw, UnreadableRecord):
-            yield UnreadableRecord(raw.id, raw.input, DUPLICATE)
+            yield UnreadableRecord(raw.id, raw.input, DUPLICATE, raw.labels)
         else:
             seen.add(raw.id)
             yield raw
@@ -201,40 +225,57 @@ def _batches(raws: Iterable[Raw], size: int) -> Iterator[list[Raw]]:
 
 
 def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, Any]:
-    """Everything that the content of the store depends on, as JSON values."""
+    """All that the store's content depends on, as JSON knows it.
+
+    Raises InputError for options that do not fit together.
+    """
     rule = converter.split
+    labels = None if converter.labels is None else Path(converter.labels)
+    if labels is not None and sum(Path(source).is_dir() for source in sources) != 1:
+        raise InputError(
+            "--labels joins a table to a folder of structure files: name one folder as SOURCE (a "
+            "table with a column of paths is a SOURCE itself)"
+        )
+    known = [describe(source) for source in sources]
+    for source, _ in converter.rename:
+        if source and source not in known:
+            raise InputError(f"--rename {source}: no such source, there are: {', '.join(known)}")
+    if rule is None or converter.folds is not None or _is_rule(rule):
+        make_splitter(rule, converter.seed, converter.folds)
     made_from: dict[str, Any] = {
-        "sources": [source_hash(source) for source in sources],
+        "sources": [
+            source_hash(source, labels if Path(source).is_dir() else None) for source in sources
+        ],
         "graph_settings": converter.settings.to_dict(),
         "float64": converter.float64,
         "max_atoms": converter.max_atoms,
         "split": rule,
-        "seed": converter.seed if rule == "random" else None,
+        "seed": converter.seed if rule and rule.startswith("random") else None,
+        "folds": converter.folds,
+        "rename": {":".join(key): new for key, new in converter.rename.items()} or None,
+        "columns": {n: c.model_dump() for n, c in sorted(converter.columns.items())} or None,
     }
-    if rule is not None and rule not in SPLIT_RULES:
+    if rule is not None and not _is_rule(rule):
         try:
             made_from["split"] = hashlib.sha256(Path(rule).read_bytes()).hexdigest()
         except OSError as error:
             raise InputError(
-                f"--split {rule}: not a readable file; use {', '.join(SPLIT_RULES)} or a CSV of "
-                "id and split"
+                f"--split {rule}: not a readable file; use formula, random, column or a "
+                "CSV of id and split"
             ) from error
     return made_from
 
 
 def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | None:
-    """Summary of an existing store that was made from ``made_from``; None if there is none.
-
-    Raises InputError for a store of other sources or settings, or a damaged one.
-    """
+    """Summary of the store that is there, None without one; InputError if it is another."""
     if not path.exists():
         return None
     try:
         info = inspect(path)
     except InputError as error:
         raise InputError(
-            f"{path} exists but cannot be used ({error}): remove it, replace it with --overwrite "
-            "or give another --store"
+            f"{path} exists but cannot be used ({error}): remove it, replace it with "
+            "--overwrite or give another --store"
         ) from error
     if different := _differences(info.preparation, made_from):
         raise InputError(
@@ -246,12 +287,13 @@ def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | No
         rejects_path(path),
         content_hash=info.content_hash,
         already_there=True,
+        columns=info.columns,
         **info.summary,
     )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Differences in sources and settings as text, old -> new; "" if there are none."""
+    """How the preparation of a store differs, old -> new; "" where it does not."""
     if "merged" in old:
         return f"merged from {len(old['merged'])} stores"
     changes = []
@@ -262,7 +304,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
             continue
         if key == "sources":
             changes.append("other sources")
-        elif isinstance(found, dict):
+        elif isinstance(found, dict) and isinstance(wanted, dict):
             changes += [
                 f"{k} {found.get(k)} -> {v}" for k, v in wanted.items() if found.get(k) != v
             ]
@@ -276,7 +318,11 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def _rule_name(rule: str | None) -> str:
     if rule is None:
         return "by default"
-    return rule if rule in SPLIT_RULES else f"file (SHA-256 {rule[:8]})"
+    return rule if _is_rule(rule) else f"file (SHA-256 {rule[:8]})"
+
+
+def _is_rule(rule: str) -> bool:
+    return rule == "column" or hash_rule(rule) is not None
 
 
 def _check_not_empty(summary: PrepareSummary) -> None:
@@ -290,15 +336,7 @@ def _check_not_empty(summary: PrepareSummary) -> None:
         counts = ", ".join(f"{name} {count}" for name, count in summary.splits.items())
         raise InputError(
             f"split {' and '.join(empty)} would be empty ({counts}): give more crystals, "
-            "--split random, or --split FILE with a line 'id,split' per crystal"
+            "--split random, other shares (--split formula:70/15/15), or --split FILE with a line "
+            "'id,split' for each crystal"
             + (f"; rejected crystals: {summary.rejects_report}" if summary.rejected else "")
         )
-
-
-def _in_order(labels: Iterable[str]) -> list[str]:
-    known = [name for name in PROPERTIES if name in labels]
-    return known + sorted(set(labels) - set(known))
-
-
-def _row(counts: dict[str, int]) -> str:
-    return "".join(f"{counts.get(name, 0):>10,}" for name in SPLITS)

@@ -1,4 +1,4 @@
-"""The report of what was left out of a store, and why."""
+"""Rejects report: a CSV of the crystals and label cells left out of a store, with reasons."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from phase2hpc.data.convert import Rejection
+from phase2hpc.data.readers.label_report import LabelReport
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.utils.atomic_io import PartialFile
 from phase2hpc.utils.os_errors import refused
@@ -19,8 +20,8 @@ def rejects_path(store: Path, *, failed: bool = False) -> Path:
 
 
 class RejectsReport:
-    """The CSV of what was left out: ``path`` beside a new store, ``of_failure`` where the input
-    gave none, to say why."""
+    """CSV of id, reason and input: ``path`` beside a new store, ``of_failure`` where the input
+    gave no store."""
 
     def __init__(self, path: Path, of_failure: Path) -> None:
         self._path = path
@@ -43,9 +44,15 @@ class RejectsReport:
         return self
 
     def add(self, rejections: Iterable[Rejection]) -> None:
+        self._write((item.id, item.reason, item.input) for item in rejections)
+
+    def add_label_cells(self, cells: LabelReport) -> None:
+        """Add the label cells that are not plain numbers, and a line for each column of them."""
+        self._write(cells.rows())
+
+    def _write(self, rows: Iterable[tuple[str, str, str]]) -> None:
         try:
-            for rejection in rejections:
-                self._writer.writerow([rejection.id, rejection.reason, rejection.input])
+            self._writer.writerows(rows)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -63,7 +70,7 @@ class RejectsReport:
                 self._partial.target = self._of_failure
                 self._partial.commit()
         except OSError as failure:
-            # Of an attempt that failed anyway, the first reason is the one to be told.
+            # Of an attempt that failed anyway, the first reason is reported.
             if kind is None:
                 raise self._failed(failure) from failure
         finally:

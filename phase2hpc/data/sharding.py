@@ -1,9 +1,9 @@
-"""A preparation shared by several processes: shards, and the one store that they become.
+"""Sharded preparation: shards written by several processes, merged into one store.
 
-Each shard takes blocks of the sources' records in turn and steps past the others, so nobody needs
-to know how many there are. What it keeps goes to a store of its own, and what became of each
-record to a list beside it. The merge goes through all lists in the order of the records and
-writes what one process would have written.
+Each shard takes blocks of the sources' records in turn and steps past the others, so the number of
+records need not be known. Kept crystals go to a store of the shard, the outcome of each record to
+a list beside it. The merge goes through all lists in the order of the records and writes the
+store, the summary and the rejects report of an unsharded preparation.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from phase2hpc.data.convert import Converter, Raw, Rejection
+from phase2hpc.data.convert import Converted, Converter, Raw, Rejection, label_report
 from phase2hpc.data.crystal import UnreadableRecord
 from phase2hpc.data.graph_arrays import GraphArrays, concatenate, pack
 from phase2hpc.data.prepare import (
     DUPLICATE,
-    PrepareSummary,
     Source,
     existing_store,
     preparation,
+    read_sources,
     reject_duplicate_ids,
     worker_count,
     write_prepared,
 )
-from phase2hpc.data.readers.registry import read
+from phase2hpc.data.prepare_summary import PrepareSummary
+from phase2hpc.data.readers.label_report import LabelReport
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verified_cache import remember, state_of
@@ -77,9 +78,7 @@ def make_shard(
         return
     begin = time.monotonic()
     units = RecordPartition(shard, folder.count, BLOCK)
-    raws = reject_duplicate_ids(
-        chain.from_iterable(read(source, units=units) for source in sources)
-    )
+    raws = reject_duplicate_ids(read_sources(sources, converter, units))
     numbered = groupby(((units.current, raw) for raw in raws), key=itemgetter(0))
     blocks = ((block, [raw for _, raw in group]) for block, group in numbered)
     function = _BlockConverter(converter)
@@ -87,13 +86,13 @@ def make_shard(
         atomic_text(folder.part(shard)) as part,
         closing(ordered_map(function, blocks, worker_count(workers))) as results,
     ):
-        write_line(part, {"sources": fingerprints(sources)})
+        write_line(part, {"sources": _fingerprints(sources, converter)})
         with StoreWriter(
             folder.store(shard), graph_settings=converter.settings, float64=converter.float64
         ) as writer:
-            for block, graphs, fates in results:
+            for block, graphs, fates, labels in results:
                 writer.append(graphs)
-                write_line(part, [block, fates])
+                write_line(part, [block, fates, labels])
                 if progress is not None:
                     progress(len(fates))
             digest = writer.finish()
@@ -102,16 +101,24 @@ def make_shard(
         write_line(part, {"content_hash": digest, "units": units.count, "seconds": seconds})
 
 
+def _fingerprints(sources: Sequence[Source], converter: Converter) -> list[Any]:
+    return fingerprints([*sources, *([] if converter.labels is None else [converter.labels])])
+
+
 @dataclass(frozen=True)
 class _BlockConverter:
-    """A numbered block of raw crystals -> its number, graphs and fates; for worker processes."""
+    """A numbered block of raw crystals -> its number, graphs, fates and label cells; for worker
+    processes."""
 
     converter: Converter
 
-    def __call__(self, task: tuple[int, list[Raw]]) -> tuple[int, GraphArrays, list[Fate]]:
+    def __call__(
+        self, task: tuple[int, list[Raw]]
+    ) -> tuple[int, GraphArrays, list[Fate], dict[str, Any]]:
         block, raws = task
         graphs, results = self.converter.convert(raws)
-        return block, graphs, [_fate(raw, no) for raw, no in zip(raws, results, strict=True)]
+        fates = [_fate(raw, no) for raw, no in zip(raws, results, strict=True)]
+        return block, graphs, fates, label_report(raws).to_json()
 
 
 def _fate(raw: Raw, rejection: Rejection | None) -> Fate:
@@ -130,7 +137,7 @@ def merge_shards(
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> PrepareSummary:
-    """Write the store, the report and the summary that ``prepare`` would write, from all shards.
+    """Write the store and the report that ``prepare`` would write, from all shards.
 
     The shards are removed then. Raises Phase2Error where shards are missing or damaged, or the
     sources changed since; otherwise as ``prepare``.
@@ -142,7 +149,7 @@ def merge_shards(
         return there
     folder.require_all()
     shards = [_Shard(folder, number) for number in range(folder.count)]
-    now = fingerprints(sources)
+    now = _fingerprints(sources, converter)
     if any(shard.sources != now for shard in shards) or len({s.units for s in shards}) > 1:
         folder.remove()
         raise Phase2Error(
@@ -155,11 +162,11 @@ def merge_shards(
     return summary
 
 
-def _merged(shards: Sequence[_Shard]) -> Iterator[tuple[GraphArrays, list[Rejection], int]]:
-    """What a converter would have given of all records, in order."""
+def _merged(shards: Sequence[_Shard]) -> Iterator[Converted]:
+    """The batches that a converter would have given of all records, in order."""
     seen: set[str] = set()
     blocks = heapq.merge(*(shard.blocks() for shard in shards), key=itemgetter(0))
-    for _, graphs, fates in blocks:
+    for _, graphs, fates, labels in blocks:
         kept: list[bool] = []
         rejections: list[Rejection] = []
         for fate in fates:
@@ -172,7 +179,7 @@ def _merged(shards: Sequence[_Shard]) -> Iterator[tuple[GraphArrays, list[Reject
                 rejections.append(Rejection(identifier, place, kind, reason))
             if len(fate) == 2:
                 kept.append(not reason)
-        yield _chosen(graphs, kept), rejections, len(fates)
+        yield Converted(_chosen(graphs, kept), rejections, len(fates), labels)
 
 
 def _chosen(graphs: GraphArrays, kept: Sequence[bool]) -> GraphArrays:
@@ -210,13 +217,14 @@ class _Shard:
                 "makes it anew"
             ) from error
 
-    def blocks(self) -> Iterator[tuple[int, GraphArrays, list[Fate]]]:
-        """Number, graphs and fates of each block, in order."""
+    def blocks(self) -> Iterator[tuple[int, GraphArrays, list[Fate], LabelReport]]:
+        """Number, graphs, fates and label cells of each block, in order."""
         graphs = _Taken(self._store.blocks(self._most_bytes))
         for value in read_lines(self._part):
             if isinstance(value, list):
-                number, fates = value
-                yield number, graphs.next(sum(len(fate) == 2 for fate in fates)), fates
+                number, fates, labels = value
+                kept = graphs.next(sum(len(fate) == 2 for fate in fates))
+                yield number, kept, fates, LabelReport.from_json(labels)
 
 
 class _Taken:

@@ -1,4 +1,4 @@
-"""Which crystals train, which choose the best epoch, which judge: train, val and test.
+"""Train, val and test splits and cross-validation folds.
 
 The default is a hash of the reduced formula, so that polymorphs and duplicates of a compound
 never straddle two splits, in any source and on any machine.
@@ -18,7 +18,10 @@ from phase2hpc.errors import InputError
 from phase2hpc.utils.text import one_line
 
 SPLITS = ("train", "val", "test")
-TRAIN_FRACTION, VAL_FRACTION = 0.8, 0.1
+# Shares of train, val and test.
+Fractions = tuple[float, float, float]
+FRACTIONS: Fractions = (0.8, 0.1, 0.1)
+MIN_FOLDS, MAX_FOLDS = 3, 100
 
 _ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val"}
 _EXPECTED = "expected train, val or test"
@@ -39,26 +42,45 @@ def canonical_split(name: str) -> str:
     return text
 
 
-def formula_split(numbers: AtomicNumbers) -> str:
-    """Split of a compound, by the SHA-256 of its reduced formula: 80% train, 10% val, 10% test."""
-    return _hash_split(f"phase2:{composition_key(numbers)}")
+def formula_split(numbers: AtomicNumbers, fractions: Fractions = FRACTIONS) -> str:
+    """Split of a compound by the SHA-256 of its reduced formula; by default 80/10/10."""
+    return _hash_split(f"phase2:{composition_key(numbers)}", fractions)
 
 
-def random_split(identifier: str, seed: int = 0) -> str:
+def random_split(identifier: str, seed: int = 0, fractions: Fractions = FRACTIONS) -> str:
     """Split of one structure by a hash of its id and a seed.
 
     Each structure falls where it falls whatever else is in the data set, but polymorphs of a
     compound may straddle train and test: errors then look better than they are.
     """
-    return _hash_split(f"phase2:{seed}:{identifier}")
+    return _hash_split(f"phase2:{seed}:{identifier}", fractions)
+
+
+def formula_fold(numbers: AtomicNumbers, folds: int) -> int:
+    """Fold (1 to ``folds``) of a compound by the SHA-256 of its reduced formula.
+
+    It is independent of ``formula_split``, so that folds are also unbiased within a split.
+    """
+    return 1 + int(_hash_position(f"phase2:fold:{composition_key(numbers)}") * folds)
+
+
+def split_in_fold(own: int, fold: int, folds: int) -> str:
+    """Split in run ``fold`` of a crystal of fold ``own``: test, val if it is the next, or train."""
+    if own == fold:
+        return "test"
+    return "val" if own == fold % folds + 1 else "train"
+
+
+def _hash_split(key: str, fractions: Fractions) -> str:
+    position = _hash_position(key)
+    if position < fractions[0]:
+        return "train"
+    return "val" if position < fractions[0] + fractions[1] else "test"
 
 
 @lru_cache(maxsize=1 << 16)
-def _hash_split(key: str) -> str:
-    position = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
-    if position < TRAIN_FRACTION:
-        return "train"
-    return "val" if position < TRAIN_FRACTION + VAL_FRACTION else "test"
+def _hash_position(key: str) -> float:
+    return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
 
 
 def read_split_file(path: str | Path) -> dict[str, str]:
@@ -91,30 +113,65 @@ def read_split_file(path: str | Path) -> dict[str, str]:
     return splits
 
 
-def make_splitter(rule: str | None = None, seed: int = 0) -> Splitter:
-    """What gives each crystal its split under ``rule``.
+def make_splitter(rule: str | None = None, seed: int = 0, folds: int | None = None) -> Splitter:
+    """The function that gives each crystal its split under ``rule``.
 
     None: the source's own split where it has one, else by formula. "formula", "random" (by id
-    and ``seed``), "column" (the source's own, required), or the path of a CSV of id and split.
-    Raises InputError for an unknown rule; the splitter raises it for a crystal without a split,
-    UnknownSplit for one whose split is no split.
+    and ``seed``), each also with shares as in "formula:70/15/15", "column" (the source's own,
+    required), or the path of a CSV of id and split. folds: assign by formula to so many folds, and
+    give the splits of the first. Raises InputError for an unknown rule; the splitter raises it for
+    a crystal without a split, UnknownSplit for one whose split is no split.
     """
+    if folds is not None:
+        if not MIN_FOLDS <= folds <= MAX_FOLDS:
+            raise InputError(f"--folds {folds}: give {MIN_FOLDS} to {MAX_FOLDS}")
+        if rule not in (None, "formula"):
+            raise InputError(f"--folds assigns crystals by formula: leave --split {rule} out")
+        return lambda crystal: split_in_fold(formula_fold(crystal.numbers, folds), 1, folds)
     if rule is None:
         return lambda crystal: (
             canonical_split(crystal.split) if crystal.split else formula_split(crystal.numbers)
         )
-    if rule == "formula":
-        return lambda crystal: formula_split(crystal.numbers)
-    if rule == "random":
-        return lambda crystal: random_split(crystal.id, seed)
+    if (hashed := hash_rule(rule)) is not None:
+        name, fractions = hashed
+        if name == "formula":
+            return lambda crystal: formula_split(crystal.numbers, fractions)
+        return lambda crystal: random_split(crystal.id, seed, fractions)
     if rule == "column":
         return _by_column
     if not Path(rule).exists():
         raise InputError(
-            f"unknown split rule '{rule}': use formula, random, column, or the path of a CSV file "
-            "with columns id and split"
+            f"unknown split rule '{rule}': use formula, random (each also as formula:70/15/15), "
+            "column, or the path of a CSV file with columns id and split"
         )
     return _by_table(read_split_file(rule), rule)
+
+
+def hash_rule(rule: str) -> tuple[str, Fractions] | None:
+    """ "formula" or "random" and its shares, of such a rule; None for another.
+
+    Raises InputError for shares that are not three positive numbers that add up to 100 (or 1).
+    """
+    name, colon, text = rule.partition(":")
+    if name not in ("formula", "random"):
+        return None
+    if not colon:
+        return name, FRACTIONS
+    try:
+        shares = [float(part) for part in text.split("/")]
+    except ValueError:
+        shares = []
+    total = sum(shares)
+    if (
+        len(shares) != 3
+        or not all(share > 0 for share in shares)
+        or not any(abs(total - whole) < 1e-6 * whole for whole in (1, 100))
+    ):
+        raise InputError(
+            f"--split {rule}: give shares of train, val and test that add up to 100, as in "
+            f"{name}:70/15/15"
+        )
+    return name, (shares[0] / total, shares[1] / total, shares[2] / total)
 
 
 def _by_column(crystal: Crystal) -> str:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from phase2hpc.config.properties import PROPERTIES
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph_arrays import GraphArrays
 from phase2hpc.data.loader import collate
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
+from phase2hpc.inference.target_scaler import TargetScaler
 from phase2hpc.models.multitask import MultiTaskModel
-from phase2hpc.training.target_scaler import TargetScaler
 
 # Limits of a batch: the tensor-product operators take memory per atom.
 MAX_BATCH_ATOMS = 1024
@@ -60,11 +59,13 @@ def predict_graphs(
     max_edges: int | None = None,
     before_each: Callable[[], None] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Predictions (n, P) in physical units, rows as in ``indices``; the model is in eval mode.
+    """Predictions (n, R) of the reported properties in physical units, rows as in ``indices``.
+
+    The model is in eval mode.
 
     max_edges: as of ``batches_by_size``. before_each: called before each batch; it may raise.
     """
-    out = np.full((len(indices), len(scaler.properties)), np.nan)
+    out = np.full((len(indices), len(scaler.reported)), np.nan)
     for arrays, first in _in_memory(source):
         here = np.flatnonzero((indices >= first) & (indices < first + len(arrays)))
         local = indices[here] - first
@@ -74,7 +75,7 @@ def predict_graphs(
             batch = collate(arrays, local[rows], dtype=dtype).to(device)
             with out_of_memory_errors(batch):
                 scaled = model(batch).to("cpu", torch.float64).numpy()
-            out[here[rows]] = bounded(scaler.inverse(scaled), scaler.properties)
+            out[here[rows]] = scaler.physical(scaled)
     return out
 
 
@@ -103,9 +104,3 @@ def _in_memory(source: Store | GraphArrays) -> Iterator[tuple[GraphArrays, int]]
     for block in source.blocks():
         yield block, first
         first += len(block)
-
-
-def bounded(values: npt.NDArray[np.float64], properties: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Predictions clipped to what is physical: a gap is not negative."""
-    bounds = [PROPERTIES[p].lower_bound if p in PROPERTIES else None for p in properties]
-    return np.maximum(values, [-np.inf if b is None else b for b in bounds])

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from phase2hpc.config.properties import unit
 from phase2hpc.data.composition import reduced_formula
 from phase2hpc.data.convert import Raw, Rejection, graphs_of
 from phase2hpc.data.crystal import Crystal, UnreadableRecord
@@ -76,12 +75,12 @@ class Predictor:
         self.models = [TrainedModel.load(run.best, device) for run in runs]
         first = self.models[0]
         for run, other in zip(runs[1:], self.models[1:], strict=True):
-            if other.scaler.properties != first.scaler.properties:
+            if other.scaler.reported != first.scaler.reported:
                 raise InputError(f"{run.best}: predicts other properties than {runs[0].best}")
             if other.graph_settings != first.graph_settings:
                 raise InputError(f"{run.best}: was trained on other graphs than {runs[0].best}")
-        self.properties: tuple[str, ...] = first.scaler.properties
-        self.units = {name: unit(name) for name in self.properties}
+        self.properties: tuple[str, ...] = first.scaler.reported
+        self.units = {name: first.scaler.units[name] for name in self.properties}
         self.graph_settings = first.graph_settings
         self.elements = frozenset.intersection(*(frozenset(m.elements) for m in self.models))
 

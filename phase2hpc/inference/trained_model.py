@@ -12,9 +12,9 @@ from phase2hpc.checkpointing.manager import load_best, save_best
 from phase2hpc.config.run_config import RunConfig, RuntimeSettings, algorithm_named
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.errors import InputError
+from phase2hpc.inference.target_scaler import TargetScaler
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.training.target_scaler import TargetScaler
 from phase2hpc.utils.error_text import first_line
 
 

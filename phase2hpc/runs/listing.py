@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from phase2hpc.config.properties import GROUPS, unit
+from phase2hpc.config.properties import GROUPS
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.registry import read_metrics
 from phase2hpc.runs.run_directory import RunDirectory
@@ -115,8 +115,9 @@ _ERROR_HEADER = ("property", "unit", "split", "MAE ± SE", "n")
 
 def _error_rows(run: RunDirectory) -> list[list[str]]:
     metrics = read_metrics(run) or {}
+    config = run.read_config()
     return [
-        [name, unit(name) or tables.ABSENT, split,
+        [name, config.column(name).unit or tables.ABSENT, split,
          tables.with_error(m.get("mae"), m.get("mae_se")), str(m.get("n", 0))]
         for name in metrics.get("test", {})
         for split in ("val", "test")

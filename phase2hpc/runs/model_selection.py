@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from phase2hpc.config.properties import unit
 from phase2hpc.errors import InputError
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.registry import find_run, read_metrics, registry
@@ -120,11 +119,11 @@ def describe_model(runs: Sequence[RunDirectory]) -> str:
 
 def _test_errors(runs: Sequence[RunDirectory]) -> str:
     tests = [(read_metrics(run) or {}).get("test", {}) for run in runs]
-    parts = []
+    config, parts = runs[0].read_config(), []
     for name in tests[0]:
         values = [test.get(name, {}).get("mae") for test in tests]
         known = [value for value in values if value is not None]
         if known and len(known) == len(values):
             mean = tables.number(sum(known) / len(known), 3)
-            parts.append(f"{name} {mean} {unit(name)}".rstrip())
+            parts.append(f"{name} {mean} {config.column(name).unit}".rstrip())
     return ", ".join(parts)

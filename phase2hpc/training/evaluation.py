@@ -50,13 +50,13 @@ def evaluate(
         if trainer.world.is_main:
             constant = constant_by_property(trainer.properties, labels, reference)
             print(f"\n{split}: {len(indices)} crystals, weights of epoch {best.epoch}")
-            print(metrics_table(metrics[split], constant), flush=True)
+            print(metrics_table(metrics[split], constant, trainer.scaler.units), flush=True)
             if split == "test":
                 before_write()
                 _write_predictions(trainer, run, prediction, indices)
     if trainer.world.is_main:
         before_write()
-        write_metrics(run, metrics)
+        write_metrics(run, metrics, trainer.scaler.units)
 
 
 def _write_predictions(

@@ -200,7 +200,7 @@ class TrainingLoop:
             "step": trainer.step,
             "lr": last_rate,
             "train_loss": losses[0],
-            "train_losses": dict(zip(trainer.properties, losses[1:], strict=True)),
+            "train_losses": dict(zip(trainer.outputs, losses[1:], strict=True)),
             "val_mae": {name: values["mae"] for name, values in metrics.items()},
             "val_score": score(metrics),
             "skipped_steps": trainer.skipped.in_epoch,

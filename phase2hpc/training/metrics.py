@@ -1,4 +1,4 @@
-"""Errors of predictions by property, the score that chooses the best model, and their files."""
+"""Metrics by property, the score that chooses the best model, and the files of both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from phase2hpc.config.properties import unit
 from phase2hpc.errors import Phase2Error
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils import tables
@@ -95,7 +94,7 @@ def metrics_by_property(
 
 
 def constant_mae(target: ArrayLike, train_targets: ArrayLike) -> float | None:
-    """MAE of the predictor that always says the training median; None without labels."""
+    """MAE of the constant predictor, the training median; None without labels."""
     target, train = _labels(target), _labels(train_targets)
     if not (target.size and train.size):
         return None
@@ -130,14 +129,19 @@ def score(metrics: Mapping[str, PropertyMetrics]) -> float:
 
 
 def metrics_table(
-    metrics: Mapping[str, PropertyMetrics], constant: Mapping[str, float | None]
+    metrics: Mapping[str, PropertyMetrics],
+    constant: Mapping[str, float | None],
+    units: Mapping[str, str],
 ) -> str:
-    """One split's metrics as an aligned table, beside the constant predictor's MAE."""
+    """One split's metrics as an aligned table, beside the constant predictor's MAE.
+
+    units: by property.
+    """
     header = ("property", "unit", "n", "MAE ± SE", "RMSE", "R2", "constant MAE", "MAE/MAD")
     rows = [
         [
             name,
-            unit(name) or tables.ABSENT,
+            units.get(name) or tables.ABSENT,
             str(m["n"]),
             tables.with_error(m["mae"], m["mae_se"]),
             tables.number(m["rmse"]),
@@ -150,8 +154,13 @@ def metrics_table(
     return tables.aligned(header, rows, left=2)
 
 
-def write_metrics(run: RunDirectory, metrics: Mapping[str, Mapping[str, PropertyMetrics]]) -> None:
-    """Write metrics.json, ``{"val": {...}, "test": {...}}``, and the same as metrics.csv."""
+def write_metrics(
+    run: RunDirectory,
+    metrics: Mapping[str, Mapping[str, PropertyMetrics]],
+    units: Mapping[str, str],
+) -> None:
+    """Write metrics.json, ``{"val": {...}, "test": {...}}``, and the same as metrics.csv, with
+    the units by property."""
     if set(metrics) != set(SPLITS):
         raise ValueError(f"metrics of {sorted(metrics)}, not of {SPLITS}")
     ordered = {split: dict(metrics[split]) for split in SPLITS}
@@ -161,7 +170,12 @@ def write_metrics(run: RunDirectory, metrics: Mapping[str, Mapping[str, Property
     writer.writeheader()
     for split, by_property in ordered.items():
         for name, m in by_property.items():
-            row: dict[str, Any] = {"split": split, "property": name, "unit": unit(name), **m}
+            row: dict[str, Any] = {
+                "split": split,
+                "property": name,
+                "unit": units.get(name, ""),
+                **m,
+            }
             writer.writerow(row)
     write_atomically(run.metrics_json, json.dumps(ordered, indent=2, allow_nan=False) + "\n")
     write_atomically(run.metrics_csv, text.getvalue())

@@ -1,4 +1,4 @@
-"""What ``phase2hpc train`` was asked for. No torch here: a login node reads requests too."""
+"""Training requests and the configurations they give. No torch here: a login node reads them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from phase2hpc.config import properties as property_table
+from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig, algorithm_named, build_config, level_named
+from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory
 
 # Settings that have flags of their own and are not set by --set or --sweep.
 OWN_FLAGS = (
     "store", "models_dir", "seed", "properties", "algorithm", "level", "run_id", "init_from",
+    "auxiliary", "columns", "fold",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """None and absent keys: the level's default, or, with ``resume``, what the run has.
+    """Arguments of ``phase2hpc train``; None and absent keys: the level's default, or, with
+    ``resume``, the run's own.
 
-    store: None for the shipped sample's, which is prepared where it is not there yet. overrides:
-    flat settings by name, ``preset`` among them. init_from: the run whose weights to start from.
-    accept_changes: resume although settings, store or code change the result.
+    store: None for the shipped sample's, which is prepared where it is not there yet. auxiliary:
+    properties that are trained but not scored, as ``properties``. columns: unit, lower bound and
+    scale by column, over the store's. fold: of a store with folds. overrides: flat settings by
+    name, ``preset`` among them. init_from: the run whose weights to start from. accept_changes:
+    resume although settings, store or code change the result.
     """
 
     algorithm: str
@@ -31,6 +37,9 @@ class TrainRequest:
     models_dir: Path
     store: Path | None = None
     properties: str | None = None
+    auxiliary: str | None = None
+    columns: Mapping[str, ColumnSettings] = field(default_factory=dict)
+    fold: int | None = None
     resume: bool = False
     run_id: str | None = None
     init_from: RunDirectory | None = None
@@ -39,10 +48,66 @@ class TrainRequest:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
-def new_config(request: TrainRequest, store: Path, labels: Sequence[str]) -> RunConfig:
-    """The level's settings with the request's on top; ``labels`` are the store's columns."""
+def check_request(request: TrainRequest) -> None:
+    """Raise InputError for what is wrong in a request whatever the store holds.
+
+    Called before a store is prepared or opened. Names of the store's own columns are checked
+    later, except that the shipped sample has none.
+    """
     row = level_named(algorithm_named(request.algorithm), request.level)
-    names = property_table.resolve(request.properties or row.properties, list(labels))
+    asked = [spec for spec in (request.properties, request.auxiliary) if spec is not None]
+    if request.store is None:
+        for spec in asked:
+            property_table.resolve(spec, ())
+    _build(request, None, property_table.GROUPS[row.properties])
+
+
+def new_config(
+    request: TrainRequest,
+    store: Path,
+    columns: Mapping[str, ColumnSettings],
+    *,
+    announce: bool = True,
+) -> RunConfig:
+    """The level's settings with the request's on top.
+
+    columns: the store's label columns with their settings. announce: print which properties are
+    trained where that is not the level's group. Raises InputError for unknown names.
+    """
+    row = level_named(algorithm_named(request.algorithm), request.level)
+    available = list(columns)
+    auxiliary: list[str] = []
+    if request.auxiliary is not None:
+        auxiliary = property_table.resolve(request.auxiliary, available)
+    if request.properties is not None:
+        names = property_table.resolve(request.properties, available)
+        if both := [name for name in names if name in auxiliary]:
+            raise InputError(
+                f"{', '.join(both)}: in --properties and in --auxiliary, give it in one of them"
+            )
+    else:
+        scored = [name for name in available if name not in auxiliary]
+        names, line = property_table.resolve_default(row.properties, scored)
+        if line and announce:
+            print(line, flush=True)
+    for name in request.columns:
+        if name not in (*names, *auxiliary):
+            raise InputError(
+                f"--column {name}: not among the properties to train ({', '.join(names)})"
+            )
+    settings = {}
+    for name in (*names, *auxiliary):
+        default = property_table.default_settings(name)
+        own = columns.get(name, ColumnSettings())
+        chosen = request.columns.get(name, ColumnSettings()).over(own).over(default)
+        if chosen != default:
+            settings[name] = chosen
+    return _build(request, store, names, auxiliary=tuple(auxiliary), columns=settings)
+
+
+def _build(
+    request: TrainRequest, store: Path | None, names: Sequence[str], **fixed: Any
+) -> RunConfig:
     return build_config(
         request.algorithm,
         request.level,
@@ -50,9 +115,11 @@ def new_config(request: TrainRequest, store: Path, labels: Sequence[str]) -> Run
         {
             **request.overrides,
             # A resume may come from another working directory.
-            "store": store.resolve(),
+            "store": None if store is None else store.resolve(),
             "models_dir": request.models_dir.resolve(),
         },
         seed=request.seed or 0,
+        fold=request.fold,
         init_from=None if request.init_from is None else str(request.init_from.path.resolve()),
+        **fixed,
     )

@@ -1,4 +1,4 @@
-"""Which run ``--resume`` goes on with, and what may differ from how it was begun.
+"""Choice of the run that ``--resume`` continues, and check of its settings against the request.
 
 No torch here: a login node asks too.
 """
@@ -16,9 +16,9 @@ from phase2hpc.training.request import TrainRequest
 # all else that changes the result must be as it was, or be accepted by the user.
 MAY_CHANGE_ON_RESUME = frozenset({"epochs", "max_edges"})
 # With these another order of crystals comes out of the sampler: an epoch cannot go on half-way.
-CHANGES_THE_ORDER = frozenset({"batch_size", "max_samples", "seed"})
+CHANGES_THE_ORDER = frozenset({"batch_size", "max_samples", "seed", "fold"})
 # Weights and states of another shape: no flag makes them fit.
-CHANGES_THE_SHAPE = frozenset({"properties", "task_weights"})
+CHANGES_THE_SHAPE = frozenset({"properties", "auxiliary", "task_weights"})
 
 
 def run_to_resume(request: TrainRequest) -> RunDirectory:
@@ -49,6 +49,13 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
     names = saved.properties
     if request.properties:
         names = tuple(property_table.resolve(request.properties, list(saved.properties)))
+    auxiliary = saved.auxiliary
+    if request.auxiliary:
+        known = [*saved.properties, *saved.auxiliary]
+        auxiliary = tuple(property_table.resolve(request.auxiliary, known))
+    columns = {**saved.columns}
+    for name, given in request.columns.items():
+        columns[name] = given.over(saved.column(name))
     config = build_config(
         request.algorithm,
         request.level,
@@ -61,6 +68,9 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
         },
         seed=saved.seed if request.seed is None else request.seed,
         init_from=saved.init_from,
+        auxiliary=auxiliary,
+        columns=columns,
+        fold=saved.fold if request.fold is None else request.fold,
     )
     _refuse_or_say(run, saved, config, request.accept_changes)
     return config

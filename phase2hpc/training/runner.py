@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig, algorithm_named
 from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store.reader import Store
@@ -26,7 +28,7 @@ from phase2hpc.training.distributed.shared_store import open_shared_store
 from phase2hpc.training.distributed.world import World, describe_error
 from phase2hpc.training.evaluation import evaluate
 from phase2hpc.training.loop import TrainingLoop
-from phase2hpc.training.request import TrainRequest, new_config
+from phase2hpc.training.request import TrainRequest, check_request, new_config
 from phase2hpc.training.resume_config import resumed_config, run_to_resume
 from phase2hpc.training.resume_state import is_another_store, restore
 from phase2hpc.training.run_setup import never_began, new_directory, write_first_files
@@ -47,6 +49,8 @@ def train(request: TrainRequest) -> RunDirectory:
     Raises StoppedEarly after a signal or the time limit, with the state saved, and InputError for
     what the user can correct.
     """
+    if not request.resume:
+        check_request(request)
     device = str(request.overrides.get("device") or "auto")
     with StopRequest() as stop, process_group(device) as world:
         if world.is_main:
@@ -97,8 +101,13 @@ def _start_run(request: TrainRequest, world: World, stop: StopRequest) -> RunDir
     world.run_on_main(lambda: check_place_of_runs(request.models_dir, family))
     path = world.run_on_main(lambda: _verified_store(request.store))
     store = open_shared_store(path, world)
-    config = new_config(request, store.path, list(store.labels))
+    columns = _labelled_columns(store, request.fold)
+    config = new_config(request, store.path, columns, announce=world.is_main)
     trainer = _make_trainer(config, store, world)
+    if world.is_main:
+        for name, scale in trainer.scaler.scales.items():
+            if config.column(name).scale == "auto":
+                print(f"{name}: learned on a scale of kind {scale} (auto, by its skew)", flush=True)
     if config.init_from is not None:
         trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).best))
     run = world.run_on_main(lambda: new_directory(request.models_dir, family, request.run_id))
@@ -149,6 +158,7 @@ def _restored_trainer(
     store = open_shared_store(
         world.run_on_main(lambda: _verified_store(config.runtime.store)), world
     )
+    store.use_fold(config.fold)
     new_store = is_another_store(run, manifest, store, accept_changes)
     trainer = _make_trainer(config, store, world)
     restored = restore(trainer, run, accept_changes=accept_changes, new_store=new_store)
@@ -170,6 +180,17 @@ def _acquire_lease(
 
     world.run_on_main(take)
     return held[0] if held else nullcontext()
+
+
+def _labelled_columns(store: Store, fold: int | None) -> dict[str, ColumnSettings]:
+    """Settings of the label columns with a label in the train split of this fold."""
+    store.use_fold(fold)
+    train = store.split_indices("train")
+    return {
+        name: settings
+        for name, settings in store.info.columns.items()
+        if np.isfinite(store.labels[name][train]).any()
+    }
 
 
 def _make_trainer(config: RunConfig, store: Store, world: World) -> Trainer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import compositions, predict_graphs
 from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
+from phase2hpc.inference.target_scaler import TargetScaler, composition_baseline
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.training.compile import compilation_errors, compiled
@@ -28,13 +29,34 @@ from phase2hpc.training.ema import AveragedModel
 from phase2hpc.training.loss import MultiTaskLoss
 from phase2hpc.training.lr_schedule import learning_rate, parameter_groups
 from phase2hpc.training.nonfinite_steps import NonfiniteSteps
-from phase2hpc.training.target_scaler import TargetScaler, composition_baseline
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 
 
 def _has_batch_statistics(model: nn.Module) -> bool:
     return any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+
+
+def _check_columns(config: RunConfig, store: Store) -> None:
+    """Raise InputError for a log scale or a lower bound that the store's labels contradict."""
+    for name in (*config.properties, *config.auxiliary):
+        column = store.labels.get(name)
+        if column is None:
+            continue
+        known = column[np.isfinite(column)]
+        settings = config.column(name)
+        if settings.scale == "log" and (bad := int((known <= 0).sum())):
+            raise InputError(
+                f"{name}: a log scale needs positive labels, {bad} of {len(known)} in {store.path} "
+                f"are zero or below (the lowest is {known.min():g}): give --column "
+                f"{name}:scale=asinh"
+            )
+        bound = settings.lower_bound
+        if bound is not None and len(known) and bound > np.median(known):
+            raise InputError(
+                f"{name}: its lower bound of {bound:g} is above half of the labels (their median "
+                f"is {np.median(known):g}): give --column {name}:min=..., in the unit of the labels"
+            )
 
 
 class Interrupted(Exception):
@@ -46,7 +68,8 @@ class Trainer:
 
     history: one record per finished epoch (``history.json``). best_score: the lowest mean over
     properties of val MAE / MAD so far, of epoch ``best_epoch`` (from 1; 0: none yet).
-    loss_sums: (1 + P,) sums over this epoch's crystals of the loss and each property's loss.
+    outputs: the properties of the model's heads: ``properties``, which are scored, then auxiliary
+    ones. loss_sums: (1 + P,) sums over this epoch's crystals of the loss and each output's loss.
     counted: number of these crystals.
     """
 
@@ -56,6 +79,8 @@ class Trainer:
         self.device = choose_device(config.runtime.device)
         self.dtype = DTYPES[self.settings.precision]
         self.properties = config.properties
+        # What the model has heads for.
+        self.outputs = (*config.properties, *config.auxiliary)
         self.val = store.split_indices("val")
         self.train = draw_subset(
             store.split_indices("train"), self.settings.max_samples, config.seed
@@ -69,8 +94,10 @@ class Trainer:
                 f"{', '.join(self.properties)}, so there is no best epoch to choose: prepare it "
                 "with another --split"
             )
-        labels = self.labels(self.train)
-        self.set_scaler(TargetScaler.fit(self.properties, labels))
+        labels = self.labels(self.train, self.outputs)
+        _check_columns(config, store)
+        auxiliary = len(config.auxiliary)
+        self.set_scaler(TargetScaler.fit(self.outputs, labels, config.columns, auxiliary=auxiliary))
         self.loader = make_loader(
             store,
             self.train,
@@ -82,7 +109,7 @@ class Trainer:
         )
         seed_everything(config.seed)
         self.model = build_model(
-            algorithm_named(config.algorithm), config.model, store.graph_settings, self.properties
+            algorithm_named(config.algorithm), config.model, store.graph_settings, self.outputs
         ).to(self.device, self.dtype)
         if self.world.size > 1 and self.settings.max_edges and _has_batch_statistics(self.model):
             raise InputError(
@@ -119,20 +146,21 @@ class Trainer:
         self.best_epoch = 0
         self.skipped = NonfiniteSteps()
         # On the device, so that a step needs no synchronisation.
-        self.loss_sums = torch.zeros(
-            1 + len(self.properties), device=self.device, dtype=torch.float64
-        )
+        self.loss_sums = torch.zeros(1 + len(self.outputs), device=self.device, dtype=torch.float64)
         self.counted = 0
 
     def set_scaler(self, scaler: TargetScaler) -> None:
         self.scaler = scaler
-        scaled = scaler.transform(self.labels(np.arange(len(self.store))))
+        scaled = scaler.transform(self.labels(np.arange(len(self.store)), self.outputs))
         self.targets = torch.tensor(scaled, dtype=self.dtype, device=self.device)
 
-    def labels(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Labels (n, P) of crystals, NaN where missing."""
+    def labels(
+        self, indices: npt.NDArray[np.int64], properties: Sequence[str] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Labels (n, P) of crystals, NaN where missing; of the scored properties by default."""
         missing = np.full(len(self.store), np.nan, dtype=np.float32)
-        columns = [self.store.labels.get(p, missing)[indices] for p in self.properties]
+        names = self.properties if properties is None else properties
+        columns = [self.store.labels.get(p, missing)[indices] for p in names]
         return np.stack(columns, axis=1).astype(np.float64)
 
     @property
@@ -170,7 +198,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(1 + len(self.properties), device=self.device, dtype=self.dtype)
+        sums = torch.zeros(1 + len(self.outputs), device=self.device, dtype=self.dtype)
         for part in parts:
             with out_of_memory_errors(part), compilation_errors():
                 batch = part.to(self.device)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from phase2hpc.checkpointing.rng_state import rng_state, seed_everything, set_rng_state
+from phase2hpc.inference.target_scaler import TargetScaler
 from phase2hpc.training.nonfinite_steps import NonfiniteSteps
-from phase2hpc.training.target_scaler import TargetScaler
 from phase2hpc.training.trainer import Trainer
 
 # To be raised by every change that makes a step compute other numbers: a run begun under another

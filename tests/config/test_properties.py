@@ -2,7 +2,18 @@
 
 import pytest
 
-from phase2hpc.config.properties import GROUPS, PROPERTIES, canonical_name, resolve, unit
+from phase2hpc.config.properties import (
+    GROUPS,
+    PROPERTIES,
+    ColumnSettings,
+    canonical_name,
+    default_settings,
+    parse_columns,
+    parse_renames,
+    resolve,
+    resolve_default,
+    unit,
+)
 from phase2hpc.errors import InputError
 
 TABLE = """
@@ -86,4 +97,51 @@ def test_bounds_are_below_every_physical_value():
     assert bounded["dielectric"] == 1
     # Moduli of unstable cells and formation energies can be negative.
     assert not bounded.keys() & {"formation_energy", "bulk_modulus", "shear_modulus"}
-    assert {p.name for p in PROPERTIES.values() if p.heavy_tailed} == set(GROUPS["secondary2"])
+    assert {p.name for p in PROPERTIES.values() if p.scale == "asinh"} == set(GROUPS["secondary2"])
+
+
+def test_settings_of_columns():
+    given = parse_columns(["gap:unit=eV, min=0,scale=asinh", "a:b:scale=log", "spillage:min=-1"])
+    assert given["gap"] == ColumnSettings(unit="eV", lower_bound=0.0, scale="asinh")
+    assert given["a:b"] == ColumnSettings(scale="log")
+    whole = given["spillage"].over(default_settings("spillage"))
+    assert whole == ColumnSettings(unit="", lower_bound=-1.0, scale="linear")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gap", "write it as NAME:unit="),
+        ("gap:colour=red", "write it as NAME:unit="),
+        ("gap:unit=eV,colour=red", "'colour=red' is not unit=, min= or scale="),
+        ("gap:min=low", "'low' is not a finite number"),
+        ("gap:min=nan", "'nan' is not a finite number"),
+        ("gap:scale=sqrt", "'sqrt' is not one of linear, log, asinh, auto"),
+        ("gap:min=0,min=1", "'min=1' is not"),
+        ("band_gap:unit=meV", "its unit is eV, not meV"),
+    ],
+)
+def test_wrong_settings_of_columns_are_one_line(text, message):
+    with pytest.raises(InputError) as caught:
+        parse_columns([text])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_renames():
+    given = parse_renames(["gap_pbe=mp_gap", "b.jsonl:optb88vdw_bandgap=gap_b"])
+    assert given == {("", "gap_pbe"): "mp_gap", ("b.jsonl", "band_gap"): "gap_b"}
+    for wrong in ("gap", "=x", "x="):
+        with pytest.raises(InputError, match="write it as OLD=NEW"):
+            parse_renames([wrong])
+    with pytest.raises(InputError, match="two names"):
+        parse_renames(["a=b", "a=c"])
+
+
+def test_properties_by_default():
+    assert resolve_default("core4", list(PROPERTIES)) == (list(GROUPS["core4"]), "")
+    names, line = resolve_default("core4", ["band_gap", "mine"])
+    assert names == ["band_gap"] and "without formation_energy, bulk_modulus" in line
+    names, line = resolve_default("core4", ["mine", "spillage"])
+    assert names == ["spillage", "mine"] and "all columns of the store" in line
+    with pytest.raises(InputError, match="no labels, so there is nothing to train"):
+        resolve_default("core4", [])

@@ -176,7 +176,7 @@ def test_labels_matter_to_prepare_alone() -> None:
     raw = raw_crystal(record, "a", "here")
     (result,) = graphs_of([raw], GraphSettings())
     assert not isinstance(result, Rejection)
-    arrays, (rejection,), count = Converter(GraphSettings())([raw])
+    arrays, (rejection,), count, _ = Converter(GraphSettings())([raw])
     assert (len(arrays), rejection.kind, count) == (0, "label", 1)
 
 

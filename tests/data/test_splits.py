@@ -11,10 +11,12 @@ from phase2hpc.data.elements import ATOMIC_NUMBERS
 from phase2hpc.data.readers.registry import read
 from phase2hpc.data.splits import (
     canonical_split,
+    formula_fold,
     formula_split,
     make_splitter,
     random_split,
     read_split_file,
+    split_in_fold,
 )
 from phase2hpc.errors import InputError
 
@@ -102,3 +104,52 @@ def test_bad_split_files(tmp_path, text, expected):
 def test_missing_split_file(tmp_path):
     with pytest.raises(InputError, match="not a readable split file"):
         read_split_file(tmp_path / "none.csv")
+
+
+def test_shares_of_a_split(crystals_of_many_compounds):
+    splitter = make_splitter("formula:70/15/15")
+    counts = Counter(splitter(crystal) for crystal in crystals_of_many_compounds)
+    total = counts.total()
+    for name, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+        assert counts[name] / total == pytest.approx(share, abs=0.04)
+    same = make_splitter("formula:0.8/0.1/0.1")
+    assert all(same(c) == make_splitter("formula")(c) for c in crystals_of_many_compounds[:50])
+
+
+WRONG_SHARES = ("", "70/30", "70/15/16", "90/10/0", "a/b/c", "nan/1/1", "110/-5/-5")
+
+
+@pytest.mark.parametrize("rule", [f"formula:{shares}" for shares in WRONG_SHARES])
+def test_wrong_shares_are_one_line(rule):
+    with pytest.raises(InputError, match="add up to 100, as in (formula|random):70/15/15"):
+        make_splitter(rule)
+
+
+def test_folds_are_balanced_and_leak_free(crystals_of_many_compounds):
+    folds = 5
+    own = [formula_fold(c.numbers, folds) for c in crystals_of_many_compounds]
+    assert set(own) == {1, 2, 3, 4, 5}
+    assert max(Counter(own).values()) < 1.3 * min(Counter(own).values())
+    assert all(formula_fold(np.tile(c.numbers, 3), folds) == fold
+               for c, fold in zip(crystals_of_many_compounds, own, strict=True))  # fmt: skip
+    for fold in range(1, folds + 1):
+        splits = [split_in_fold(one, fold, folds) for one in range(1, folds + 1)]
+        assert Counter(splits) == {"train": 3, "val": 1, "test": 1}
+    tested = [split_in_fold(2, fold, folds) for fold in range(1, 6)]
+    assert tested.count("test") == tested.count("val") == 1
+    first = make_splitter(None, folds=folds)
+    assert [first(c) for c in crystals_of_many_compounds[:20]] == [
+        split_in_fold(fold, 1, folds) for fold in own[:20]
+    ]
+    for wrong in ({"folds": 2}, {"folds": 101}, {"rule": "random", "folds": 5}):
+        with pytest.raises(InputError, match="--folds"):
+            make_splitter(**wrong)
+
+
+@pytest.fixture(scope="module")
+def crystals_of_many_compounds():
+    rng = np.random.default_rng(0)
+    return [
+        Crystal(str(i), np.eye(3), rng.integers(1, 90, 4).astype(np.uint8), np.zeros((4, 3)))
+        for i in range(1500)
+    ]

@@ -118,7 +118,7 @@ def test_a_row_for_every_input(run, folder, command, tmp_path, caplog) -> None:
 def test_bounds_hold(run, folder, command, tmp_path, monkeypatch) -> None:
     """A model that says -1e3 everywhere is clipped where physics says so, and only there."""
     monkeypatch.setattr(
-        "phase2hpc.training.target_scaler.TargetScaler.inverse",
+        "phase2hpc.inference.target_scaler.TargetScaler.inverse",
         lambda self, scaled: scaled * 0 - 1e3,
     )
     output = tmp_path / "preds.csv"

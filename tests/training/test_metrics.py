@@ -113,7 +113,9 @@ def test_table() -> None:
         "spillage": property_metrics([1.0], [NAN], [1.0]),
         "my_own": property_metrics([1.0], [2.0], [1.0, 2.0]),
     }
-    table = metrics_table(metrics, {"bulk_modulus": 61.25, "spillage": None, "my_own": 0.5})
+    table = metrics_table(
+        metrics, {"bulk_modulus": 61.25, "spillage": None, "my_own": 0.5}, {"bulk_modulus": "GPa"}
+    )
     lines = table.splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split() == [
@@ -140,7 +142,7 @@ def test_files(tmp_path: Path) -> None:
         "test": {"band_gap": property_metrics([1.0, 2.0], [1.5, 2.5], [0.0, 1.0])},
         "val": {"band_gap": property_metrics([1.0], [NAN], [0.0, 1.0])},
     }
-    write_metrics(run, metrics)
+    write_metrics(run, metrics, {"band_gap": "eV"})
     read = json.loads(run.metrics_json.read_text())
     assert list(read) == ["val", "test"]
     assert read == metrics
@@ -150,4 +152,4 @@ def test_files(tmp_path: Path) -> None:
     assert (rows[0]["mae"], rows[0]["n"]) == ("", "0")
     assert (rows[1]["unit"], float(rows[1]["mae"])) == ("eV", 0.5)
     with pytest.raises(ValueError, match="train"):
-        write_metrics(run, {"train": {}})
+        write_metrics(run, {"train": {}}, {})

@@ -68,19 +68,26 @@ def merge_prepared(
 
 def converter(options: dict[str, Any]) -> Converter:
     """A Converter from options: ``graph`` (given settings), ``split``, ``seed``, ``float64`` and,
-    if given, ``max_atoms``.
+    if given, ``labels`` (a path), ``rename`` and ``columns`` (as on the command line), ``folds``
+    and ``max_atoms``.
+
 
     Raises InputError for invalid ones.
     """
+    from phase2hpc.config.properties import parse_columns, parse_renames
     from phase2hpc.data.convert import Converter
     from phase2hpc.data.graph import GraphError, GraphSettings
+    from phase2hpc.data.validation import DEFAULT_LIMITS
 
     try:
         settings = GraphSettings(**options["graph"])
     except GraphError as error:
         raise InputError(str(error)) from None
-    limit = {name: options[name] for name in ("max_atoms",) if name in options}
-    return Converter(settings, options["split"], options["seed"], options["float64"], **limit)
+    return Converter(
+        settings, options["split"], options["seed"], options["float64"], options.get("labels"),
+        parse_renames(options.get("rename") or ()), parse_columns(options.get("columns") or ()),
+        options.get("folds"), options.get("max_atoms", DEFAULT_LIMITS.max_atoms),
+    )  # fmt: skip
 
 
 def predict_shard(

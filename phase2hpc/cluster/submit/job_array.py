@@ -53,10 +53,7 @@ def prepare_sharded(
         print(existing_store(store, preparation(sources, shard_task.converter(dict(options)))))
         return
     with suppress(ModuleNotFoundError):  # otherwise the jobs check the options
-        from phase2hpc.data.splits import make_splitter
-
-        shard_task.converter(dict(options))
-        make_splitter(options["split"], options["seed"])
+        _ = shard_task.converter(dict(options)).splitter
     run_sharded(work, profile)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from phase2hpc.cluster.submit.sbatch_options import dependency_ids, start_after,
 from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.cluster.submit.store_size import PlannedStore
 from phase2hpc.cluster.submit.sweep import Member, members
+from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig, algorithm_named, level_named
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.runs.job_request import JobRequest
@@ -151,10 +152,13 @@ def make_plan(request: SubmitRequest) -> Plan:
         runs = [PlannedRun(resumed, config, Member())]
     else:
         store = PlannedStore.inspect(path)
-        labels = store.labels(train.properties)
+        asked = ",".join(filter(None, (train.properties, train.auxiliary, *train.columns)))
+        columns = store.columns(asked or None)
         runs = [
             PlannedRun(
-                _run_of(train, base + member.suffix), _config(train, path, labels, member), member
+                _run_of(train, base + member.suffix),
+                _config(train, path, columns, member, announce=member is found[0]),
+                member,
             )
             for member in found
         ]
@@ -205,12 +209,20 @@ def make_plan(request: SubmitRequest) -> Plan:
     )
 
 
-def _config(train: TrainRequest, store: Path, labels: list[str], member: Member) -> RunConfig:
+def _config(
+    train: TrainRequest,
+    store: Path,
+    columns: Mapping[str, ColumnSettings],
+    member: Member,
+    *,
+    announce: bool,
+) -> RunConfig:
     for key in train.overrides.keys() & member.overrides.keys():
         raise InputError(f"--sweep {key}: --{key.replace('_', '-')} is given too")
     seed = train.seed if member.seed is None else member.seed
     overrides = {**train.overrides, **member.overrides}
-    return new_config(replace(train, seed=seed, overrides=overrides), store, labels)
+    request = replace(train, seed=seed, overrides=overrides)
+    return new_config(request, store, columns, announce=announce)
 
 
 def _run_of(train: TrainRequest, run_id: str) -> RunDirectory:

@@ -59,9 +59,9 @@ def prepare_in_shards(
     """A sharded ``prepare``. options: as in ``shard_task.converter``. Raises InputError."""
     _validate(shards, sources)
     made_from: dict[str, Any] = {"sources": fingerprints(sources), **options}
-    rule = options["split"]
-    if rule is not None and Path(rule).is_file():
-        made_from["split"] = fingerprints([rule])
+    rule, table = options["split"], options.get("labels")
+    files = [name for name in (rule, table) if name and Path(name).exists()]
+    made_from["files"] = fingerprints(files)
     folder = ShardFolder.beside(store, shards, made_from)
     cwd, path = os.getcwd(), str(folder.path)
     calls: list[Call] = [
@@ -76,7 +76,7 @@ def prepare_in_shards(
         shards=tuple(calls),
         last=(shard_task.merge_prepared, last),
         join="merge",
-        folders=_folders(store, [*sources, *([rule] if rule and Path(rule).exists() else [])]),
+        folders=_folders(store, [*sources, *files]),
         resources=Resources(SHARD_HOURS, workers or PREPARE_CPUS, SHARD_MEMORY_GB, 0),
         wanted=ResourceOverrides(nodes=1, gpus_per_node=0, tasks_per_node=1, cpus=workers),
         extra="data",

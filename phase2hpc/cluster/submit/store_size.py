@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phase2hpc.config.properties import GROUPS, PROPERTIES, canonical_name
+from phase2hpc.config.properties import GROUPS, PROPERTIES, ColumnSettings, canonical_name
 from phase2hpc.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,16 +58,19 @@ class PlannedStore:
             return cls(path, exists, False, None)
         return cls(path, exists, True, inspect_store(path) if exists else None)
 
-    def labels(self, properties: str | None) -> list[str]:
-        """Its label columns; if it cannot be read, all that may be requested."""
+    def columns(self, properties: str | None) -> dict[str, ColumnSettings]:
+        """Its label columns; if it cannot be read, all that may be requested.
+
+        properties: all requested names, as a comma list.
+        """
         if self.info is not None:
-            return list(self.info.units)
+            return dict(self.info.columns)
         names = (name.strip() for name in (properties or "").split(","))
         asked = [canonical_name(name) for name in names if name]
         for name in set(asked) - PROPERTIES.keys() - GROUPS.keys():
             if not self.readable:
                 log.warning("cannot check here whether the store has a column '%s' (no h5py)", name)
-        return [*PROPERTIES, *asked]
+        return dict.fromkeys([*PROPERTIES, *asked], ColumnSettings())
 
     def size(self, *, is_sample: bool) -> StoreSize | None:
         """Its size, the sample's if that will be prepared, or None if unknown."""

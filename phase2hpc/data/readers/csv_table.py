@@ -1,97 +1,181 @@
-"""Crystals in a table: a CSV with a column of CIFs."""
+"""Crystals in a delimited table: a column of CIF text, of pymatgen Structures or of file paths."""
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.readers.cif.structures import structures_in_cif
-from phase2hpc.data.readers.json_records import (
-    ID_FIELDS,
-    MAX_RECORD_BYTES,
-    bounded_lines,
-    is_unicode,
-    open_text,
-    raw_crystal,
-    record_id,
+from phase2hpc.data.readers.delimited import Row, open_table
+from phase2hpc.data.readers.id_prop import FILE_COLUMNS
+from phase2hpc.data.readers.json_records import raw_crystal
+from phase2hpc.data.readers.labelled_files import (
+    SPLIT,
+    LabelTable,
+    check_names,
+    id_column,
+    named_columns,
+    read_labelled,
 )
-from phase2hpc.data.readers.labels import labels_in
+from phase2hpc.data.readers.labels import decimal_comma_columns, labels_in
+from phase2hpc.data.readers.structure_files import is_cif, is_poscar
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
-from phase2hpc.utils.text import name_problem
 
 CIF_COLUMNS = ("cif", "structure", "cif_text", "cif_string", "cif_str", "structure_cif")
+# Rows from whose cells the column of structures is told.
+_ROWS_SEEN = 20
 
 
 def read_csv(path: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
-    """One structure a row: CIF text (or a pymatgen Structure as JSON) in one column.
+    """One structure a row: CIF text, a pymatgen Structure as JSON, or the path of a file.
 
-    The column is named as in CIF_COLUMNS or is the first that holds a data_ block in the first
-    row; an id column is one of the usual names, else the row's number is the id; every other
-    numeric column is a label, ``split`` the split.
+    The column of texts is named as in CIF_COLUMNS or is the first with a data_ block in it; the
+    column of paths (relative to the table's folder) is the first whose cells name structure files
+    that are there. An id column is one of the usual names, else the row's number is the id; every
+    other column is a label, ``split`` the split.
     """
-    csv.field_size_limit(MAX_RECORD_BYTES)
-    with open_text(path) as handle:
-        column = ""
-        try:
-            reader = csv.DictReader(bounded_lines(path, handle))
-            _check_header(path, reader.fieldnames or ())
-            for number, row in enumerate(reader, start=1):
-                column = column or _structure_column(path, row)
-                if units.take():
-                    yield _csv_row(row, column, number, f"{path}:{reader.line_num}")
-        except csv.Error as error:
-            line = reader.line_num
-            raise InputError(f"{path}, line {line}: not a readable CSV ({error})") from None
-
-
-def _check_header(path: Path, names: Sequence[str]) -> None:
-    for name, count in Counter(names).items():
-        if name and (problem := name_problem(name)):
-            raise InputError(f"{path}: the column name {name[:40]!a} {problem}")
-        if name and count > 1:
-            raise InputError(f"{path}: {count} columns are named '{name}'")
-
-
-def _structure_column(path: Path, row: Mapping[str, Any]) -> str:
-    by_lower = {str(name).strip().lower(): name for name in row if name}
-    for name in CIF_COLUMNS:
-        if name in by_lower:
-            return by_lower[name]
-    for name, cell in row.items():
-        if isinstance(cell, str) and "data_" in cell and "_cell_length_a" in cell:
-            return name
-    raise InputError(
-        f"{path}: no column of CIF text (one named {' or '.join(CIF_COLUMNS[:2])}); found "
-        f"{', '.join(str(name) for name in row)[:200]}"
-    )
-
-
-def _csv_row(
-    row: dict[str, Any], column: str, number: int, place: str
-) -> RawCrystal | UnreadableRecord:
-    identifier = record_id(row, f"row {number}")
-    if None in row or row[column] is None:
-        return UnreadableRecord(
-            identifier, place, "bad row: the number of cells differs from the header"
+    with open_table(path, quiet=True) as rows:
+        header = next(rows, None)
+        if header is None:
+            raise InputError(f"{path}: it is empty, expected a line of column names")
+        check_names(path, header.cells)
+        head = [row for row, _ in zip(rows, range(_ROWS_SEEN), strict=False)]
+    if not head:
+        raise InputError(f"{path}: no structure in it, only a line of column names")
+    names = header.cells
+    column = _text_column(names, head)
+    if column is not None:
+        yield from _read_texts(path, names, column, units)
+        return
+    column = _path_column(path, names, head)
+    if column is None:
+        raise InputError(
+            f"{path}: no column of CIF text (one named {' or '.join(CIF_COLUMNS[:2])}), and none "
+            f"of paths of structure files; found {', '.join(names)[:200]}. Labels of a folder of "
+            "files: give the folder, and this table by --labels"
         )
-    if not all(is_unicode(cell) for cell in row.values() if cell):
-        return UnreadableRecord(f"row {number}", place, "bad row: it is not in UTF-8")
-    text = row[column]
-    if text.lstrip().startswith("{"):
-        item = raw_crystal({"id": identifier, "structure": text}, identifier, place)
-    else:
-        items = structures_in_cif(text.encode(), identifier, place)
-        if len(items) > 1:
-            return UnreadableRecord(
-                identifier, place, f"several structures: {len(items)} in one row"
-            )
-        item = items[0]
-    if isinstance(item, RawCrystal):
-        item.labels = labels_in(row, skip=(*ID_FIELDS, column, "split"))
-        item.split = row.get("split") or None
-    return item
+    with open_table(path) as rows:
+        next(rows)
+        body = list(rows)
+    ident = id_column(names)
+    table = LabelTable(
+        path, named_columns(names, body), body, column, column if ident is None else ident
+    )
+    yield from read_labelled(table, lambda cell: _file(path, cell), units)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The structure files that a table names, in its order; empty for one of texts."""
+    with open_table(path, quiet=True) as rows:
+        header = next(rows, None)
+        head = [row for row, _ in zip(rows, range(_ROWS_SEEN), strict=False)]
+        if header is None or _text_column(header.cells, head) is not None:
+            return []
+        column = _path_column(path, header.cells, head)
+        if column is None:
+            return []
+        cells = [row.cells[column] for row in (*head, *rows) if column < len(row.cells)]
+    return [found for cell in cells if isinstance(found := _file(path, cell), Path)]
+
+
+def _read_texts(
+    path: Path, names: Sequence[str], column: int, units: RecordPartition
+) -> Iterator[RawCrystal | UnreadableRecord]:
+    ident, split = id_column(names), _index_of(names, SPLIT)
+    apart = {i for i in (column, ident, split) if i is not None}
+    names = [name or f"column_{i + 1}" for i, name in enumerate(names)]
+
+    def label_cells(row: Row) -> dict[str, str]:
+        pairs = enumerate(zip(names, row.cells, strict=False))
+        # An unnamed first column is the index of a data frame.
+        skip = apart if names[0] != "column_1" else {0, *apart}
+        return {name: cell for i, (name, cell) in pairs if i not in skip}
+
+    # Whether commas are decimal is known only after the last row, so the table is read twice.
+    with open_table(path, quiet=True) as rows:
+        next(rows)
+        comma = decimal_comma_columns(map(label_cells, rows))
+    with open_table(path) as rows:
+        next(rows)
+        for number, row in enumerate(rows, start=1):
+            if not units.take():
+                continue
+            cells, place = row.cells, f"{path}:{row.line}"
+            identifier = _cell(cells, ident) or f"row {number}"
+            labels = labels_in(label_cells(row), decimal_comma=comma)
+            if len(cells) != len(names):
+                reason = "bad row: the number of cells differs from the header"
+                yield UnreadableRecord(identifier, place, reason, labels)
+                continue
+            item = replace(_structure(cells[column], identifier, place), labels=labels)
+            if isinstance(item, RawCrystal):
+                item.split = _cell(cells, split) or None
+            yield item
+
+
+def _structure(text: str, identifier: str, place: str) -> RawCrystal | UnreadableRecord:
+    if text.startswith("{"):
+        return raw_crystal({"id": identifier, "structure": text}, identifier, place)
+    items = structures_in_cif(text.encode(), identifier, place)
+    if len(items) > 1:
+        return UnreadableRecord(identifier, place, f"several structures: {len(items)} in one row")
+    return items[0]
+
+
+def _cell(cells: Sequence[str], index: int | None) -> str:
+    return cells[index] if index is not None and index < len(cells) else ""
+
+
+def _index_of(names: Sequence[str], name: str) -> int | None:
+    lower = [other.lower() for other in names]
+    return lower.index(name) if name in lower else None
+
+
+def _text_column(names: Sequence[str], rows: Sequence[Row]) -> int | None:
+    """Index of the column of CIF or JSON texts, None without one."""
+    for index in (_index_of(names, name) for name in CIF_COLUMNS):
+        if index is not None and not _are_paths(_column(rows, index)):
+            return index
+    for index in range(len(names)):
+        if any("data_" in cell and "_cell_length_a" in cell for cell in _column(rows, index)):
+            return index
+    return None
+
+
+def _are_paths(cells: Sequence[str]) -> bool:
+    return any(_is_structure_name(cell) for cell in cells)
+
+
+def _path_column(path: Path, names: Sequence[str], rows: Sequence[Row]) -> int | None:
+    """Index of the column whose cells name structure files; a named one where none is there."""
+    for index in range(len(names)):
+        if any(isinstance(_file(path, cell), Path) for cell in _column(rows, index)):
+            return index
+    named = (_index_of(names, name) for name in FILE_COLUMNS)
+    return next((i for i in named if i is not None and _are_paths(_column(rows, i))), None)
+
+
+def _column(rows: Sequence[Row], index: int) -> list[str]:
+    return [row.cells[index] for row in rows if index < len(row.cells)]
+
+
+def _is_structure_name(cell: str) -> bool:
+    """Whether a cell may be a file's name: one short line, and a suffix or name of the formats."""
+    if not cell or "\n" in cell or len(cell) > 4096 or "\0" in cell:
+        return False
+    return is_cif(Path(cell)) or is_poscar(Path(cell))
+
+
+def _file(table: Path, cell: str) -> Path | str:
+    """The file that a cell names, or in one line why there is none."""
+    if not _is_structure_name(cell):
+        return f"no file: '{cell[:100]}' is not the name of a CIF or POSCAR"
+    path = table.parent / Path(cell).expanduser()
+    try:
+        there = path.exists()
+    except OSError as error:
+        return f"no file: '{cell[:100]}' ({error.strerror or error})"
+    return path if there else f"no file: '{cell[:100]}' is not there (from {table.parent})"

@@ -10,14 +10,14 @@ import os
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.readers.ase_formats import read_ase_db, read_extxyz
 from phase2hpc.data.readers.cif.syntax import MAX_BYTES
-from phase2hpc.data.readers.csv_table import read_csv
+from phase2hpc.data.readers.csv_table import files_of, read_csv
 from phase2hpc.data.readers.file_types import (
     foreign_binary,
     foreign_file,
@@ -28,6 +28,7 @@ from phase2hpc.data.readers.file_types import (
     is_poscar_text,
     is_sqlite,
 )
+from phase2hpc.data.readers.id_prop import read_id_prop
 from phase2hpc.data.readers.json_files import read_json, read_json_lines
 from phase2hpc.data.readers.json_records import raw_crystal
 from phase2hpc.data.readers.labels import ehull_warning
@@ -37,7 +38,6 @@ from phase2hpc.data.readers.structure_files import (
     is_cif,
     is_poscar,
     read_folder,
-    read_id_prop,
     read_structure_file,
     read_structure_files,
     structure_files,
@@ -50,9 +50,10 @@ from phase2hpc.utils.text import MAX_NAME_LENGTH, name_problem, one_line
 
 JARVIS_PREFIX = "jarvis:"
 ACCEPTED = (
-    "JSON lines (.jsonl), JSON (.json) of JARVIS, matbench, pymatgen, pandas or OPTIMADE, .csv "
-    "with a column of CIFs, .extxyz, each also as .gz, .bz2, .xz or .zip, an ASE .db, .cif, POSCAR "
-    "or XDATCAR (.vasp), a folder of such files (with or without id_prop.csv), or jarvis:dft_3d"
+    "JSON lines (.jsonl), JSON (.json) of JARVIS, matbench, pymatgen, pandas or OPTIMADE, .csv or "
+    ".tsv with a column of CIFs or of paths, .extxyz, each also as .gz, .bz2, .xz or .zip, an ASE "
+    ".db, .cif, POSCAR or XDATCAR (.vasp), a folder of such files (with or without id_prop.csv), "
+    "or jarvis:dft_3d"
 )
 # The 2022 edition of dft_3d, in which ehull is the energy above hull.
 DFT_3D_URL = "https://ndownloader.figshare.com/files/38521619"
@@ -64,12 +65,17 @@ _log = logging.getLogger(__name__)
 
 
 def read(
-    source: str | Path, *, id_prop: bool = True, units: RecordPartition | None = None
+    source: str | Path,
+    *,
+    id_prop: bool = True,
+    labels: Path | None = None,
+    units: RecordPartition | None = None,
 ) -> Items:
     """Raw crystals of a source in its order, streamed where the format allows.
 
     A record that cannot be read is an UnreadableRecord in its place. With ``id_prop=False`` a
-    folder is all its structure files by name, whatever its id_prop.csv says. ``units`` chooses and
+    folder is all its structure files by name, whatever its id_prop.csv says. ``labels``: a table
+    to read in place of a folder's id_prop.csv; other sources have their own. ``units`` chooses and
     counts the records that are read; None: all.
     Raises InputError at once for a missing path, an empty folder or an unknown format; while
     reading for a file that is damaged as a whole or holds nothing.
@@ -78,6 +84,8 @@ def read(
     if str(source).startswith(JARVIS_PREFIX):
         return _watched(_read_jarvis_tools(str(source), units), str(source), units)
     path = _existing(source)
+    if labels is not None and path.is_dir():
+        return _watched(read_id_prop(path, units, _existing(labels)), str(source), units)
     return _watched(_reader(path, id_prop)(path, units), str(source), units)
 
 
@@ -109,10 +117,11 @@ def describe(source: str | Path) -> str:
     return text if text.startswith(JARVIS_PREFIX) else Path(text).resolve().name
 
 
-def source_hash(source: str | Path) -> str:
+def source_hash(source: str | Path, labels: Path | None = None) -> str:
     """SHA-256 (hex) over the content of a source: equal content, equal hash, wherever it lies.
 
-    Of a folder, the names and contents of its structure files and id_prop.csv; of
+    Of a folder, the names and contents of its structure files and its table of labels (id_prop.csv
+    or ``labels``); of a table of paths, those of the files that it names too; of
     ``jarvis:...``, the name, for its editions do not change under one name. Raises InputError for
     what cannot be read.
     """
@@ -123,16 +132,15 @@ def source_hash(source: str | Path) -> str:
     path = _existing(source)
     try:
         if path.is_dir():
-            files = [file for file in structure_files(path) if file.is_file()]
-            files += [path / ID_PROP] if (path / ID_PROP).exists() else []
-            for file in files:
-                size = file.stat().st_size
-                digest.update(f"{file.name}\0{size}\0".encode())
-                # One that is too large or not readable is rejected by itself, not the folder.
-                if file.name == ID_PROP or (size <= MAX_BYTES and os.access(file, os.R_OK)):
-                    _update(digest, file)
+            _update_files(digest, structure_files(path))
+            table = path / ID_PROP if labels is None else _existing(labels)
+            if table.exists():
+                digest.update(f"{ID_PROP}\0{table.stat().st_size}\0".encode())
+                _update(digest, table)
         else:
             _update(digest, path)
+            if _reader(path, id_prop=True) is read_csv:
+                _update_files(digest, files_of(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     return digest.hexdigest()
@@ -146,6 +154,17 @@ def _existing(source: str | Path) -> Path:
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{path}: neither a file nor a folder; a source is {ACCEPTED}")
     return path
+
+
+def _update_files(digest: hashlib._Hash, files: Sequence[Path]) -> None:
+    for file in files:
+        if not file.is_file():
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        # One that is too large or not readable is rejected by itself, not its source.
+        if size <= MAX_BYTES and os.access(file, os.R_OK):
+            _update(digest, file)
 
 
 def _update(digest: hashlib._Hash, path: Path) -> None:
@@ -194,7 +213,7 @@ def _read_one(path: Path, units: RecordPartition) -> Items:
 _READERS: tuple[tuple[tuple[str, ...], Reader], ...] = (
     ((".jsonl", ".ndjson"), read_json_lines),
     ((".json",), read_json),
-    ((".csv",), read_csv),
+    ((".csv", ".tsv"), read_csv),
     ((".extxyz", ".xyz"), read_extxyz),
     ((".db",), read_ase_db),
 )

@@ -1,8 +1,7 @@
-"""Structure files: one CIF or POSCAR, a folder of them, a folder with its id_prop.csv."""
+"""Structure files: one CIF or POSCAR, or a folder of them."""
 
 from __future__ import annotations
 
-import csv
 import errno
 import gzip
 import logging
@@ -12,8 +11,7 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
@@ -25,7 +23,6 @@ from phase2hpc.data.readers.file_types import (
     is_poscar_text,
     known_text,
 )
-from phase2hpc.data.readers.labels import label_value, labels_in
 from phase2hpc.data.readers.poscar import structures_in_poscar
 from phase2hpc.data.readers.text_files import DAMAGED, decompressed, plain_name
 from phase2hpc.data.record_partition import RecordPartition
@@ -45,7 +42,6 @@ _POSCAR_NAME = re.compile(
 )
 Items = list[RawCrystal | UnreadableRecord]
 _log = logging.getLogger(__name__)
-_MISSING = ("", "na", "n/a", "nan", "none", "null", "-", "?")
 
 
 def is_cif(path: Path) -> bool:
@@ -190,75 +186,3 @@ def _why_not_read(path: Path, error: Exception) -> str:
         return "cannot be read: no permission (chmod u+r?)"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"cannot be read: {reason}"
-
-
-def read_id_prop(folder: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
-    """The structures that the folder's id_prop.csv lists, with its labels.
-
-    The first column is the id (a file's name with or without extension), every other one a label.
-    A header names them (``split`` is the split); without one they are ``target``, or
-    ``target_1``, ``target_2``, ... A first line is a header if none of its label cells is a number
-    or blank and no file has its id.
-    """
-    table = folder / ID_PROP
-    by_name: dict[str, Path] = {}
-    for path in structure_files(folder):
-        by_name.setdefault(structure_id(path), path)
-        by_name[path.name] = path
-    with table.open(newline="", encoding="utf-8-sig") as handle:
-        numbered = [
-            (line, [c.strip() for c in row]) for line, row in enumerate(csv.reader(handle), 1)
-        ]
-    rows = [(line, row) for line, row in numbered if any(row)]
-    if not rows:
-        raise InputError(f"{table}: it is empty, expected lines of id and value")
-    first = rows[0][1]
-    if first[0] not in by_name and len(first) > 1 and all(_is_name(cell) for cell in first[1:]):
-        names = first[1:]
-        rows = rows[1:]
-    else:
-        width = max(len(row) for _, row in rows) - 1
-        names = ["target"] if width == 1 else [f"target_{i + 1}" for i in range(width)]
-    mine = [(units.current, (row, f"{table}:{line}")) for line, row in rows if units.take()]
-    items = _id_prop_rows(by_name, names, [row for _, row in mine])
-    for (block, _), item in zip(mine, items, strict=True):
-        units.current = block
-        yield item
-
-
-def _is_name(cell: str) -> bool:
-    return label_value(cell) is None and cell.lower() not in _MISSING
-
-
-def _id_prop_rows(
-    by_name: Mapping[str, Path], names: Sequence[str], rows: Sequence[tuple[list[str], str]]
-) -> Iterator[RawCrystal | UnreadableRecord]:
-    read = read_files((by_name[row[0]], row[0]) for row, _ in rows if _fits(by_name, names, row))
-    for row, place in rows:
-        identifier, cells = row[0], row[1:]
-        if _fits(by_name, names, row):
-            yield _labelled(identifier, names, cells, next(read))
-        elif identifier not in by_name:
-            reason = f"no file: no CIF or POSCAR is named '{identifier}'"
-            yield UnreadableRecord(identifier, place, reason)
-        else:
-            reason = f"bad row: {len(cells)} values, {len(names)} columns"
-            yield UnreadableRecord(identifier, place, reason)
-
-
-def _fits(by_name: Mapping[str, Path], names: Sequence[str], row: Sequence[str]) -> bool:
-    return row[0] in by_name and len(row) - 1 <= len(names)
-
-
-def _labelled(
-    identifier: str, names: Sequence[str], cells: Sequence[str], items: Items
-) -> RawCrystal | UnreadableRecord:
-    item = items[0]
-    if len(items) > 1:
-        reason = f"several structures: {len(items)} in the file, one row of labels"
-        return UnreadableRecord(identifier, item.input.partition("#")[0], reason)
-    if isinstance(item, UnreadableRecord):
-        return item
-    columns = dict(zip(names, cells, strict=False))
-    split = columns.get("split") or None
-    return replace(item, labels=labels_in(columns, skip=("split",)), split=split)

@@ -1,9 +1,9 @@
-"""Layout of the HDF5 graph store: its file, its arrays by name, what its root says, its hash.
+"""Layout of the HDF5 graph store: file, arrays by name, root attributes and content hash.
 
-One immutable file of flat arrays with offsets (see ``arrays.GraphArrays``), never a group a
-structure: read once, in order, into memory, that is 74 times faster a shuffled epoch than a
-group a structure. Every chunk carries a checksum (fletcher32), the file a content hash over the
-logical arrays, which depends neither on chunks, compression, versions nor time.
+One immutable file of flat arrays with offsets (see ``graph_arrays.GraphArrays``). Read once, in
+order, into memory, a shuffled epoch is 74 times faster than with one group per structure. Every
+chunk has a checksum (fletcher32), the file a content hash over the logical arrays, which depends
+neither on chunks, compression, versions nor time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from phase2hpc.config.properties import SCALES, ColumnSettings, shown_name
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import EDGE_TABLE_BYTES, FIELDS, NODE_TABLE_BYTES
-from phase2hpc.data.splits import SPLITS
+from phase2hpc.data.splits import MAX_FOLDS, MIN_FOLDS, SPLITS
 from phase2hpc.data.store.structure_checks import (
     H5_ERRORS,
     Unsound,
@@ -37,17 +38,22 @@ from phase2hpc.utils.error_text import first_line
 from phase2hpc.utils.text import name_problem, one_line
 
 FORMAT = "phase2hpc-graph-store"
-SCHEMA_VERSION = 1
+# 2: label columns may have the attributes "lower_bound" and "scale". A store without them is
+# written as version 1, which earlier programs read.
+SCHEMA_VERSION = 2
 LABELS = "labels"
 
 
 class NoStore(InputError):
-    """What is given is no store at all, or one of a later version: not a damaged one."""
+    """The file is not a store, or one of a later version, as opposed to a damaged one."""
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What the root of a store says. ``size`` in bytes on disk, ``memory`` once in RAM."""
+    """Root attributes of a store. ``size`` in bytes on disk, ``memory`` in bytes once in RAM.
+
+    units: unit by label column. columns: unit, lower bound and scale by label column.
+    """
 
     path: Path
     crystals: int
@@ -56,6 +62,7 @@ class StoreInfo:
     graph_settings: GraphSettings
     float64: bool
     units: Mapping[str, str]
+    columns: Mapping[str, ColumnSettings]
     source: Mapping[str, Any]
     preparation: Mapping[str, Any]
     summary: Mapping[str, Any]
@@ -67,13 +74,13 @@ class StoreInfo:
 
 
 def read_info(path: str | os.PathLike[str]) -> StoreInfo:
-    """What a store says of itself, without reading its arrays. Raises InputError as ``open``."""
+    """Root attributes of a store, without reading its arrays. Raises InputError as ``open``."""
     with open_file(path) as file:
         return info_of(Path(path), file)
 
 
 def stored_hash(path: str | os.PathLike[str]) -> str:
-    """The content hash that a store's root gives. Raises InputError as ``open_file``."""
+    """The content hash in a store's root. Raises InputError as ``open_file``."""
     with open_file(path) as file:
         try:
             return text_attribute(file.attrs, "content_hash")
@@ -82,7 +89,7 @@ def stored_hash(path: str | os.PathLike[str]) -> str:
 
 
 def info_lines(info: StoreInfo) -> list[str]:
-    """The same as text."""
+    """The info as text."""
     settings = ", ".join(f"{key} {value}" for key, value in info.graph_settings.to_dict().items())
     lines = [
         f"{info.path}: {info.size / 1e6:,.1f} MB, {info.memory / 1e6:,.1f} MB in memory",
@@ -96,10 +103,25 @@ def info_lines(info: StoreInfo) -> list[str]:
     splits, labels = info.summary.get("splits", {}), info.summary.get("labels", {})
     counts = {"crystals": splits, **{name: labels.get(name, {}) for name in info.units}}
     for name, by_split in counts.items():
-        shown = f"{name} ({info.units[name]})" if info.units.get(name) else name
         row = "".join(f"{by_split.get(split, 0):>10,}" for split in SPLITS)
-        lines.append(f"  {shown:<32}{row}")
+        lines.append(f"  {shown_name(name, info.columns):<32}{row}{_settings(info, name)}")
+    if folds := number_of_folds(info):
+        lines.append(f"  folds         {folds}, by formula: train --fold 1 to {folds}")
     return lines
+
+
+def _settings(info: StoreInfo, name: str) -> str:
+    """Lower bound and scale of a column where they are given, as text."""
+    column = info.columns.get(name, ColumnSettings())
+    bound = [] if column.lower_bound is None else [f"min {column.lower_bound:g}"]
+    parts = [*bound, *([f"scale {column.scale}"] if column.scale else [])]
+    return f"   {', '.join(parts)}" if parts else ""
+
+
+def number_of_folds(info: StoreInfo) -> int | None:
+    """Number of folds that a store was prepared with, None for none."""
+    folds = info.preparation.get("folds")
+    return folds if type(folds) is int and MIN_FOLDS <= folds <= MAX_FOLDS else None
 
 
 def open_file(path: str | os.PathLike[str]) -> h5py.File:
@@ -159,23 +181,65 @@ def dataset_paths(file: h5py.File) -> list[str]:
 
 
 def describe(dataset: h5py.Dataset, digest: str) -> dict[str, Any]:
-    """What the content hash knows of one array."""
+    """The part of the content hash that one array contributes."""
     dtype = dataset.dtype.newbyteorder("<").str
     return {"dtype": dtype, "shape": list(dataset.shape), "sha256": digest}
 
 
 def content_hash(
-    settings: GraphSettings, units: Mapping[str, str], arrays: Mapping[str, Mapping[str, Any]]
+    settings: GraphSettings,
+    columns: Mapping[str, ColumnSettings],
+    arrays: Mapping[str, Mapping[str, Any]],
 ) -> str:
-    """SHA-256 over graph settings, label names and units, and the arrays as ``describe`` gives."""
+    """SHA-256 over graph settings, settings of label columns, and arrays as ``describe`` gives."""
     content = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": version_for(columns),
         "graph_settings": settings.to_dict(),
-        "units": dict(units),
+        "units": {name: column.unit or "" for name, column in columns.items()},
         "splits": SPLITS,
         "arrays": {name: dict(value) for name, value in arrays.items()},
     }
+    if further := {name: values for name in columns if (values := _further(columns[name]))}:
+        content["columns"] = further
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def version_for(columns: Mapping[str, ColumnSettings]) -> int:
+    """The lowest schema version that can hold these settings of label columns."""
+    return 2 if any(_further(column) for column in columns.values()) else 1
+
+
+def _further(column: ColumnSettings) -> dict[str, Any]:
+    return column.model_dump(include={"lower_bound", "scale"}, exclude_none=True)
+
+
+def write_column(dataset: h5py.Dataset, name: str, column: ColumnSettings) -> None:
+    """Set the attributes of a label column."""
+    dataset.attrs["name"] = name
+    dataset.attrs["unit"] = column.unit or ""
+    for key, value in _further(column).items():
+        dataset.attrs[key] = value
+
+
+def _column_settings(dataset: h5py.Dataset) -> ColumnSettings:
+    """Settings in the attributes of a label column. Raises Unsound for what cannot be one."""
+    attributes = dataset.attrs
+    bound = scale = None
+    if "lower_bound" in attributes:
+        bound = _scalar(attributes, "lower_bound")
+        if not isinstance(bound, (np.floating, np.integer)) or not np.isfinite(bound):
+            raise Unsound("the attribute 'lower_bound' of a label column is no finite number")
+    if "scale" in attributes:
+        scale = text_attribute(attributes, "scale")
+        if scale not in SCALES:
+            raise Unsound("the attribute 'scale' of a label column is no scale")
+    return ColumnSettings.model_validate(
+        {
+            "unit": one_line(text_attribute(attributes, "unit")),
+            "lower_bound": None if bound is None else float(bound),
+            "scale": scale,
+        }
+    )
 
 
 def label_path(name: str) -> str:
@@ -209,8 +273,13 @@ def _check_root(path: Path, file: h5py.File) -> None:
         raise InputError(f"{path} is incomplete: prepare the store again")
 
 
+def _scalar(attributes: h5py.AttributeManager, name: str) -> Any:
+    """The value of an attribute, None where it is an array."""
+    return attributes[name] if attributes.get_id(name).shape == () else None
+
+
 def _number(attributes: h5py.AttributeManager, name: str) -> int:
-    value = attributes[name] if attributes.get_id(name).shape == () else None
+    value = _scalar(attributes, name)
     if not isinstance(value, np.integer) or value < 1:
         raise Unsound(f"the attribute '{name}' is no positive integer")
     return int(value)
@@ -219,14 +288,14 @@ def _number(attributes: h5py.AttributeManager, name: str) -> int:
 def _is_complete(attributes: h5py.AttributeManager) -> bool:
     if "complete" not in attributes:
         return False
-    value = attributes["complete"] if attributes.get_id("complete").shape == () else None
+    value = _scalar(attributes, "complete")
     if not isinstance(value, np.bool_):
         raise Unsound("the attribute 'complete' is no truth value")
     return bool(value)
 
 
 def info_of(path: Path, file: h5py.File) -> StoreInfo:
-    """What the root of an open store says, its structure checked.
+    """Root attributes of an open store, its structure checked.
 
     Raises InputError where it is damaged, or no store that phase2hpc wrote.
     """
@@ -236,6 +305,7 @@ def info_of(path: Path, file: h5py.File) -> StoreInfo:
         check_structure(file, LABELS)
         attributes = file.attrs
         labels = label_datasets(file)
+        columns = {name: _column_settings(dataset) for name, dataset in labels.items()}
         datasets = [file[name] for name in FIELDS] + list(labels.values())
         digest = text_attribute(attributes, "content_hash")
         if not re.fullmatch("[0-9a-f]{64}", digest):
@@ -247,10 +317,8 @@ def info_of(path: Path, file: h5py.File) -> StoreInfo:
             edges=len(file["sender"]),
             graph_settings=_graph_settings(_json_attribute(attributes, "graph_settings")),
             float64=file["frac_coords"].dtype == np.float64,
-            units={
-                name: one_line(text_attribute(dataset.attrs, "unit"))
-                for name, dataset in labels.items()
-            },
+            units={name: column.unit or "" for name, column in columns.items()},
+            columns=columns,
             source=_json_attribute(attributes, "source"),
             preparation=_json_attribute(attributes, "preparation"),
             summary=_summary(_json_attribute(attributes, "summary")),
@@ -291,7 +359,7 @@ def _graph_settings(values: Mapping[str, Any]) -> GraphSettings:
 
 
 def _summary(values: dict[str, Any]) -> dict[str, Any]:
-    """Counts, and counts by name, and those by name again: what a summary is shown from."""
+    """Counts, counts by name, and counts by two names; raises Unsound for anything else."""
     if any(not _is_counts(value) for value in values.values()):
         raise Unsound("the attribute 'summary' holds what is no count")
     return values
@@ -304,7 +372,7 @@ def _is_counts(value: Any, depth: int = 2) -> bool:
 
 
 def damaged(path: Path, error: Exception) -> InputError:
-    """What to raise for a file that a reader stumbled over."""
+    """The error to raise for a file that could not be read."""
     return InputError(
         f"{path} is damaged or truncated ({first_line(error)}): prepare the store again or copy "
         "it anew"

@@ -1,4 +1,4 @@
-"""New data joined to old: several stores become one."""
+"""Merge of several stores into one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.data.composition import composition_key
 from phase2hpc.data.graph_arrays import GraphArrays
 from phase2hpc.data.split_counts import SplitCounts
@@ -64,6 +65,7 @@ def merge_stores(
         trust(path)
     stores = [Store.open(path, budget=0) for path in paths]
     _check_equal_settings(stores)
+    columns = _columns(stores)
     first = stores[0].info
     seen: dict[str, tuple[bytes, int]] = {}
     compounds = _Compounds()
@@ -103,13 +105,13 @@ def merge_stores(
                 writer.append(kept)
                 counts.add(kept)
         compounds.check()
-        digest_of_all = writer.finish({"kept": writer.crystals, **asdict(counts)})
+        digest_of_all = writer.finish({"kept": writer.crystals, **asdict(counts)}, columns)
     remember(state_of(out), digest_of_all)
     return MergeSummary(out, sum(added.values()), added, duplicates, digest_of_all)
 
 
 class _Compounds:
-    """Which splits each compound is in, by store."""
+    """Splits of each compound, by store."""
 
     def __init__(self) -> None:
         self._splits: dict[str, dict[int, set[int]]] = {}
@@ -151,8 +153,29 @@ def _check_equal_settings(stores: Sequence[Store]) -> None:
             )
 
 
+def _columns(stores: Sequence[Store]) -> dict[str, ColumnSettings]:
+    """Settings of all label columns; InputError where two stores give different ones."""
+    columns: dict[str, ColumnSettings] = {}
+    owner: dict[str, Store] = {}
+    for store in stores:
+        for name, settings in store.info.columns.items():
+            known = columns.setdefault(name, settings)
+            other = owner.setdefault(name, store)
+            different = [
+                f"{key} {value} and {getattr(settings, key)}"
+                for key, value in known
+                if value != getattr(settings, key)
+            ]
+            if different:
+                raise InputError(
+                    f"column '{name}' differs in {other.path} and {store.path} "
+                    f"({', '.join(different)}): prepare one of them again with --column or --rename"
+                )
+    return columns
+
+
 def _digest(crystal: GraphArrays) -> bytes:
-    """Of one crystal with its graph, labels and split."""
+    """SHA-256 of one crystal with its graph, labels and split."""
     digest = hashlib.sha256()
     arrays = (crystal.atomic_number, crystal.frac_coords, crystal.lattice, crystal.sender)
     for array in (*arrays, crystal.receiver, crystal.image, crystal.split):

@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import FIELDS, GraphArrays, arrays_bytes
-from phase2hpc.data.splits import SPLITS
+from phase2hpc.data.splits import SPLITS, formula_fold, split_in_fold
 from phase2hpc.data.store.layout import (
     LABELS,
     StoreInfo,
     damaged,
     info_of,
     label_path,
+    number_of_folds,
     open_file,
     read_dataset,
 )
@@ -59,6 +60,7 @@ class Store:
         self._id_ptr: npt.NDArray[np.int64] = small["id_ptr"]
         self.split: npt.NDArray[np.int8] = small["split"]
         self.labels: Mapping[str, npt.NDArray[np.float32]] = small["labels"]
+        self.fold: int | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], budget: int | None = None) -> Store:
@@ -114,6 +116,30 @@ class Store:
     def split_indices(self, name: str) -> npt.NDArray[np.int64]:
         """Indices of the crystals of a split (train, val or test), ascending."""
         return np.flatnonzero(self.split == SPLITS.index(name))
+
+    def use_fold(self, fold: int | None) -> None:
+        """Take the splits of one fold (from 1) of a store that was prepared with folds.
+
+        None keeps the splits as they are. Raises InputError for a store without folds or a fold
+        that it does not have.
+        """
+        if fold is None or fold == self.fold:
+            return
+        folds = number_of_folds(self.info)
+        if folds is None:
+            raise InputError(
+                f"--fold: {self.path} was prepared without folds: prepare it with --folds 5"
+            )
+        if not 1 <= fold <= folds:
+            raise InputError(f"--fold {fold}: {self.path} has folds 1 to {folds}")
+        split = np.empty(len(self), dtype=np.int8)
+        place = 0
+        for block in self.blocks():
+            for low, high in pairwise(block.node_ptr.tolist()):
+                own = formula_fold(block.atomic_number[low:high], folds)
+                split[place] = SPLITS.index(split_in_fold(own, fold, folds))
+                place += 1
+        self.split, self.fold = split, fold
 
     def ids(self, indices: npt.NDArray[np.integer]) -> list[str]:
         """Ids of these crystals."""
@@ -173,12 +199,18 @@ class Store:
             yield self.read_block(low, high)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "budget": self.budget, "content_hash": self.content_hash}
+        return {
+            "path": self.path,
+            "budget": self.budget,
+            "content_hash": self.content_hash,
+            "fold": self.fold,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         opened = Store.open(state["path"], state["budget"])
         if opened.content_hash != state["content_hash"]:
             raise _replaced(opened.path)
+        opened.use_fold(state["fold"])
         self.__dict__.update(opened.__dict__)
 
     def _reopened(self) -> h5py.File:

@@ -99,7 +99,7 @@ def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
         if report.problems:
             return report
         info = report.info
-        if content_hash(info.graph_settings, info.units, descriptions) != info.content_hash:
+        if content_hash(info.graph_settings, info.columns, descriptions) != info.content_hash:
             report.problems.append("the content hash does not fit the arrays and their settings")
         doing = "the graphs"
         worker.send("graphs")

@@ -1,4 +1,4 @@
-"""Writing a graph store: block by block, whole or not at all."""
+"""Graph store writer: block by block, committed whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 import phase2hpc
-from phase2hpc.config.properties import unit
+from phase2hpc.config.properties import ColumnSettings, unit
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import FIELDS, GraphArrays, no_labels
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.hdf5_fileobj import DeferredErrorFile
 from phase2hpc.data.store.layout import (
     FORMAT,
-    SCHEMA_VERSION,
     content_hash,
     describe,
     label_path,
+    version_for,
+    write_column,
 )
 from phase2hpc.errors import Phase2Error
 from phase2hpc.utils.atomic_io import PartialFile
@@ -48,8 +49,8 @@ class StoreWriter:
     Use as a context manager: the store appears under its name when the block ends without an
     exception and ``finish`` was called; otherwise nothing stays behind.
 
-    source: what the crystals came from (name and hash), for the reader. preparation: what the
-    result depends on, compared when the same store is asked for again. summary: counts to show.
+    source: name and hash of the sources. preparation: all that the content depends on, compared
+    when the same store is asked for again.
     """
 
     def __init__(
@@ -110,21 +111,34 @@ class StoreWriter:
         except OSError as error:
             raise self._failed(error) from error
 
-    def finish(self, summary: Mapping[str, Any] | None = None) -> str:
-        """Write what is left and the root attributes, to the disk itself; returns the content
-        hash. Raises Phase2Error where the disk is full."""
+    def finish(
+        self,
+        summary: Mapping[str, Any] | None = None,
+        columns: Mapping[str, ColumnSettings] | None = None,
+    ) -> str:
+        """Write the last chunks and the root attributes and sync the file; the content hash.
+
+        summary: counts to show. columns: settings of label columns; where they are missing, the
+        units of the nine properties. Raises Phase2Error where the disk is full.
+        """
+        settings = {
+            name: (columns or {}).get(name, ColumnSettings(unit=unit(name)))
+            for name in self._labels
+        }
+        for name, column in self._labels.items():
+            write_column(column.dataset, name, settings[name])
         everything = {**self._columns}
         everything.update({label_path(name): column for name, column in self._labels.items()})
         for column in everything.values():
             column.close()
         digest = content_hash(
             self._settings,
-            {name: unit(name) for name in self._labels},
+            settings,
             {path: column.description() for path, column in everything.items()},
         )
         attributes = self._file.attrs
         attributes["format"] = FORMAT
-        attributes["schema_version"] = SCHEMA_VERSION
+        attributes["schema_version"] = version_for(settings)
         attributes["graph_settings"] = json.dumps(self._settings.to_dict())
         for name, value in self._attributes.items():
             attributes[name] = json.dumps(value)
@@ -179,10 +193,7 @@ class StoreWriter:
         return self._create(name, np.dtype(dtype), tail, rows)
 
     def _label_column(self, name: str) -> _Column:
-        column = self._create(label_path(name), np.dtype(np.float32), (), self._chunk_rows)
-        column.dataset.attrs["name"] = name
-        column.dataset.attrs["unit"] = unit(name)
-        return column
+        return self._create(label_path(name), np.dtype(np.float32), (), self._chunk_rows)
 
     def _create(self, path: str, dtype: np.dtype[Any], tail: tuple[int, ...], rows: int) -> _Column:
         dataset = self._file.create_dataset(

@@ -116,7 +116,11 @@ def test_bad_json_lines_are_named(tmp_path, records):
     assert "not a JSON object" in items[2].reason
     assert items[3].reason.startswith("no structure")
     assert "no 'species'" in items[4].reason
-    assert dict(items[6].labels) == {"c": 1.5}
+    assert dict(items[6].labels) == {"c": 1.5, "d": 1.0}
+    assert [tuple(cell) for cell in items[6].labels.cells] == [
+        ("d", "boolean", "True"),
+        ("e", "text", "x"),
+    ]
 
 
 def test_jarvis_json_and_zip(tmp_path, records, crystals):
@@ -207,7 +211,8 @@ def test_id_prop_rows_that_fail(folder, crystals):
     name = f"{crystals[0].id}.vasp"
     rows = [["absent", 1], ["two", 1], ["broken", 1], [name, 1], [crystals[1].id, 1, 2, 3]]
     write_table(folder / "id_prop.csv", [["id", "x"], *rows])
-    items = list(read(folder))
+    *items, last = list(read(folder))[: len(rows) + 1]
+    assert isinstance(last, UnreadableRecord) and last.reason.startswith("no row: id_prop.csv")
     assert [item.id for item in items] == [row[0] for row in rows]
     reasons = [item.reason if isinstance(item, UnreadableRecord) else "" for item in items]
     expected = ["no file", "several structures", "no cell", "", "bad row"]

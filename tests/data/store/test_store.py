@@ -19,6 +19,7 @@ import pytest
 from paths import SAMPLE
 from stores import write_store
 
+from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.data.convert import Rejection, graphs_of
 from phase2hpc.data.crystal import RawCrystal
 from phase2hpc.data.graph import GraphSettings
@@ -136,7 +137,10 @@ def test_hash_is_of_content_alone(arrays: GraphArrays, tmp_path: Path) -> None:
     }
     assert len(others | digests) == 4
     described = {"labels/x": {"dtype": "<f4", "shape": [1], "sha256": "0"}}
-    by_unit = {content_hash(SETTINGS, {"x": unit}, described) for unit in ("eV", "GPa")}
+    by_unit = {
+        content_hash(SETTINGS, {"x": ColumnSettings(unit=unit)}, described)
+        for unit in ("eV", "GPa")
+    }
     assert len(by_unit) == 2
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from tiny import Tiny
 
+from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import FIELDS
 from phase2hpc.data.store import verify
@@ -362,7 +363,10 @@ def rehash(path: Path) -> None:
                 data = np.ascontiguousarray(file[name][...])
                 arrays[name] = describe(file[name], _sha256(data))
             graph = GraphSettings(**json.loads(file.attrs["graph_settings"]))
-            units = {d.attrs["name"]: d.attrs["unit"] for d in file["labels"].values()}
+            units = {
+                d.attrs["name"]: ColumnSettings(unit=d.attrs["unit"])
+                for d in file["labels"].values()
+            }
             file.attrs["content_hash"] = content_hash(graph, units, arrays)
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError):
             return

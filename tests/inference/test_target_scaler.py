@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
+from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.errors import InputError
-from phase2hpc.training.target_scaler import MAX_LABEL, TargetScaler, composition_baseline
+from phase2hpc.inference.target_scaler import MAX_LABEL, TargetScaler, composition_baseline
 
 NAMES = ("formation_energy", "dielectric", "my_own")
 
@@ -106,6 +108,62 @@ def test_constant_labels(name: str, value: float, count: int) -> None:
     scaled = scaler.transform(np.array([[value], [value + 1.0]]))
     assert abs(scaled[0, 0]) < 1e-6 and abs(scaled[1, 0]) <= 20
     assert scaler.inverse(scaled)[0, 0] == pytest.approx(value)
+
+
+def columns(**settings: str | float) -> dict[str, ColumnSettings]:
+    return {"own": ColumnSettings.model_validate(settings)}
+
+
+def test_a_log_scale() -> None:
+    y = np.geomspace(1e-3, 1e5, 50)[:, None]
+    scaler = TargetScaler.fit(["own"], y, columns(scale="log", lower_bound=0.5, unit="GPa"))
+    steps = np.diff(scaler.transform(y), axis=0)
+    np.testing.assert_allclose(steps, np.full_like(steps, steps[0, 0]), rtol=1e-9)
+    np.testing.assert_allclose(scaler.inverse(scaler.transform(y)), y, rtol=1e-9)
+    assert scaler.physical(np.array([[-50.0]]))[0, 0] == 0.5
+    with np.errstate(over="raise", invalid="raise"):
+        assert np.isfinite(scaler.inverse(np.array([[1e30], [-1e30]]))).all()
+    assert scaler.units == {"own": "GPa"} and scaler.scales == {"own": "log"}
+    again = TargetScaler.from_state_dict(json.loads(json.dumps(scaler.state_dict())))
+    assert again.state_dict() == scaler.state_dict()
+    with pytest.raises(InputError, match="own: a log scale needs positive labels, 1 of 50 are"):
+        TargetScaler.fit(["own"], y - 1e-3, columns(scale="log"))
+
+
+@pytest.mark.parametrize(
+    ("draw", "scale"),
+    [
+        (lambda rng: rng.normal(size=4000), "linear"),
+        (lambda rng: rng.exponential(size=4000) ** 0.5, "linear"),
+        (lambda rng: np.exp(2 * rng.normal(size=4000)), "log"),
+        (
+            lambda rng: np.where(rng.random(4000) < 0.5, 0.0, np.exp(2 * rng.normal(size=4000))),
+            "asinh",
+        ),
+        (lambda rng: np.full(10, 3.0), "linear"),
+    ],
+)
+def test_the_automatic_scale_follows_the_skew(
+    draw: Callable[[np.random.Generator], npt.NDArray[np.float64]], scale: str
+) -> None:
+    y = draw(np.random.default_rng(0))[:, None]
+    assert TargetScaler.fit(["own"], y, columns(scale="auto")).scales == {"own": scale}
+
+
+def test_auxiliary_properties_are_not_reported() -> None:
+    scaler = TargetScaler.fit(NAMES, labels(), auxiliary=1)
+    assert scaler.reported == NAMES[:2]
+    assert scaler.physical(np.zeros((4, 3))).shape == (4, 2)
+    assert TargetScaler.from_state_dict(scaler.state_dict()).reported == NAMES[:2]
+
+
+def test_a_state_of_an_earlier_version() -> None:
+    state = TargetScaler.fit(["band_gap", "dielectric"], labels()[:, :2]).state_dict()
+    old = {k: state[k] for k in ("properties", "mean", "std", "asinh_scale", "label_fraction")}
+    assert TargetScaler.from_state_dict(old).state_dict() == state
+    for broken in ({"log": [True]}, {"units": None}, {"lower_bound": [0.0] * 3}):
+        with pytest.raises(ValueError, match="not lists by property"):
+            TargetScaler.from_state_dict({**state, **broken})
 
 
 def test_property_without_a_label_is_named() -> None:
