@@ -269,8 +269,8 @@ def train_request(
     Raises:
         InputError: an argument is not valid, or two contradict each other.
     """
+    from phase2hpc.config.algorithm_registry import algorithm_named, level_named
     from phase2hpc.config.properties import parse_columns
-    from phase2hpc.config.run_config import algorithm_named, level_named
     from phase2hpc.runs.registry import find_run
     from phase2hpc.training.request import TrainRequest
 

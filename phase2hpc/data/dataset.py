@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch_geometric.data import Dataset
 
-from phase2hpc.config.run_config import unknown_key
+from phase2hpc.config.algorithm_registry import unknown_key
 from phase2hpc.data.loader import CrystalData, collate
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.reader import Store

@@ -23,11 +23,9 @@ import numpy as np
 from phase2hpc.data.convert import Converted, Converter, Raw, Rejection, label_report
 from phase2hpc.data.crystal import UnreadableRecord
 from phase2hpc.data.graph_arrays import GraphArrays, concatenate, pack
+from phase2hpc.data.preparation_record import Source, existing_store, preparation
 from phase2hpc.data.prepare import (
     DUPLICATE,
-    Source,
-    existing_store,
-    preparation,
     read_sources,
     reject_duplicate_ids,
     worker_count,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phase2hpc.config.run_config import RuntimeSettings
+from phase2hpc.config.settings import RuntimeSettings
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.manifest import Manifest

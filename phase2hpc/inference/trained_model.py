@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from phase2hpc.checkpointing.manager import load_best, save_best
-from phase2hpc.config.run_config import RunConfig, RuntimeSettings, algorithm_named
+from phase2hpc.config.algorithm_registry import algorithm_named
+from phase2hpc.config.run_config import RunConfig
+from phase2hpc.config.settings import RuntimeSettings
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.errors import InputError
 from phase2hpc.inference.target_scaler import TargetScaler

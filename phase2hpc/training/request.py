@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from phase2hpc.config import properties as property_table
+from phase2hpc.config.algorithm_registry import algorithm_named, level_named
 from phase2hpc.config.properties import ColumnSettings
-from phase2hpc.config.run_config import RunConfig, algorithm_named, build_config, level_named
+from phase2hpc.config.run_config import RunConfig, build_config
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory
 

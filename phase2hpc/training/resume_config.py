@@ -6,7 +6,8 @@ No torch here: a login node asks too.
 from __future__ import annotations
 
 from phase2hpc.config import properties as property_table
-from phase2hpc.config.run_config import RunConfig, algorithm_named, build_config
+from phase2hpc.config.algorithm_registry import algorithm_named
+from phase2hpc.config.run_config import RunConfig, build_config
 from phase2hpc.errors import InputError
 from phase2hpc.runs.registry import find_run, newest_to_resume
 from phase2hpc.runs.run_directory import RunDirectory, family_folder

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.properties import ColumnSettings
-from phase2hpc.config.run_config import RunConfig, algorithm_named
+from phase2hpc.config.run_config import RunConfig
 from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import trust

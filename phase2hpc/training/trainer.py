@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from phase2hpc.checkpointing.rng_state import seed_everything
-from phase2hpc.config.run_config import RunConfig, algorithm_named
+from phase2hpc.config.algorithm_registry import algorithm_named
+from phase2hpc.config.run_config import RunConfig
 from phase2hpc.data.loader import CrystalData, make_loader
 from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store

@@ -19,7 +19,7 @@ from phase2hpc.config.properties import ColumnSettings, parse_columns, parse_ren
 from phase2hpc.data.composition import composition_key
 from phase2hpc.data.prepare import prepare
 from phase2hpc.data.splits import SPLITS
-from phase2hpc.data.store.layout import read_info
+from phase2hpc.data.store.info import read_info
 from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_store

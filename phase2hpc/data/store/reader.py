@@ -15,16 +15,8 @@ import numpy.typing as npt
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import FIELDS, GraphArrays, arrays_bytes
 from phase2hpc.data.splits import SPLITS, formula_fold, split_in_fold
-from phase2hpc.data.store.layout import (
-    LABELS,
-    StoreInfo,
-    damaged,
-    info_of,
-    label_path,
-    number_of_folds,
-    open_file,
-    read_dataset,
-)
+from phase2hpc.data.store.info import StoreInfo, info_of, number_of_folds
+from phase2hpc.data.store.layout import LABELS, damaged, label_path, open_file, read_dataset
 from phase2hpc.data.store.memory_budget import free_memory, store_budget
 from phase2hpc.data.store.structure_checks import (
     H5_ERRORS,

@@ -17,17 +17,15 @@ import numpy.typing as npt
 
 from phase2hpc.data.graph_arrays import NO_SPLIT, GraphArrays
 from phase2hpc.data.splits import SPLITS
+from phase2hpc.data.store.info import StoreInfo, read_info, stored_hash
 from phase2hpc.data.store.layout import (
     NoStore,
-    StoreInfo,
     content_hash,
     damaged,
     dataset_paths,
     describe,
     open_file,
     read_dataset,
-    read_info,
-    stored_hash,
 )
 from phase2hpc.data.store.memory_budget import free_memory
 from phase2hpc.data.store.reader import Store
