@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from phase2hpc.config.algorithm_registry import algorithm_named, level_named
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig, build_config
 from phase2hpc.errors import InputError
+from phase2hpc.runs.registry import find_run
 from phase2hpc.runs.run_directory import RunDirectory
 
 # Settings that have flags of their own and are not set by --set or --sweep.
@@ -124,3 +126,56 @@ def _build(
         init_from=None if request.init_from is None else str(request.init_from.path.resolve()),
         **fixed,
     )
+
+
+def train_request(
+    *,
+    algorithm: str,
+    level: str,
+    store: str | os.PathLike[str] | None,
+    models_dir: str | os.PathLike[str],
+    properties: str | Sequence[str] | None,
+    all_properties: bool,
+    auxiliary: str | Sequence[str] | None,
+    column: Sequence[str] | None,
+    fold: int | None,
+    resume: bool,
+    run_id: str | None,
+    init_from: str | os.PathLike[str] | RunDirectory | None,
+    seed: int | None,
+    accept_changes: bool,
+    settings: dict[str, Any],
+) -> TrainRequest:
+    """A request with the arguments of ``train``, checked as far as possible without the store.
+
+    Raises:
+        InputError: an argument is not valid, or two contradict each other.
+    """
+    level_named(algorithm_named(algorithm), level)
+    if all_properties and properties:
+        raise InputError("--all-properties and --properties: give only one of them")
+    if resume and init_from:
+        raise InputError("--resume uses the weights of the run itself: leave out --init-from")
+    folder = Path(models_dir)
+    if init_from is not None and not isinstance(init_from, RunDirectory):
+        init_from = find_run(folder, os.fspath(init_from))
+    return TrainRequest(
+        algorithm=algorithm,
+        level=level,
+        store=None if store is None else Path(store),
+        models_dir=folder,
+        properties="all9" if all_properties else _comma_list(properties),
+        auxiliary=_comma_list(auxiliary),
+        columns=property_table.parse_columns(column or ()),
+        fold=fold,
+        resume=resume,
+        run_id=run_id,
+        seed=seed,
+        accept_changes=accept_changes,
+        overrides=settings,
+        init_from=init_from,
+    )
+
+
+def _comma_list(names: str | Sequence[str] | None) -> str | None:
+    return names if names is None or isinstance(names, str) else ",".join(names) or None
