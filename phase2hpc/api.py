@@ -1,6 +1,6 @@
-"""Functions of the public Python API; ``import phase2hpc`` offers them by name.
+"""Functions of the public Python API, exported by ``import phase2hpc``.
 
-Arguments have the words and defaults of the command line. torch and numpy are imported when a
+Arguments have the names and defaults of the command line. torch and numpy are imported when a
 function is called.
 """
 
@@ -241,7 +241,7 @@ def train(
         fold=fold, resume=resume, run_id=run_id,
         init_from=init_from, seed=seed, accept_changes=accept_changes, settings=settings,
     )  # fmt: skip
-    # This takes seconds, so it comes after what can be wrong in the request.
+    # Imported after the request is checked: this takes seconds.
     from phase2hpc.training.runner import train as run_training
 
     return run_training(request)

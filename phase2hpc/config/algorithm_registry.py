@@ -23,7 +23,7 @@ def algorithm_named(name: str) -> Algorithm:
     plugin = load_plugin(name, _plugin_problem)
     if plugin is None:
         known = unknown_key("algorithm", name, [*ALGORITHMS, *plugin_entry_points()])
-        raise InputError(f"{known}; that of a plug-in has to be installed here")
+        raise InputError(f"{known}; a plug-in's algorithm must be installed here")
     return plugin
 
 

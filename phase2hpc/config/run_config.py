@@ -34,7 +34,7 @@ class RunConfig(BaseModel):
     auxiliary: tuple[str, ...] = ()
     # Settings of label columns that differ from the default ones.
     columns: dict[str, ColumnSettings] = {}
-    # Of a store with folds; None: its own splits.
+    # Fold of a store with folds; None: the splits of the store.
     fold: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0, le=2**63 - 1)
     init_from: str | None = None
@@ -98,7 +98,7 @@ def build_config(
 ) -> RunConfig:
     """The settings of a level, with ``overrides`` by setting name (or ``preset``).
 
-    ``fixed`` are the other fields of RunConfig, as seed and columns. Raises InputError for an
+    ``fixed``: other fields of RunConfig, such as seed and columns. Raises InputError for an
     unknown key or an invalid value.
     """
     chosen = algorithm_named(algorithm)

@@ -1,4 +1,4 @@
-"""A graph store as a torch_geometric dataset, for any model that trains from one."""
+"""Graph store as a torch_geometric dataset."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StoreDataset(Dataset):  # type: ignore[misc]
     is ``pos[sender] + edge_shift @ cell - pos[receiver]``.
 
     Works with torch_geometric's ``DataLoader``, workers included: a copy in another process opens
-    the store there.
+    the file again.
 
     Args:
         store: a store, or its path; a file is verified unless it was before.
@@ -85,6 +85,6 @@ class StoreDataset(Dataset):  # type: ignore[misc]
             self.dtype,
             index=np.array([place]),
         )
-        # A loader adds its own for the crystals that it joins.
+        # torch_geometric's collation adds them for a batch.
         del data.batch, data.ptr
         return data

@@ -20,9 +20,9 @@ Source = str | Path
 
 
 def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, Any]:
-    """All that the store's content depends on, as JSON knows it.
+    """Everything that the store's content depends on, as JSON values.
 
-    Raises InputError for options that do not fit together.
+    Raises InputError for options that contradict each other.
     """
     rule = converter.split
     labels = None if converter.labels is None else Path(converter.labels)
@@ -62,7 +62,10 @@ def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, An
 
 
 def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | None:
-    """Summary of the store that is there, None without one; InputError if it is another."""
+    """Summary of an existing store, or None.
+
+    Raises InputError if it was made from other sources or settings, or is damaged.
+    """
     if not path.exists():
         return None
     try:
@@ -93,7 +96,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         return f"merged from {len(old['merged'])} stores"
     changes = []
     for key, wanted in new.items():
-        # Stores of earlier versions do not name it.
+        # Stores of earlier versions lack this key.
         found = old.get(key, DEFAULT_LIMITS.max_atoms if key == "max_atoms" else None)
         if found == wanted:
             continue

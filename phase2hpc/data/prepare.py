@@ -31,7 +31,7 @@ from phase2hpc.utils.worker_pool import ordered_map
 
 __all__ = ["PrepareSummary", "prepare"]
 
-# Crystals per task: few enough that all workers end at about the same time.
+# Crystals per task: small, so that all workers finish at about the same time.
 BATCH_SIZE = 128
 # The one process that reads the sources cannot keep more workers busy.
 MAX_DEFAULT_WORKERS = 8
@@ -68,10 +68,12 @@ def prepare(
     store of other sources or settings. progress: called with the number of crystals done since
     the last call.
 
-    A store that is there already from the same sources and settings is left as it is. What is
-    left out goes to the rejects report beside the store. Raises InputError for unreadable
-    sources, a store made otherwise, no crystal left, or an empty split; then there is no new
-    store, and one that was there keeps its report beside that of the failed attempt.
+    An existing store made from the same sources and settings is kept. Rejected crystals are listed
+    in the rejects report beside the store.
+
+    Raises InputError for unreadable sources, an existing store of other sources or settings, no
+    valid crystal, or an empty split. Then no store is written; an existing store keeps its report,
+    beside that of the failed attempt.
     """
     if not sources:
         raise InputError("no source given: name a file or folder with crystals")
@@ -153,10 +155,9 @@ def read_sources(
 
 
 def _columns(summary: PrepareSummary, converter: Converter) -> dict[str, ColumnSettings]:
-    """Settings of all label columns: as given, with units from headers and of the nine.
+    """Settings of all label columns: as given, else units from headers and the nine properties.
 
-    Raises InputError for settings of a column that is not there, and for a name of ``--rename``
-    that no label has.
+    Raises InputError for ``--column`` and ``--rename`` of columns that do not exist.
     """
     names = ", ".join(summary.labels) or "none"
     for name in converter.columns:
@@ -199,12 +200,12 @@ def _warn_without_labels(
 
 
 def worker_count(workers: int | None) -> int:
-    """The default for None: as many as cores, up to MAX_DEFAULT_WORKERS."""
+    """Number of workers; None: the number of cores, up to MAX_DEFAULT_WORKERS."""
     return workers or min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def reject_duplicate_ids(raws: Iterable[Raw]) -> Iterator[Raw]:
-    """The records, those that repeat an id as UnreadableRecord: which is meant is not known."""
+    """The records; one that repeats an id is replaced by an UnreadableRecord."""
     seen: set[str] = set()
     for raw in raws:
         if raw.id in seen and not isinstance(raw, UnreadableRecord):

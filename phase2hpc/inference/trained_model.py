@@ -1,4 +1,4 @@
-"""Trained model: the weights of best.pt with all that inference needs."""
+"""Trained model: the weights of best.pt with everything that inference needs."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class TrainedModel:
             model.to(device, best.dtype).load_state_dict(state["weights"])
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{path}: its parts do not fit together ({first_line(error)}): copy "
+                f"{path}: its contents are inconsistent ({first_line(error)}): copy "
                 "it again or train again"
             ) from error
         model.requires_grad_(False).eval()

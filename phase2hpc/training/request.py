@@ -1,4 +1,4 @@
-"""Training requests and the configurations they give. No torch here: a login node reads them."""
+"""Training requests and their configurations. Imports no torch, for use on login nodes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrainRequest:
     """Arguments of ``phase2hpc train``; None and absent keys: the level's default, or, with
     ``resume``, the run's own.
 
-    store: None for the shipped sample's, which is prepared where it is not there yet. auxiliary:
+    store: None for that of the shipped sample, which is prepared if missing. auxiliary:
     properties that are trained but not scored, as ``properties``. columns: unit, lower bound and
     scale by column, over the store's. fold: of a store with folds. overrides: flat settings by
     name, ``preset`` among them. init_from: the run whose weights to start from. accept_changes:
@@ -52,10 +52,10 @@ class TrainRequest:
 
 
 def check_request(request: TrainRequest) -> None:
-    """Raise InputError for what is wrong in a request whatever the store holds.
+    """Raise InputError for errors of a request that do not depend on the store.
 
-    Called before a store is prepared or opened. Names of the store's own columns are checked
-    later, except that the shipped sample has none.
+    Called before a store is prepared or opened. Names of other columns than the nine properties
+    are checked later, except with the shipped sample, which has no others.
     """
     row = level_named(algorithm_named(request.algorithm), request.level)
     asked = [spec for spec in (request.properties, request.auxiliary) if spec is not None]
@@ -72,7 +72,7 @@ def new_config(
     *,
     announce: bool = True,
 ) -> RunConfig:
-    """The level's settings with the request's on top.
+    """Configuration of a new run: the level's settings, overridden by the request's.
 
     columns: the store's label columns with their settings. announce: print which properties are
     trained where that is not the level's group. Raises InputError for unknown names.
@@ -117,7 +117,7 @@ def _build(
         names,
         {
             **request.overrides,
-            # A resume may come from another working directory.
+            # Absolute: a resume may run in another working directory.
             "store": None if store is None else store.resolve(),
             "models_dir": request.models_dir.resolve(),
         },

@@ -124,7 +124,7 @@ def info_of(path: Path, file: h5py.File) -> StoreInfo:
         datasets = [file[name] for name in FIELDS] + list(labels.values())
         digest = text_attribute(attributes, "content_hash")
         if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise Unsound("the attribute 'content_hash' is no SHA-256")
+            raise Unsound("the attribute 'content_hash' is not a SHA-256 digest")
         return StoreInfo(
             path=path,
             crystals=len(file["lattice"]),
@@ -153,11 +153,11 @@ def _json_attribute(attributes: h5py.AttributeManager, name: str) -> dict[str, A
     try:
         value = json.loads(text_attribute(attributes, name))
     except json.JSONDecodeError as error:
-        raise Unsound(f"the attribute '{name}' is no JSON") from error
+        raise Unsound(f"the attribute '{name}' is not JSON") from error
     except RecursionError as error:
         raise Unsound(f"the attribute '{name}' is nested too deeply") from error
     if not isinstance(value, dict):
-        raise Unsound(f"the attribute '{name}' is no JSON object")
+        raise Unsound(f"the attribute '{name}' is not a JSON object")
     return value
 
 
@@ -169,14 +169,14 @@ def _graph_settings(values: Mapping[str, Any]) -> GraphSettings:
     if any(type(values[key]) not in (int, float) for key in keys if key != "max_neighbors") or type(
         most
     ) not in (int, type(None)):
-        raise Unsound("the attribute 'graph_settings' holds what is no number")
+        raise Unsound("the attribute 'graph_settings' has a value that is not a number")
     return GraphSettings(**values)
 
 
 def _summary(values: dict[str, Any]) -> dict[str, Any]:
     """Counts, counts by name, and counts by two names; raises Unsound for anything else."""
     if any(not _is_counts(value) for value in values.values()):
-        raise Unsound("the attribute 'summary' holds what is no count")
+        raise Unsound("the attribute 'summary' has a value that is not a count")
     return values
 
 

@@ -48,7 +48,7 @@ class NoStore(InputError):
 def open_file(path: str | os.PathLike[str]) -> h5py.File:
     """The HDF5 file of a complete store, read-only and without locks.
 
-    Raises NoStore for what is none, InputError for a damaged or incomplete one.
+    Raises NoStore for a file that is not a store, InputError for a damaged or incomplete one.
     """
     path = Path(path)
     if not path.exists():
@@ -72,26 +72,26 @@ def open_file(path: str | os.PathLike[str]) -> h5py.File:
 
 
 def read_dataset(file: h5py.File, name: str, rows: slice = slice(None)) -> npt.NDArray[Any]:
-    """Rows of a dataset; InputError naming it where a checksum does not fit."""
+    """Rows of a dataset. Raises InputError naming it where a checksum does not match."""
     try:
         values: npt.NDArray[Any] = file[name][rows]
     except H5_ERRORS as error:
         raise InputError(
             f"{file.filename}: '{name}' is damaged ({first_line(error)}): prepare the store "
-            "again or copy it anew"
+            "again or copy it again"
         ) from error
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def label_datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Label columns of an open store by name, sorted. Raises Unsound for a name that is none."""
+    """Label columns of an open store by name, sorted. Raises Unsound for an invalid name."""
     columns = {}
     for member, dataset in (members(file, LABELS) or {}).items():
         name = text_attribute(dataset.attrs, "name")
         if problem := name_problem(name):
             raise Unsound(f"the label name {name[:40]!a} {problem}")
         if label_path(name) != f"{LABELS}/{member}":
-            raise Unsound(f"'{LABELS}/{member}' says of itself that it is {name[:40]!a}")
+            raise Unsound(f"'{LABELS}/{member}' has the name {name[:40]!a}")
         columns[name] = dataset
     return dict(sorted(columns.items()))
 
@@ -143,17 +143,17 @@ def write_column(dataset: h5py.Dataset, name: str, column: ColumnSettings) -> No
 
 
 def column_settings(dataset: h5py.Dataset) -> ColumnSettings:
-    """Settings in the attributes of a label column. Raises Unsound for what cannot be one."""
+    """Settings in the attributes of a label column. Raises Unsound for invalid ones."""
     attributes = dataset.attrs
     bound = scale = None
     if "lower_bound" in attributes:
         bound = _scalar(attributes, "lower_bound")
         if not isinstance(bound, (np.floating, np.integer)) or not np.isfinite(bound):
-            raise Unsound("the attribute 'lower_bound' of a label column is no finite number")
+            raise Unsound("the attribute 'lower_bound' of a label column is not a finite number")
     if "scale" in attributes:
         scale = text_attribute(attributes, "scale")
         if scale not in SCALES:
-            raise Unsound("the attribute 'scale' of a label column is no scale")
+            raise Unsound("the attribute 'scale' of a label column is not a known scale")
     return ColumnSettings.model_validate(
         {
             "unit": one_line(text_attribute(attributes, "unit")),
@@ -165,7 +165,7 @@ def column_settings(dataset: h5py.Dataset) -> ColumnSettings:
 
 def label_path(name: str) -> str:
     """Path of a label column in the file."""
-    # A slash in a column's name would make a group of it, and a single dot is the group itself.
+    # In HDF5 a slash separates groups, and a single dot is the group itself.
     escaped = name.replace("%", "%25").replace("/", "%2F")
     return f"{LABELS}/{'%2E' if escaped == '.' else escaped}"
 
@@ -176,7 +176,7 @@ def _check_root(path: Path, file: h5py.File) -> None:
         known = "format" in attributes and text_attribute(attributes, "format") == FORMAT
         version = _number(attributes, "schema_version") if known else 0
         newer = version > SCHEMA_VERSION
-        # Of a later version nothing else is known.
+        # The other attributes of a later version are not defined here.
         complete = newer or not known or _is_complete(attributes)
     except H5_ERRORS as error:
         raise damaged(path, error) from error
@@ -202,7 +202,7 @@ def _scalar(attributes: h5py.AttributeManager, name: str) -> Any:
 def _number(attributes: h5py.AttributeManager, name: str) -> int:
     value = _scalar(attributes, name)
     if not isinstance(value, np.integer) or value < 1:
-        raise Unsound(f"the attribute '{name}' is no positive integer")
+        raise Unsound(f"the attribute '{name}' is not a positive integer")
     return int(value)
 
 
@@ -211,7 +211,7 @@ def _is_complete(attributes: h5py.AttributeManager) -> bool:
         return False
     value = _scalar(attributes, "complete")
     if not isinstance(value, np.bool_):
-        raise Unsound("the attribute 'complete' is no truth value")
+        raise Unsound("the attribute 'complete' is not a boolean")
     return bool(value)
 
 
@@ -219,5 +219,5 @@ def damaged(path: Path, error: Exception) -> InputError:
     """The error to raise for a file that could not be read."""
     return InputError(
         f"{path} is damaged or truncated ({first_line(error)}): prepare the store again or copy "
-        "it anew"
+        "it again"
     )
