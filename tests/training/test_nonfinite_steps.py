@@ -234,7 +234,7 @@ def test_accepted_changes_go_on(train_tiny, tmp_path, capsys) -> None:
     run = train_tiny(
         tmp_path, resume=True, accept_changes=True, lr=1e-3, batch_size=16, max_hours=None
     )
-    assert "batch_size: 8 there, 16 here" in capsys.readouterr().out
+    assert "batch_size: 8 in the run, 16 requested" in capsys.readouterr().out
     assert run.read_config().training.batch_size == 16
     assert run.read_manifest().state == "finished"
 
