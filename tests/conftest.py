@@ -20,6 +20,7 @@ from phase2hpc.utils.package_files import CACHE_VARIABLE
 TRAINING_FIXTURES = {"trained", "train_tiny"}
 SLOW = (
     "tests/checkpointing/test_manager.py::test_killed",
+    "tests/cluster/node/test_queued_by_old_version.py",
     "tests/cluster/node/test_train_task.py",
     "tests/cluster/submit/test_job_array.py",
     "tests/cluster/submit/test_local_executor.py",
@@ -36,6 +37,7 @@ SLOW = (
     "tests/data/test_prepare.py::test_two_at_once",
     "tests/data/test_prepare.py::test_workers_do_not_change",
     "tests/data/test_sharding.py",
+    "tests/docs/test_your_own_data.py",
     "tests/examples/",
     "tests/inference/test_export.py",
     "tests/inference/test_sharding.py",
