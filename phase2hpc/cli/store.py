@@ -109,7 +109,7 @@ def prepare(
 @store_app.command("info")
 def store_info(file: Path) -> None:
     """What a store holds and how it was made."""
-    from phase2hpc.data.store.layout import info_lines
+    from phase2hpc.data.store.info import info_lines
     from phase2hpc.data.store.verify import inspect
 
     print("\n".join(info_lines(inspect(file))))

@@ -15,13 +15,13 @@ from phase2hpc.utils.os_errors import refused
 
 
 def rejects_path(store: Path, *, failed: bool = False) -> Path:
-    """Where the rejects report of a store lies, or of a failed attempt to replace the store."""
+    """Path of the rejects report of a store, or of a failed attempt to replace the store."""
     return store.with_name(f"{store.name}{'.failed' if failed else ''}.rejects.csv")
 
 
 class RejectsReport:
-    """CSV of id, reason and input: ``path`` beside a new store, ``of_failure`` where the input
-    gave no store."""
+    """CSV of id, reason and input: ``path`` beside a new store, ``of_failure`` if no store was
+    written because of the input."""
 
     def __init__(self, path: Path, of_failure: Path) -> None:
         self._path = path
@@ -70,11 +70,11 @@ class RejectsReport:
                 self._partial.target = self._of_failure
                 self._partial.commit()
         except OSError as failure:
-            # Of an attempt that failed anyway, the first reason is reported.
+            # If the attempt has already failed, its first error is raised.
             if kind is None:
                 raise self._failed(failure) from failure
         finally:
             self._partial.discard()
 
     def _failed(self, error: OSError) -> Phase2Error:
-        return refused(error, f"cannot write {self._path}", note="there is no new store")
+        return refused(error, f"cannot write {self._path}", note="no store was written")

@@ -16,7 +16,7 @@ from submitted_run import submitted
 from tiny import Tiny
 
 from phase2hpc.cluster.node import shard_task, train_task
-from phase2hpc.data.store.layout import read_info
+from phase2hpc.data.store.info import read_info
 from phase2hpc.utils.shard_folder import ShardFolder
 
 OLD = {train_task: "phase2hpc.cluster.task", shard_task: "phase2hpc.cluster.shard_task"}

@@ -104,7 +104,7 @@ class rejections:
         from phase2hpc.data.convert import Converter
         from phase2hpc.data.graph import GraphSettings
 
-        arrays, left_out, _ = Converter(GraphSettings())(list(read(path)))
+        arrays, left_out, *_ = Converter(GraphSettings())(list(read(path)))
         self.kept = [{"id": name} for name in arrays.ids()]
         self.reasons = [item.reason for item in left_out]
 
