@@ -20,6 +20,7 @@ from phase2hpc.utils.package_files import CACHE_VARIABLE
 TRAINING_FIXTURES = {"trained", "train_tiny"}
 SLOW = (
     "tests/checkpointing/test_manager.py::test_killed",
+    "tests/cluster/node/test_queued_by_old_version.py",
     "tests/cluster/node/test_train_task.py",
     "tests/cluster/submit/test_job_array.py",
     "tests/cluster/submit/test_local_executor.py",
@@ -33,9 +34,13 @@ SLOW = (
     "tests/data/store/test_tampered.py",
     "tests/data/test_prepare_killed.py",
     "tests/data/test_prepare.py::test_already_there",
+    "tests/data/test_prepare.py::test_the_limit_of_atoms_is_a_setting",
     "tests/data/test_prepare.py::test_two_at_once",
     "tests/data/test_prepare.py::test_workers_do_not_change",
     "tests/data/test_sharding.py",
+    "tests/data/test_splits.py::test_formula_split_is_that_of_the_sample",
+    "tests/data/test_validation.py::test_the_sample_is_accepted",
+    "tests/docs/test_your_own_data.py",
     "tests/examples/",
     "tests/inference/test_export.py",
     "tests/inference/test_sharding.py",

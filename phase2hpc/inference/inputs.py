@@ -17,6 +17,7 @@ from phase2hpc.data.readers.registry import (
     is_structure_file,
     read,
     read_files,
+    with_usable_names,
 )
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
@@ -62,7 +63,7 @@ def _read_items(items: Iterable[object], id_prop: bool, units: RecordPartition) 
                 source = os.fspath(item)
                 yield from _to_the_end(source, read(source, id_prop=id_prop, units=units), units)
             elif units.take():
-                yield read_object(item, f"structures#{index}")
+                yield with_usable_names(read_object(item, f"structures#{index}"), set())
 
 
 def _is_file(item: object) -> bool:

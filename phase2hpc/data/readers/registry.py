@@ -108,7 +108,7 @@ def read_files(paths: Iterable[Path], units: RecordPartition) -> Items:
     for items in read_structure_files(map(_existing, paths)):
         for item in items:
             if units.take():
-                yield _storable(item, known_labels)
+                yield with_usable_names(item, known_labels)
 
 
 def describe(source: str | Path) -> str:
@@ -236,7 +236,7 @@ def _watched(items: Items, source: str, units: RecordPartition) -> Items:
     first = units.count
     try:
         for item in items:
-            checked = _storable(item, known_labels)
+            checked = with_usable_names(item, known_labels)
             if isinstance(checked, RawCrystal):
                 crystals += 1
                 notes.update([checked.note] if checked.note else ())
@@ -253,7 +253,7 @@ def _watched(items: Items, source: str, units: RecordPartition) -> Items:
         _log.warning("%s: %s", source, warning)
 
 
-def _storable(
+def with_usable_names(
     item: RawCrystal | UnreadableRecord, known_labels: set[str]
 ) -> RawCrystal | UnreadableRecord:
     """The item, or UnreadableRecord if its id or the name of a label is not a usable name.
