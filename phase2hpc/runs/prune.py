@@ -80,7 +80,7 @@ class Plan:
     def text(self) -> str:
         rows = [
             (leftover.run.id if leftover.run else tables.ABSENT, leftover.state, leftover.what,
-             str(len(leftover.paths)), readable(leftover.size))
+             str(len(leftover.paths)), format_size(leftover.size))
             for leftover in self.leftovers
         ]  # fmt: skip
         header = ("run", "state", "what", "number", "size")
@@ -141,7 +141,7 @@ def remove(chosen: Plan) -> tuple[int, list[str]]:
     return freed, problems
 
 
-def readable(size: int) -> str:
+def format_size(size: int) -> str:
     """A number of bytes with a binary unit."""
     value, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
     while value >= 1000 and len(units) > 1:

@@ -27,7 +27,7 @@ from phase2hpc.data.graph_arrays import EDGE_TABLE_BYTES, FIELDS, NODE_TABLE_BYT
 from phase2hpc.data.splits import MAX_FOLDS, MIN_FOLDS, SPLITS
 from phase2hpc.data.store.structure_checks import (
     H5_ERRORS,
-    Unsound,
+    InvalidStore,
     check_structure,
     members,
     text_attribute,
@@ -44,7 +44,7 @@ SCHEMA_VERSION = 2
 LABELS = "labels"
 
 
-class NoStore(InputError):
+class StoreNotFound(InputError):
     """The file is not a store, or one of a later version, as opposed to a damaged one."""
 
 
@@ -127,18 +127,20 @@ def number_of_folds(info: StoreInfo) -> int | None:
 def open_file(path: str | os.PathLike[str]) -> h5py.File:
     """The HDF5 file of a complete store, read-only and without locks.
 
-    Raises NoStore for what is none, InputError for a damaged or incomplete one.
+    Raises StoreNotFound for what is none, InputError for a damaged or incomplete one.
     """
     path = Path(path)
     if not path.exists():
-        raise NoStore(
+        raise StoreNotFound(
             f"no store at {path}{mount_hint()}: make one with 'phase2hpc prepare --store {path}'"
         )
     if not path.is_file():
-        raise NoStore(f"{path} is not a file: give the store's .h5 file")
+        raise StoreNotFound(f"{path} is not a file: give the store's .h5 file")
     try:
         if not h5py.is_hdf5(path):
-            raise NoStore(f"{path} is not an HDF5 file: give a store made by phase2hpc prepare")
+            raise StoreNotFound(
+                f"{path} is not an HDF5 file: give a store made by phase2hpc prepare"
+            )
         file = h5py.File(path, "r", locking=False)
     except H5_ERRORS as error:
         raise damaged(path, error) from error
@@ -163,14 +165,14 @@ def read_dataset(file: h5py.File, name: str, rows: slice = slice(None)) -> npt.N
 
 
 def label_datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Label columns of an open store by name, sorted. Raises Unsound for a name that is none."""
+    """Label columns of an open store by name, sorted. Raises InvalidStore for a bad name."""
     columns = {}
     for member, dataset in (members(file, LABELS) or {}).items():
         name = text_attribute(dataset.attrs, "name")
         if problem := name_problem(name):
-            raise Unsound(f"the label name {name[:40]!a} {problem}")
+            raise InvalidStore(f"the label name {name[:40]!a} {problem}")
         if label_path(name) != f"{LABELS}/{member}":
-            raise Unsound(f"'{LABELS}/{member}' says of itself that it is {name[:40]!a}")
+            raise InvalidStore(f"'{LABELS}/{member}' says of itself that it is {name[:40]!a}")
         columns[name] = dataset
     return dict(sorted(columns.items()))
 
@@ -222,17 +224,17 @@ def write_column(dataset: h5py.Dataset, name: str, column: ColumnSettings) -> No
 
 
 def _column_settings(dataset: h5py.Dataset) -> ColumnSettings:
-    """Settings in the attributes of a label column. Raises Unsound for what cannot be one."""
+    """Settings in the attributes of a label column. Raises InvalidStore for what cannot be one."""
     attributes = dataset.attrs
     bound = scale = None
     if "lower_bound" in attributes:
         bound = _scalar(attributes, "lower_bound")
         if not isinstance(bound, (np.floating, np.integer)) or not np.isfinite(bound):
-            raise Unsound("the attribute 'lower_bound' of a label column is no finite number")
+            raise InvalidStore("the attribute 'lower_bound' of a label column is no finite number")
     if "scale" in attributes:
         scale = text_attribute(attributes, "scale")
         if scale not in SCALES:
-            raise Unsound("the attribute 'scale' of a label column is no scale")
+            raise InvalidStore("the attribute 'scale' of a label column is no scale")
     return ColumnSettings.model_validate(
         {
             "unit": one_line(text_attribute(attributes, "unit")),
@@ -260,12 +262,12 @@ def _check_root(path: Path, file: h5py.File) -> None:
     except H5_ERRORS as error:
         raise damaged(path, error) from error
     if not known:
-        raise NoStore(
+        raise StoreNotFound(
             f"{path} is an HDF5 file but not a phase2hpc graph store: make one with "
             "'phase2hpc prepare'"
         )
     if newer:
-        raise NoStore(
+        raise StoreNotFound(
             f"{path} has store schema {version}, this version reads up to {SCHEMA_VERSION}: "
             "update phase2hpc or prepare the store again"
         )
@@ -281,7 +283,7 @@ def _scalar(attributes: h5py.AttributeManager, name: str) -> Any:
 def _number(attributes: h5py.AttributeManager, name: str) -> int:
     value = _scalar(attributes, name)
     if not isinstance(value, np.integer) or value < 1:
-        raise Unsound(f"the attribute '{name}' is no positive integer")
+        raise InvalidStore(f"the attribute '{name}' is no positive integer")
     return int(value)
 
 
@@ -290,7 +292,7 @@ def _is_complete(attributes: h5py.AttributeManager) -> bool:
         return False
     value = _scalar(attributes, "complete")
     if not isinstance(value, np.bool_):
-        raise Unsound("the attribute 'complete' is no truth value")
+        raise InvalidStore("the attribute 'complete' is no truth value")
     return bool(value)
 
 
@@ -301,7 +303,7 @@ def info_of(path: Path, file: h5py.File) -> StoreInfo:
     """
     try:
         if file.userblock_size:
-            raise Unsound(f"it begins with {file.userblock_size} bytes that are not its own")
+            raise InvalidStore(f"it begins with {file.userblock_size} bytes that are not its own")
         check_structure(file, LABELS)
         attributes = file.attrs
         labels = label_datasets(file)
@@ -309,7 +311,7 @@ def info_of(path: Path, file: h5py.File) -> StoreInfo:
         datasets = [file[name] for name in FIELDS] + list(labels.values())
         digest = text_attribute(attributes, "content_hash")
         if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise Unsound("the attribute 'content_hash' is no SHA-256")
+            raise InvalidStore("the attribute 'content_hash' is no SHA-256")
         return StoreInfo(
             path=path,
             crystals=len(file["lattice"]),
@@ -338,30 +340,30 @@ def _json_attribute(attributes: h5py.AttributeManager, name: str) -> dict[str, A
     try:
         value = json.loads(text_attribute(attributes, name))
     except json.JSONDecodeError as error:
-        raise Unsound(f"the attribute '{name}' is no JSON") from error
+        raise InvalidStore(f"the attribute '{name}' is no JSON") from error
     except RecursionError as error:
-        raise Unsound(f"the attribute '{name}' is nested too deeply") from error
+        raise InvalidStore(f"the attribute '{name}' is nested too deeply") from error
     if not isinstance(value, dict):
-        raise Unsound(f"the attribute '{name}' is no JSON object")
+        raise InvalidStore(f"the attribute '{name}' is no JSON object")
     return value
 
 
 def _graph_settings(values: Mapping[str, Any]) -> GraphSettings:
     keys = [field.name for field in fields(GraphSettings)]
     if sorted(values) != sorted(keys):
-        raise Unsound(f"the attribute 'graph_settings' does not hold {', '.join(keys)}")
+        raise InvalidStore(f"the attribute 'graph_settings' does not hold {', '.join(keys)}")
     most = values["max_neighbors"]
     if any(type(values[key]) not in (int, float) for key in keys if key != "max_neighbors") or type(
         most
     ) not in (int, type(None)):
-        raise Unsound("the attribute 'graph_settings' holds what is no number")
+        raise InvalidStore("the attribute 'graph_settings' holds what is no number")
     return GraphSettings(**values)
 
 
 def _summary(values: dict[str, Any]) -> dict[str, Any]:
-    """Counts, counts by name, and counts by two names; raises Unsound for anything else."""
+    """Counts, counts by name, and counts by two names; raises InvalidStore for anything else."""
     if any(not _is_counts(value) for value in values.values()):
-        raise Unsound("the attribute 'summary' holds what is no count")
+        raise InvalidStore("the attribute 'summary' holds what is no count")
     return values
 
 

@@ -69,7 +69,7 @@ class Store:
         The default is PHASE2HPC_STORE_BUDGET ("8G") or half of what is free. Raises InputError
         where there is no store, or none that this version can read, and before any of its
         numbers is used for one whose structure, pointers or indices cannot be a store's.
-        Whether its content is what was once written, ``verify.trust`` tells.
+        Whether its content is what was once written, ``verify.verify_once`` tells.
         """
         limit = store_budget() if budget is None else budget
         with open_file(path) as file:

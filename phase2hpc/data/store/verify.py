@@ -18,8 +18,8 @@ import numpy.typing as npt
 from phase2hpc.data.graph_arrays import NO_SPLIT, GraphArrays
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.layout import (
-    NoStore,
     StoreInfo,
+    StoreNotFound,
     content_hash,
     damaged,
     dataset_paths,
@@ -78,7 +78,7 @@ class VerifyReport:
 def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
     """Read all of a store in a child process and report what is wrong with it.
 
-    Raises NoStore (an InputError) where there is none at all.
+    Raises StoreNotFound (an InputError) where there is none at all.
     """
     path = Path(path)
     report = VerifyReport(path)
@@ -106,7 +106,7 @@ def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
         report.problems += worker.receive()
     except WorkerDied as error:
         report.problems.append(f"reading {doing} crashed or found no end ({error})")
-    except NoStore:
+    except StoreNotFound:
         raise
     except InputError as error:
         report.problems.append(str(error))
@@ -115,11 +115,12 @@ def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
     return report
 
 
-def trust(path: str | os.PathLike[str]) -> None:
+def verify_once(path: str | os.PathLike[str]) -> None:
     """Return if this store is whole: verified now, unless it is known to be as it was then.
 
     Stores that this user prepared, merged or verified are known by real path, size, time of
-    change and content hash. Raises InputError naming what is damaged, NoStore where there is none.
+    change and content hash. Raises InputError naming what is damaged, StoreNotFound where there is
+    none.
     """
     path = Path(path)
     try:

@@ -153,7 +153,7 @@ def bug() -> None:
 def on_a_node(variables: Mapping[str, str], *words: object) -> None:
     """What submitit calls in each task of a job."""
     os.environ.update(variables)
-    task.train(*words)  # type: ignore[arg-type]
+    task.run_training(*words)  # type: ignore[arg-type]
 
 
 def hasty(act: Callable[..., None], seconds: float, *words: object) -> None:
