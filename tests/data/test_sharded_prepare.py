@@ -163,7 +163,7 @@ def test_a_shard_in_which_nothing_can_be_used(tmp_path: Path) -> None:
     assert alone.rejected == {"unknown element": 2 * BLOCK}
     assert_same_result(by_shards([source], tmp_path / "s.h5", 4)[0], alone)
     bad = write(tmp_path / "bad.jsonl", records[2 * BLOCK : 3 * BLOCK])
-    with pytest.raises(InputError, match=f"none of {BLOCK} crystals can be used"):
+    with pytest.raises(InputError, match=f"none of {BLOCK} crystals is valid"):
         by_shards([bad], tmp_path / "t.h5", 2)
     with (tmp_path / "t.h5.rejects.csv").open() as report:
         assert len(list(csv.DictReader(report))) == BLOCK

@@ -57,7 +57,7 @@ def test_prepare_with_a_shard_that_fails(slurm: VirtualCluster, site: Path) -> N
 
     said = phase2hpc(slurm, *words)
     array, last = jobs(said)
-    assert "2 of 3 shards are there already" in said and f"{array}_0: shard 1" in said
+    assert "2 of 3 shards exist already" in said and f"{array}_0: shard 1" in said
     slurm.wait_for(last, "COMPLETED", timeout=200)
     alone = prepare_store(["in.jsonl"], "alone.h5", workers=1)
     made = read_info("s.h5")

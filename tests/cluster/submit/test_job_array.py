@@ -72,7 +72,7 @@ def test_a_killed_shard_is_made_alone(site: Path, command: Command) -> None:
     (part,) = site.glob("s.h5.shards/*/*.jsonl")
     assert part.name == "0001.jsonl"
     code, out, err = command(*arguments)
-    assert code == 0 and "1 of 2 shards are there already" in out, err
+    assert code == 0 and "1 of 2 shards exist already" in out, err
     assert read_info("s.h5").crystals == 150 and not Path("s.h5.shards").exists()
 
 
@@ -192,7 +192,7 @@ def test_what_is_submitted(site: Path, on_slurm: Any, command: Command) -> None:
     line = "|".join(["900_1", "PENDING", "0", "0", "0:00", "1:00", "N/A", "", "None", ""])
     on_slurm(squeue=(line + "\n", "", 0))
     code, _, err = command(*PREPARE)
-    assert code == 2 and "job 900_1 is still to make s.h5" in err and "scancel 900" in err
+    assert code == 2 and "job 900_1 already works on s.h5" in err and "scancel 900" in err
 
 
 def test_only_what_is_missing_is_submitted(site: Path, on_slurm: Any, command: Command) -> None:
