@@ -48,7 +48,7 @@ _WRONG_PICKLE = (
 
 
 class UnexpectedContent(Exception):
-    """The archive holds what no state does; the message says what."""
+    """The archive holds content that no state has; the message names it."""
 
 
 def check_archive(archive: bytes, comment_size: int = 0) -> None:
@@ -87,7 +87,7 @@ def check_archive(archive: bytes, comment_size: int = 0) -> None:
 
 
 def _is_single_archive(archive: bytes, comment_size: int) -> bool:
-    """Whether the central directory lies where its end record says, right before that record.
+    """True if the central directory lies where its end record says, right before that record.
 
     Otherwise readers that search for the directory in other ways would find another archive.
     """

@@ -78,7 +78,7 @@ def _distribution(point: metadata.EntryPoint) -> str:
 
 
 def _problem(name: str, algorithm: object) -> str | None:
-    """What is wrong with the form of a plug-in's algorithm; its settings are not looked at."""
+    """Problems in the form of a plug-in's algorithm; its settings are not looked at."""
     if not isinstance(algorithm, Algorithm):
         return f"its entry point is of type {type(algorithm).__name__}, not an Algorithm"
     if algorithm.name != name:

@@ -293,7 +293,7 @@ def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | No
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """How the preparation of a store differs, old -> new; "" where it does not."""
+    """Differences of a store's preparation, old -> new; "" for none."""
     if "merged" in old:
         return f"merged from {len(old['merged'])} stores"
     changes = []

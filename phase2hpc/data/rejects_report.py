@@ -15,7 +15,7 @@ from phase2hpc.utils.os_errors import write_error
 
 
 def rejects_path(store: Path, *, failed: bool = False) -> Path:
-    """Where the rejects report of a store lies, or of a failed attempt to replace the store."""
+    """Path of the rejects report of a store, or of a failed attempt to replace the store."""
     return store.with_name(f"{store.name}{'.failed' if failed else ''}.rejects.csv")
 
 

@@ -69,7 +69,7 @@ def write_shard(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Convert one shard's records of these sources; one that is there already is left.
+    """Convert one shard's records of these sources; an existing one is kept.
 
     Arguments as of ``prepare``. A shard in which no record is kept, or that has none at all, is a
     shard like any other. Raises InputError for sources that cannot be read.
@@ -191,7 +191,7 @@ def _chosen(graphs: GraphArrays, kept: Sequence[bool]) -> GraphArrays:
 
 
 class _Shard:
-    """A shard that is there, read block by block.
+    """A complete shard, read block by block.
 
     sources, records, seconds: their fingerprints when it was made, the number of records that
     they had, the time that it took. Raises Phase2Error for a damaged one, which is removed.
@@ -214,7 +214,7 @@ class _Shard:
             self._part.unlink()
             raise Phase2Error(
                 f"shard {number} was damaged and is removed ({error}): the same command again "
-                "makes it anew"
+                "makes it again"
             ) from error
 
     def blocks(self) -> Iterator[tuple[int, GraphArrays, list[Outcome], LabelReport]]:

@@ -52,7 +52,7 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be removed; ``kept`` has one line for each run that is not touched."""
+    """Files to remove; ``kept`` has one line for each run that is not touched."""
 
     leftovers: tuple[Leftover, ...]
     kept: tuple[str, ...]
@@ -89,7 +89,7 @@ class Plan:
 
 
 def plan(models_dir: Path, scheduler: Scheduler, failed: bool = False) -> Plan:
-    """What can be removed from ``models_dir``, with ``failed`` whole runs that failed or were
+    """Removable files in ``models_dir``, with ``failed`` whole runs that failed or were
     interrupted too."""
     leftovers: list[Leftover] = []
     kept = []
@@ -151,7 +151,7 @@ def format_size(size: int) -> str:
 
 
 def _in_use(status: RunStatus, scheduler: Scheduler) -> str | None:
-    """Why a run must not be touched."""
+    """Reason why a run must not be touched."""
     run, manifest = status.summary.run, status.summary.manifest
     assert manifest is not None
     if holder := _holder(run):
@@ -186,7 +186,7 @@ def _holder(run: RunDirectory) -> str | None:
 
 
 def _change(run: RunDirectory, updated: datetime | None) -> str | None:
-    """How a run has changed since it was listed; None if it has not."""
+    """Change of a run since it was listed; None for none."""
     if holder := _holder(run):
         return holder
     try:

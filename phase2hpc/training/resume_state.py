@@ -26,7 +26,7 @@ PACKAGES_OF_RESULTS = ("phase2hpc", "torch", "e3nn", "numpy")
 def store_has_changed(
     run: RunDirectory, manifest: Manifest, store: Store, accept_changes: bool
 ) -> bool:
-    """Whether the run was trained on a store with another content hash.
+    """True if the run was trained on a store with another content hash.
 
     Raises InputError where it was and that is not accepted. A submitted run has no hash yet.
     """

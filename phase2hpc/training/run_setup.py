@@ -29,7 +29,7 @@ def new_directory(models_dir: Path, family: str, run_id: str | None) -> RunDirec
 
 
 def never_started(run: RunDirectory) -> bool:
-    """Whether the directory holds nothing but files written before the manifest."""
+    """True if the directory holds nothing but files written before the manifest."""
     names = {path.name for path in run.path.iterdir()}
     before = {run.lease.name, run.config.name}
     return all(name in before or name.startswith(".") for name in names)

@@ -185,7 +185,7 @@ def _refuse_if_queued(plan: Plan) -> None:
 
 
 def unshared_reason(folder: Path) -> str | None:
-    """Why nodes will probably not see this folder; None if they may."""
+    """Reason why nodes will probably not see this folder; None for none."""
     path = folder.resolve()
     own = {
         Path(place).resolve() for place in ("/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class DeferredErrorFile:
-    """What h5py asks of a file object, on an existing file."""
+    """File object for h5py on an existing file."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR)

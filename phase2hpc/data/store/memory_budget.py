@@ -1,4 +1,4 @@
-"""How much memory a store may take in this process."""
+"""Memory budget of a store in this process."""
 
 from __future__ import annotations
 

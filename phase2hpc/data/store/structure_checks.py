@@ -1,4 +1,4 @@
-"""What must hold of a store's file before any of its numbers is used as an index or a size.
+"""Checks of a store's file before any of its numbers is used as an index or a size.
 
 A store may come from anywhere, and its content hash can be computed anew by anyone: nothing here
 relies on it. Links that lead out of the file, raw data kept elsewhere, filters that would be
@@ -35,7 +35,7 @@ _FILTERS = {h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32}
 
 
 class InvalidStore(ValueError):
-    """This cannot be a store's file; the message says what in it, in a few words."""
+    """The file is not a valid store; the message names the problem in a few words."""
 
 
 def text_attribute(attributes: h5py.AttributeManager, name: str) -> str:
@@ -92,7 +92,7 @@ def check_structure(file: h5py.File, labels: str) -> None:
 
 
 def _linked(group: h5py.Group, name: str, path: str | None = None) -> Any:
-    """What a name in a group stands for, if it is in this file; ``path`` is shown for it."""
+    """Object of a name in a group, if it is in this file; ``path``: its name in messages."""
     key = name.encode(errors="surrogateescape")
     if not group.id.links.exists(key):
         raise InvalidStore(f"'{path or name}' is missing")
@@ -170,7 +170,7 @@ def check_pointers(pointers: Mapping[str, npt.NDArray[np.int64]], ends: Mapping[
 
 
 def index_problems(arrays: GraphArrays) -> list[str]:
-    """What is wrong with the indices of these graphs, one line each; pointers are sound."""
+    """Problems of the indices of these graphs, one line each; pointers are sound."""
     edge_ptr = arrays.edge_ptr
     atoms = np.repeat(np.diff(arrays.node_ptr).astype(np.uint16), np.diff(edge_ptr))
     receiver = arrays.receiver
@@ -188,7 +188,7 @@ def index_problems(arrays: GraphArrays) -> list[str]:
 
 
 def _is_text(arrays: GraphArrays) -> bool:
-    """Whether every id is UTF-8: all of them together, and none begins within a character."""
+    """True if every id is UTF-8: all of them together, and none begins within a character."""
     try:
         arrays.id_bytes.tobytes().decode()
     except UnicodeDecodeError:

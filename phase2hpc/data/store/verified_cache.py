@@ -1,4 +1,4 @@
-"""Which stores are known to be whole: those made or verified by this user, as they are now.
+"""Cache of the stores known to be intact: those made or verified by this user, as they are now.
 
 A small file in the cache. Losing it, or an entry when two processes write at once, only means
 that a store is verified once more.

@@ -1,4 +1,4 @@
-"""Is a store whole? Every checksum, the content hash and the structure of the graphs.
+"""Verification of a store: checksums, content hash and structure of the graphs.
 
 It runs in a child process: a damaged HDF5 file can crash the library that reads it.
 """
@@ -52,7 +52,7 @@ BYTES_A_SECOND = 1 << 20
 
 @dataclass
 class VerifyReport:
-    """What ``verify_store`` found; ``problems`` is empty for a store that can be trusted."""
+    """Result of ``verify_store``; ``problems`` is empty for an intact store."""
 
     path: Path
     info: StoreInfo | None = None
@@ -141,7 +141,7 @@ def verify_once(path: str | os.PathLike[str]) -> None:
 
 
 def inspect(path: str | os.PathLike[str]) -> StoreInfo:
-    """What a store says of itself, as ``read_info``, but read in a child process: a file that
+    """Root attributes of a store, as ``read_info``, but read in a child process: a file that
     nobody verified may crash its reader. Raises InputError then too."""
     worker = Worker(_Check(Path(path)))
     try:
@@ -209,7 +209,7 @@ def _graph_problems(store: Store) -> list[str]:
 
 
 def block_problems(arrays: GraphArrays, cutoff: float) -> list[str]:
-    """What cannot be in these graphs, whose indices are sound, one line each; nothing for sound
+    """Problems of these graphs, whose indices are sound, one line each; nothing for sound
     ones."""
     with np.errstate(invalid="ignore", over="ignore"):
         volume = np.linalg.det(arrays.lattice)

@@ -142,7 +142,7 @@ def _reported_elsewhere(failure: Failure) -> Phase2Error:
 
 
 def _is_collective_error(error: BaseException) -> bool:
-    """Whether ``error`` comes from a collective, which fails when another rank is gone.
+    """True if ``error`` comes from a collective, which fails when another rank is gone.
 
     gloo raises plain RuntimeErrors: they are known by the module that raised them.
     """
