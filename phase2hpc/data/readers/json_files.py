@@ -74,7 +74,7 @@ def read_json(path: Path, partition: RecordPartition) -> Items:
     except (ValueError, RecursionError) as error:
         done = partition.count - first
         raise InputError(
-            f"{path}: record {done} is no JSON to read ({json_error(error)})"
+            f"{path}: record {done} is not valid JSON ({json_error(error)})"
         ) from None
 
 

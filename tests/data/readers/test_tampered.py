@@ -148,9 +148,9 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "UTF-16 cut": ("s.jsonl", raw().encode("utf-16")[:-1], "damaged or cut short"),
     "gzip cut": ("s.jsonl.gz", gzip.compress(raw().encode() * 99)[:-20], "damaged or cut short"),
     "bzip2 by another name": ("s.json.gz", bz2.compress(b"[]"), "no structure in it"),
-    "an array too deep": ("s.json", b"[" * DEEP, "record 0 is no JSON to read (nested too deeply)"),
+    "an array too deep": ("s.json", b"[" * DEEP, "record 0 is not valid JSON (nested too deeply)"),
     "an array with a huge integer": (
-        "s.json", f"[{raw()}, {HUGE}]".encode(), "record 1 is no JSON to read (Exceeds"),
+        "s.json", f"[{raw()}, {HUGE}]".encode(), "record 1 is not valid JSON (Exceeds"),
     "an array cut": ("s.json", f"[{raw()}, {{".encode(), "not valid JSON"),
     "an array and more": ("s.json", f"[{raw()}] []".encode(), "something follows the array"),
     "columns that are a number": (

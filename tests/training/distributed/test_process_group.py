@@ -403,7 +403,7 @@ def test_one_that_never_comes_is_named(tiny, tmp_path) -> None:
     with Ranks(2, tmp_path / "log", hasty, command_line, 1.0, *words, launcher=three_of) as ranks:
         assert ranks.codes() == [1, 1], ranks.text()
     assert any(
-        line.endswith("have not come within 1 s: rank 2; look at their logs")
+        line.endswith("did not connect within 1 s: rank 2; look at their logs")
         for line in ranks.lines()
     ), ranks.text()
 
