@@ -1,6 +1,6 @@
-"""Functions of the public Python API; ``import phase2hpc`` offers them by name.
+"""Functions of the public Python API, exported by ``import phase2hpc``.
 
-Arguments have the words and defaults of the command line. torch and numpy are imported when a
+Arguments have the names and defaults of the command line. torch and numpy are imported when a
 function is called.
 """
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from phase2hpc.data.prepare import PrepareSummary
     from phase2hpc.data.store.reader import Store
     from phase2hpc.inference.predictor import Predictor
-    from phase2hpc.training.request import TrainRequest
 
 PathLike = str | os.PathLike[str]
 Run = PathLike | RunDirectory
@@ -234,71 +233,15 @@ def train(
         InputError: a setting, the store or the run is not valid.
         StoppedEarly: a signal or ``max_hours`` stopped training; the state is saved.
     """
+    from phase2hpc.training.request import train_request
+
     request = train_request(
         algorithm=algorithm, level=level, store=store, models_dir=models_dir,
         properties=properties, all_properties=all_properties, auxiliary=auxiliary, column=column,
         fold=fold, resume=resume, run_id=run_id,
         init_from=init_from, seed=seed, accept_changes=accept_changes, settings=settings,
     )  # fmt: skip
-    # This takes seconds, so it comes after what can be wrong in the request.
+    # Imported after the request is checked: this takes seconds.
     from phase2hpc.training.runner import train as run_training
 
     return run_training(request)
-
-
-def train_request(
-    *,
-    algorithm: str,
-    level: str,
-    store: PathLike | None,
-    models_dir: PathLike,
-    properties: str | Sequence[str] | None,
-    all_properties: bool,
-    auxiliary: str | Sequence[str] | None,
-    column: Sequence[str] | None,
-    fold: int | None,
-    resume: bool,
-    run_id: str | None,
-    init_from: Run | None,
-    seed: int | None,
-    accept_changes: bool,
-    settings: dict[str, Any],
-) -> TrainRequest:
-    """A request with the arguments of ``train``, checked as far as possible without the store.
-
-    Raises:
-        InputError: an argument is not valid, or two contradict each other.
-    """
-    from phase2hpc.config.properties import parse_columns
-    from phase2hpc.config.run_config import algorithm_named, level_named
-    from phase2hpc.runs.registry import find_run
-    from phase2hpc.training.request import TrainRequest
-
-    level_named(algorithm_named(algorithm), level)
-    if all_properties and properties:
-        raise InputError("--all-properties and --properties: give only one of them")
-    if resume and init_from:
-        raise InputError("--resume uses the weights of the run itself: leave out --init-from")
-    folder = Path(models_dir)
-    if init_from is not None and not isinstance(init_from, RunDirectory):
-        init_from = find_run(folder, os.fspath(init_from))
-    return TrainRequest(
-        algorithm=algorithm,
-        level=level,
-        store=None if store is None else Path(store),
-        models_dir=folder,
-        properties="all9" if all_properties else _comma_list(properties),
-        auxiliary=_comma_list(auxiliary),
-        columns=parse_columns(column or ()),
-        fold=fold,
-        resume=resume,
-        run_id=run_id,
-        seed=seed,
-        accept_changes=accept_changes,
-        overrides=settings,
-        init_from=init_from,
-    )
-
-
-def _comma_list(names: str | Sequence[str] | None) -> str | None:
-    return names if names is None or isinstance(names, str) else ",".join(names) or None

@@ -104,7 +104,7 @@ def test_an_old_store_stays(disk: Disk, tiny: Tiny, command: Command) -> None:
     code, _, err = command(
         "prepare", tiny.source, "--store", store, "--cutoff", 4, "--overwrite", "--workers", 1
     )
-    assert code == 1 and is_one_line(err, "the old one is as it was")
+    assert code == 1 and is_one_line(err, "the existing one is unchanged")
     assert store.read_bytes() == tiny.store.read_bytes()
     assert disk.files() == {"s.h5", "filler"}
 
@@ -223,7 +223,9 @@ def test_predictions(
     predict = ("predict", "--cif", EXAMPLE, "--run", trained["cgcnn"].path, "--output", output)
     code, _, err = command(*predict)
     assert code == 1
-    assert is_one_line(err, str(output), "no space left on device", "what was there is as it was")
+    assert is_one_line(
+        err, str(output), "no space left on device", "the existing file is unchanged"
+    )
     assert output.read_text() == "of before" and disk.files() == {output.name, "filler"}
     disk.free()
     assert command(*predict)[0] == 0 and "C" in output.read_text()
@@ -239,7 +241,7 @@ def test_export(
     disk.size(20)
     export = ("export", trained["cgcnn"].path, folder)
     code, _, err = command(*export)
-    assert code == 1 and is_one_line(err, str(folder), "no space left on device", "nothing is left")
+    assert code == 1 and is_one_line(err, str(folder), "no space left on device", "was removed")
     assert disk.files() == set() and folder.exists() == is_there
     disk.size(16_000)
     assert command(*export)[0] == 0

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from phase2hpc.config.algorithms import ALGORITHMS, Algorithm
-from phase2hpc.config.run_config import RuntimeSettings, TrainingSettings, build_config
+from phase2hpc.config.run_config import build_config
+from phase2hpc.config.settings import RuntimeSettings, TrainingSettings
 from phase2hpc.utils import tables
 
 _TRAINING = ("epochs", "batch_size", "lr", "max_samples")

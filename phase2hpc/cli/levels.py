@@ -15,7 +15,7 @@ def levels(
 ) -> None:
     """List algorithms and levels with their settings, installed plug-ins included."""
     from phase2hpc.cli.level_tables import level_table, settings_table
-    from phase2hpc.config.run_config import algorithms
+    from phase2hpc.config.algorithm_registry import algorithms
 
     found, problems = algorithms()
     print(level_table(found))

@@ -193,6 +193,6 @@ def train_request(run: RunOptions, settings: SettingOptions) -> TrainRequest:
 
     Raises InputError.
     """
-    from phase2hpc import api
+    from phase2hpc.training import request
 
-    return api.train_request(**vars(run), settings=settings.overrides())
+    return request.train_request(**vars(run), settings=settings.overrides())

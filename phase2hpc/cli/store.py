@@ -108,8 +108,8 @@ def prepare(
 
 @store_app.command("info")
 def store_info(file: Path) -> None:
-    """Show the content and origin of a store."""
-    from phase2hpc.data.store.layout import info_lines
+    """What a store holds and how it was made."""
+    from phase2hpc.data.store.info import info_lines
     from phase2hpc.data.store.verify import inspect
 
     print("\n".join(info_lines(inspect(file))))

@@ -203,5 +203,5 @@ CGCNN = Algorithm(
     },
 )
 
-# Built in; ``run_config.algorithms`` adds the installed plug-ins.
+# Built in; ``algorithm_registry.algorithms`` adds the installed plug-ins.
 ALGORITHMS: dict[str, Algorithm] = {a.name: a for a in (E3NN, CGCNN)}

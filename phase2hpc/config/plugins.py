@@ -5,8 +5,8 @@ An entry point has the algorithm's name and refers to an ``Algorithm``:
     [project.entry-points."phase2hpc.algorithms"]
     schnet = "phase2hpc_schnet:SCHNET"
 
-A package is imported only when its algorithm is asked for or all are listed, and one that is
-broken does not affect any other.
+A package is imported only when its algorithm is requested or all are listed, and a broken package
+does not affect others.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def load_plugin(name: str, check: Check) -> Algorithm | None:
     try:
         algorithm = points[0].load()
         problem = _problem(name, algorithm) or check(algorithm)
-    # Importing a package runs any code of it.
+    # Importing a package runs arbitrary code.
     except (Exception, SystemExit) as error:
         detail = f"{type(error).__name__}: {first_line(error)}"[:200]
         raise PluginError(
@@ -78,7 +78,7 @@ def _distribution(point: metadata.EntryPoint) -> str:
 
 
 def _problem(name: str, algorithm: object) -> str | None:
-    """Problems in the form of a plug-in's algorithm; its settings are not looked at."""
+    """Problem of a plug-in's algorithm other than its settings, or None."""
     if not isinstance(algorithm, Algorithm):
         return f"its entry point is of type {type(algorithm).__name__}, not an Algorithm"
     if algorithm.name != name:

@@ -34,7 +34,7 @@ class ColumnSettings(BaseModel):
     scale: Scale | None = None
 
     def over(self, other: ColumnSettings) -> ColumnSettings:
-        """These settings, and the other's where they are not given."""
+        """These settings, with missing ones from ``other``."""
         return other.model_copy(update=self.model_dump(exclude_none=True))
 
 
@@ -83,7 +83,7 @@ _KEYS = {"unit": "unit", "min": "lower_bound", "scale": "scale"}
 
 
 def canonical_name(column: str) -> str:
-    """Name of the property in a label column: ours for a JARVIS field, else the column's own."""
+    """Property name of a label column: the name of this package for a JARVIS field, else as is."""
     return _BY_JARVIS_FIELD.get(column, column)
 
 
@@ -94,7 +94,7 @@ def unit(name: str) -> str:
 
 
 def default_settings(name: str) -> ColumnSettings:
-    """Settings of a column for which none are given: those of the nine, else a linear scale."""
+    """Default settings of a column: those of the nine properties, else a linear scale."""
     known = PROPERTIES.get(name)
     if known is None:
         return ColumnSettings(unit="", scale="linear")
@@ -104,8 +104,8 @@ def default_settings(name: str) -> ColumnSettings:
 def parse_columns(assignments: Iterable[str]) -> dict[str, ColumnSettings]:
     """Settings by column from ``gap:unit=eV,min=0,scale=asinh``.
 
-    Raises InputError for what is not written so, an unknown key or value, a column given twice,
-    and another unit for one of the nine properties.
+    Raises InputError for another syntax, an unknown key or value, a column given twice, and a
+    unit of one of the nine properties that differs from its own.
     """
     columns: dict[str, ColumnSettings] = {}
     for item in assignments:
@@ -143,7 +143,7 @@ def parse_columns(assignments: Iterable[str]) -> dict[str, ColumnSettings]:
 def parse_renames(assignments: Iterable[str]) -> dict[tuple[str, str], str]:
     """New names by (source, column) from ``gap_pbe=mp_gap`` or ``FILE:gap_pbe=mp_gap``.
 
-    The source is "" where none is named, else the file's own name. Raises InputError.
+    The source is a file name, "" for all sources. Raises InputError.
     """
     renames: dict[tuple[str, str], str] = {}
     for item in assignments:
@@ -153,14 +153,14 @@ def parse_renames(assignments: Iterable[str]) -> dict[tuple[str, str], str]:
             raise InputError(f"--rename '{item}': write it as OLD=NEW or SOURCE:OLD=NEW")
         key = (source, canonical_name(column))
         if renames.setdefault(key, new) != new:
-            raise InputError(f"--rename {old}: it gets two names")
+            raise InputError(f"--rename {old}: two different new names")
     return renames
 
 
 def resolve(spec: str, available: Sequence[str]) -> list[str]:
-    """Property names that ``spec`` (a group or a comma list) stands for, in canonical order.
+    """Property names of ``spec``, a group or a comma list, in canonical order.
 
-    The nine come in the order of the table, other columns after them in the order asked for.
+    The nine properties are in the order of the table, followed by other columns in the given order.
     ``available`` are the label columns of the store. Raises InputError for an unknown name.
     """
     wanted: list[str] = []
@@ -173,7 +173,7 @@ def resolve(spec: str, available: Sequence[str]) -> list[str]:
                 raise InputError(
                     f"unknown property '{name}': use a group ({', '.join(GROUPS)}), one of "
                     f"{', '.join(PROPERTIES)}, or a label column of the store "
-                    f"({', '.join(available) or 'there is none'})"
+                    f"({', '.join(available) or 'it has none'})"
                 )
             if name not in wanted:
                 wanted.append(name)
@@ -183,9 +183,9 @@ def resolve(spec: str, available: Sequence[str]) -> list[str]:
 
 
 def resolve_default(group: str, available: Sequence[str]) -> tuple[list[str], str]:
-    """Properties to train where none are asked for, and a line that says so, "" for the group.
+    """Properties to train by default, and a line for the user, "" where it is the whole group.
 
-    Those of the level's group that the store has; if it has none of them, all of its columns.
+    The default are those of the level's group that the store has; if it has none, all its columns.
     Raises InputError for a store without label columns.
     """
     if not available:
@@ -206,7 +206,7 @@ def resolve_default(group: str, available: Sequence[str]) -> tuple[list[str], st
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The nine in the order of the table, then the others as they come."""
+    """The nine properties in the order of the table, then the others in the given order."""
     found = list(names)
     return [name for name in PROPERTIES if name in found] + [
         name for name in found if name not in PROPERTIES

@@ -6,95 +6,20 @@ settings (paths, device, threads, checkpoint intervals) do not and may differ.
 
 from __future__ import annotations
 
-import difflib
-import functools
 import json
 import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
-from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES, Algorithm, Level, ModelSettings
-from phase2hpc.config.plugins import PluginError, load_plugin, plugin_entry_points
+from phase2hpc.config.algorithm_registry import algorithm_named, level_named, unknown_key
+from phase2hpc.config.algorithms import ModelSettings
 from phase2hpc.config.properties import ColumnSettings, default_settings
+from phase2hpc.config.settings import RuntimeSettings, TrainingSettings
 from phase2hpc.errors import InputError
 from phase2hpc.utils.error_text import first_problem
-
-
-class TrainingSettings(BaseModel):
-    """Settings of the training; all of them change the result."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    epochs: int = Field(ge=1, le=100_000, description="passes over the training crystals")
-    batch_size: int = Field(ge=1, le=65_536, description="crystals per step, over all processes")
-    lr: float = Field(gt=0, le=1.0, description="peak learning rate")
-    max_samples: int | None = Field(
-        None, ge=1, description="maximum number of training crystals, drawn by the seed"
-    )
-    weight_decay: float = Field(
-        1e-2, ge=0, description="weight decay of AdamW, on matrices and element tables"
-    )
-    warmup: float = Field(0.05, ge=0, lt=1, description="fraction of all steps in which lr rises")
-    clip_norm: float = Field(5.0, gt=0, description="maximum norm of the gradient")
-    ema_decay: float = Field(
-        0.999, ge=0, lt=1, description="decay per step of the averaged weights"
-    )
-    patience: int | None = Field(
-        None, ge=1, description="stop after this many epochs without a better validation score"
-    )
-    max_edges: int | None = Field(
-        None,
-        ge=1,
-        description="maximum edges computed at once, to bound memory: a larger batch is split into "
-        "microbatches whose gradients are summed",
-    )
-    huber_delta: float = Field(
-        0.1, gt=0, description="scaled error at which the loss changes from squared to absolute"
-    )
-    task_weights: Literal["learned", "equal"] = Field(
-        "learned", description="weight of each property in the loss (Kendall et al. 2018)"
-    )
-    label_weight_power: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        description="a property is weighted by (fraction of labelled crystals)^power: with 1 all "
-        "labels count equally, with 0 all properties",
-    )
-    element_baseline: bool = Field(True, description="start from a linear fit to the composition")
-    precision: Literal["float32", "float64", "bf16"] = Field(
-        "float32",
-        description="floating point precision; bf16 trains in autocast, and predictions are then "
-        "invariant only to a few percent",
-    )
-    compile: bool = Field(
-        False,
-        description="use torch.compile; exact resume was tested on a CPU in float32 only",
-    )
-
-
-class RuntimeSettings(BaseModel):
-    """Settings of the execution; none of them changes the result."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    store: Path | None = Field(None, description="graph store; none: that of the shipped sample")
-    models_dir: Path = Field(Path("models"), description="folder of all runs")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the model")
-    # One: the matrix products of a step are small, and threads that compete with another job for
-    # a core slow it down a hundredfold.
-    threads: int = Field(1, ge=1, description="CPU threads of torch")
-    max_hours: float | None = Field(None, gt=0, description="save and stop after this many hours")
-    checkpoint_minutes: float = Field(
-        10.0, gt=0, description="maximum minutes between two checkpoints"
-    )
-    checkpoint_steps: int | None = Field(None, ge=1, description="save every this many steps")
-    keep_checkpoints: int = Field(2, ge=1, description="number of checkpoints kept")
-    keep_best: int = Field(1, ge=1, description="number of best weights kept, the best as best.pt")
 
 
 class RunConfig(BaseModel):
@@ -109,7 +34,7 @@ class RunConfig(BaseModel):
     auxiliary: tuple[str, ...] = ()
     # Settings of label columns that differ from the default ones.
     columns: dict[str, ColumnSettings] = {}
-    # Of a store with folds; None: its own splits.
+    # Fold of a store with folds; None: the splits of the store.
     fold: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0, le=2**63 - 1)
     init_from: str | None = None
@@ -164,76 +89,6 @@ class RunConfig(BaseModel):
         return flat
 
 
-@functools.cache
-def algorithm_named(name: str) -> Algorithm:
-    """A built-in algorithm or an installed plug-in's. Raises InputError for any other name."""
-    if name in ALGORITHMS:
-        return ALGORITHMS[name]
-    plugin = load_plugin(name, _plugin_problem)
-    if plugin is None:
-        known = unknown_key("algorithm", name, [*ALGORITHMS, *plugin_entry_points()])
-        raise InputError(f"{known}; that of a plug-in has to be installed here")
-    return plugin
-
-
-def algorithms() -> tuple[dict[str, Algorithm], list[str]]:
-    """All algorithms by name, the built-in ones first, and a line for each unusable plug-in."""
-    found, problems = dict(ALGORITHMS), []
-    for name in plugin_entry_points():
-        try:
-            plugin = load_plugin(name, _plugin_problem)
-        except PluginError as error:
-            problems.append(str(error))
-        else:
-            assert plugin is not None
-            found[name] = plugin
-    return found, problems
-
-
-def _plugin_problem(algorithm: Algorithm) -> str | None:
-    """The first setting of a plug-in's presets and levels that is not valid."""
-    own = algorithm.settings.model_fields.keys()
-    others = ("preset", *TrainingSettings.model_fields, *RuntimeSettings.model_fields)
-    if shared := sorted(own & set(others)):
-        return f"its setting '{shared[0]}' has the name of a training or runtime setting"
-    if missing := sorted(ModelSettings.model_fields.keys() - own):
-        return f"its settings lack '{missing[0]}': derive them from ModelSettings"
-    where = ""
-    try:
-        for name, preset in algorithm.presets.items():
-            where = f"preset '{name}'"
-            algorithm.settings.model_validate(dict(preset))
-        for name, level in algorithm.levels.items():
-            where = f"level '{name}'"
-            TrainingSettings.model_validate(dict(level.training))
-            if level.preset not in algorithm.presets:
-                return f"{where}: no preset '{level.preset}'"
-    except ValidationError as error:
-        return f"{where}: {first_problem(error, 'setting', flat=True)}"
-    return None
-
-
-def level_named(algorithm: Algorithm, name: str) -> Level:
-    """A level of an algorithm. Raises InputError for one that it does not have."""
-    if name not in algorithm.levels:
-        if name in LEVEL_NAMES:
-            levels = ", ".join(algorithm.levels)
-            raise InputError(f"algorithm '{algorithm.name}' has no level '{name}', only {levels}")
-        raise InputError(unknown_key("level", name, algorithm.levels))
-    return algorithm.levels[name]
-
-
-def unknown_key(kind: str, key: str, valid: typing.Iterable[str]) -> str:
-    """An error message with the nearest valid key, or all valid keys."""
-    names = list(valid)
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    if near or len(names) > 12:
-        nearest = near or difflib.get_close_matches(key, names, n=1, cutoff=0.0)
-        listed = "" if near else f" ('phase2hpc levels --settings' lists all {len(names)})"
-        return f"unknown {kind} '{key}': did you mean '{nearest[0]}'?{listed}"
-    return f"unknown {kind} '{key}': valid are {', '.join(names)}"
-
-
 def build_config(
     algorithm: str,
     level: str,
@@ -243,7 +98,7 @@ def build_config(
 ) -> RunConfig:
     """The settings of a level, with ``overrides`` by setting name (or ``preset``).
 
-    ``fixed`` are the other fields of RunConfig, as seed and columns. Raises InputError for an
+    ``fixed``: other fields of RunConfig, such as seed and columns. Raises InputError for an
     unknown key or an invalid value.
     """
     chosen = algorithm_named(algorithm)

@@ -20,7 +20,7 @@ Raw = RawCrystal | UnreadableRecord
 
 @dataclass(frozen=True)
 class Rejection:
-    """An input that is rejected: its reason in one line, and the kind."""
+    """A rejected input, with the reason in one line and its kind."""
 
     id: str
     input: str
@@ -66,12 +66,12 @@ class Converted(NamedTuple):
 class Converter:
     """A batch of raw crystals -> ``Converted``; picklable, for worker processes.
 
-    split and seed: as for ``make_splitter``. Beyond what ``graphs_of`` rejects, labels that single
-    precision cannot hold and splits of the source that are none.
+    split and seed: as for ``make_splitter``. In addition to ``graphs_of``, it rejects labels that
+    single precision cannot represent, and unknown splits.
 
-    What else a preparation is made with travels here too. labels: a table to read in place of a
+    It also carries the other settings of a preparation. labels: a table to read instead of a
     folder's id_prop.csv. rename: new column names, as of ``parse_renames``. columns: settings of
-    label columns. folds: number of folds, None for none.
+    label columns. folds: number of folds or None.
     """
 
     settings: GraphSettings
@@ -86,7 +86,7 @@ class Converter:
 
     @cached_property
     def splitter(self) -> Splitter:
-        """The split of a crystal. Raises InputError for a rule that is none."""
+        """The split of a crystal. Raises InputError for an invalid rule."""
         return make_splitter(self.split, self.seed, self.folds)
 
     def __call__(self, raws: Sequence[Raw]) -> Converted:

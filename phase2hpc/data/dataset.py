@@ -1,4 +1,4 @@
-"""A graph store as a torch_geometric dataset, for any model that trains from one."""
+"""Graph store as a torch_geometric dataset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch_geometric.data import Dataset
 
-from phase2hpc.config.run_config import unknown_key
+from phase2hpc.config.algorithm_registry import unknown_key
 from phase2hpc.data.loader import CrystalData, collate
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.reader import Store
@@ -27,7 +27,7 @@ class StoreDataset(Dataset):  # type: ignore[misc]
     is ``pos[sender] + edge_shift @ cell - pos[receiver]``.
 
     Works with torch_geometric's ``DataLoader``, workers included: a copy in another process opens
-    the store there.
+    the file again.
 
     Args:
         store: a store, or its path; a file is verified unless it was before.
@@ -85,6 +85,6 @@ class StoreDataset(Dataset):  # type: ignore[misc]
             self.dtype,
             index=np.array([place]),
         )
-        # A loader adds its own for the crystals that it joins.
+        # torch_geometric's collation adds them for a batch.
         del data.batch, data.ptr
         return data

@@ -39,7 +39,7 @@ class CrystalData(Data):  # type: ignore[misc]
     """
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        # torch_geometric would treat it as node indices, by its name.
+        # By its name, torch_geometric would treat it as node indices.
         return 0 if key == "index" else super().__inc__(key, value, *args, **kwargs)
 
     @property
@@ -204,7 +204,7 @@ def make_loader(
 
 
 class _Windows:
-    """Windows of a store that is not in memory, with a cache of the last used."""
+    """LRU cache of windows of a store that is not in memory."""
 
     def __init__(self, store: Store, bounds: Indices) -> None:
         self._store = store

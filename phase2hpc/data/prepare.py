@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -17,15 +16,14 @@ from phase2hpc.config.properties import ColumnSettings, default_settings
 from phase2hpc.data.convert import Converted, Converter, Raw
 from phase2hpc.data.crystal import UnreadableRecord
 from phase2hpc.data.graph import GraphSettings
+from phase2hpc.data.preparation_record import Source, existing_store, preparation
 from phase2hpc.data.prepare_summary import PrepareSummary
 from phase2hpc.data.readers.id_prop import tables_beside
 from phase2hpc.data.readers.labels import renamed
-from phase2hpc.data.readers.registry import describe, read, source_hash
+from phase2hpc.data.readers.registry import describe, read
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.data.rejects_report import RejectsReport, rejects_path
-from phase2hpc.data.splits import hash_rule, make_splitter
 from phase2hpc.data.store.verified_cache import remember, state_of
-from phase2hpc.data.store.verify import inspect
 from phase2hpc.data.store.writer import StoreWriter
 from phase2hpc.data.validation import DEFAULT_LIMITS
 from phase2hpc.errors import InputError
@@ -33,9 +31,7 @@ from phase2hpc.utils.worker_pool import ordered_map
 
 __all__ = ["PrepareSummary", "prepare_store"]
 
-Source = str | Path
-
-# Crystals per task: few enough that all workers end at about the same time.
+# Crystals per task: small, so that all workers finish at about the same time.
 BATCH_SIZE = 128
 # The one process that reads the sources cannot keep more workers busy.
 MAX_DEFAULT_WORKERS = 8
@@ -72,10 +68,12 @@ def prepare_store(
     store of other sources or settings. progress: called with the number of crystals done since
     the last call.
 
-    A store that is there already from the same sources and settings is left as it is. What is
-    left out goes to the rejects report beside the store. Raises InputError for unreadable
-    sources, a store made otherwise, no crystal left, or an empty split; then there is no new
-    store, and one that was there keeps its report beside that of the failed attempt.
+    An existing store made from the same sources and settings is kept. Rejected crystals are listed
+    in the rejects report beside the store.
+
+    Raises InputError for unreadable sources, an existing store of other sources or settings, no
+    valid crystal, or an empty split. Then no store is written; an existing store keeps its report,
+    beside that of the failed attempt.
     """
     if not sources:
         raise InputError("no source given: name a file or folder with crystals")
@@ -157,10 +155,9 @@ def read_sources(
 
 
 def _columns(summary: PrepareSummary, converter: Converter) -> dict[str, ColumnSettings]:
-    """Settings of all label columns: as given, with units from headers and of the nine.
+    """Settings of all label columns: as given, else units from headers and the nine properties.
 
-    Raises InputError for settings of a column that is not there, and for a name of ``--rename``
-    that no label has.
+    Raises InputError for ``--column`` and ``--rename`` of columns that do not exist.
     """
     names = ", ".join(summary.labels) or "none"
     for name in converter.columns:
@@ -203,12 +200,12 @@ def _warn_without_labels(
 
 
 def worker_count(workers: int | None) -> int:
-    """The default for None: as many as cores, up to MAX_DEFAULT_WORKERS."""
+    """Number of workers; None: the number of cores, up to MAX_DEFAULT_WORKERS."""
     return workers or min(MAX_DEFAULT_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def reject_duplicate_ids(raws: Iterable[Raw]) -> Iterator[Raw]:
-    """The records, those that repeat an id as UnreadableRecord: which is meant is not known."""
+    """The records; one that repeats an id is replaced by an UnreadableRecord."""
     seen: set[str] = set()
     for raw in raws:
         if raw.id in seen and not isinstance(raw, UnreadableRecord):
@@ -222,107 +219,6 @@ def _batches(raws: Iterable[Raw], size: int) -> Iterator[list[Raw]]:
     iterator = iter(raws)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, Any]:
-    """All that the store's content depends on, as JSON knows it.
-
-    Raises InputError for options that do not fit together.
-    """
-    rule = converter.split
-    labels = None if converter.labels is None else Path(converter.labels)
-    if labels is not None and sum(Path(source).is_dir() for source in sources) != 1:
-        raise InputError(
-            "--labels joins a table to a folder of structure files: name one folder as SOURCE (a "
-            "table with a column of paths is a SOURCE itself)"
-        )
-    known = [describe(source) for source in sources]
-    for source, _ in converter.rename:
-        if source and source not in known:
-            raise InputError(f"--rename {source}: no such source, there are: {', '.join(known)}")
-    if rule is None or converter.folds is not None or _is_rule(rule):
-        make_splitter(rule, converter.seed, converter.folds)
-    made_from: dict[str, Any] = {
-        "sources": [
-            source_hash(source, labels if Path(source).is_dir() else None) for source in sources
-        ],
-        "graph_settings": converter.settings.to_dict(),
-        "float64": converter.float64,
-        "max_atoms": converter.max_atoms,
-        "split": rule,
-        "seed": converter.seed if rule and rule.startswith("random") else None,
-        "folds": converter.folds,
-        "rename": {":".join(key): new for key, new in converter.rename.items()} or None,
-        "columns": {n: c.model_dump() for n, c in sorted(converter.columns.items())} or None,
-    }
-    if rule is not None and not _is_rule(rule):
-        try:
-            made_from["split"] = hashlib.sha256(Path(rule).read_bytes()).hexdigest()
-        except OSError as error:
-            raise InputError(
-                f"--split {rule}: not a readable file; use formula, random, column or a "
-                "CSV of id and split"
-            ) from error
-    return made_from
-
-
-def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | None:
-    """Summary of the store that is there, None without one; InputError if it is another."""
-    if not path.exists():
-        return None
-    try:
-        info = inspect(path)
-    except InputError as error:
-        raise InputError(
-            f"{path} exists but cannot be used ({error}): remove it, replace it with "
-            "--overwrite or give another --store"
-        ) from error
-    if different := _differences(info.preparation, made_from):
-        raise InputError(
-            f"{path} exists already, {different}: replace it with --overwrite or give another "
-            "--store"
-        )
-    return PrepareSummary(
-        path,
-        rejects_path(path),
-        content_hash=info.content_hash,
-        already_there=True,
-        columns=info.columns,
-        **info.summary,
-    )
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Differences of a store's preparation, old -> new; "" for none."""
-    if "merged" in old:
-        return f"merged from {len(old['merged'])} stores"
-    changes = []
-    for key, wanted in new.items():
-        # Stores of earlier versions do not name it.
-        found = old.get(key, DEFAULT_LIMITS.max_atoms if key == "max_atoms" else None)
-        if found == wanted:
-            continue
-        if key == "sources":
-            changes.append("other sources")
-        elif isinstance(found, dict) and isinstance(wanted, dict):
-            changes += [
-                f"{k} {found.get(k)} -> {v}" for k, v in wanted.items() if found.get(k) != v
-            ]
-        elif key == "split":
-            changes.append(f"split {_rule_name(found)} -> {_rule_name(wanted)}")
-        else:
-            changes.append(f"{key} {found} -> {wanted}")
-    return f"made with {', '.join(changes)}" if changes else ""
-
-
-def _rule_name(rule: str | None) -> str:
-    if rule is None:
-        return "by default"
-    return rule if _is_rule(rule) else f"file (SHA-256 {rule[:8]})"
-
-
-def _is_rule(rule: str) -> bool:
-    return rule == "column" or hash_rule(rule) is not None
 
 
 def _check_not_empty(summary: PrepareSummary) -> None:

@@ -21,8 +21,8 @@ MAX_LABEL_LINES = 12
 class PrepareSummary(SplitCounts):
     """Counts of one preparation.
 
-    rejects_report: a CSV of id, reason and input of each crystal that was left out, and of the
-    label cells that are not numbers. not_numbers: how many those are by column. label_cells: the
+    rejects_report: a CSV of id, reason and input of each rejected crystal and of the label cells
+    that are not numbers. not_numbers: their count by column. label_cells: the
     report of them. columns: settings of the label columns, units from headers included. notes:
     further lines.
     """
@@ -86,7 +86,7 @@ class PrepareSummary(SplitCounts):
         self.add(batch.graphs)
 
     def stored(self) -> dict[str, Any]:
-        """Counts that the store keeps of it."""
+        """Counts to store in the store's attributes."""
         counts = {name: getattr(self, name) for name in _STORED}
         return {key: value for key, value in counts.items() if value or key != "not_numbers"}
 

@@ -20,8 +20,8 @@ def rejects_path(store: Path, *, failed: bool = False) -> Path:
 
 
 class RejectsReport:
-    """CSV of id, reason and input: ``path`` beside a new store, ``of_failure`` where the input
-    gave no store."""
+    """CSV of id, reason and input: ``path`` beside a new store, ``of_failure`` if no store was
+    written because of the input."""
 
     def __init__(self, path: Path, of_failure: Path) -> None:
         self._path = path
@@ -70,11 +70,11 @@ class RejectsReport:
                 self._partial.target = self._of_failure
                 self._partial.commit()
         except OSError as failure:
-            # Of an attempt that failed anyway, the first reason is reported.
+            # If the attempt has already failed, its first error is raised.
             if kind is None:
                 raise self._failed(failure) from failure
         finally:
             self._partial.discard()
 
     def _failed(self, error: OSError) -> Phase2Error:
-        return write_error(error, f"cannot write {self._path}", note="there is no new store")
+        return refused(error, f"cannot write {self._path}", note="no store was written")

@@ -23,11 +23,9 @@ import numpy as np
 from phase2hpc.data.convert import Converted, Converter, Raw, Rejection, label_report
 from phase2hpc.data.crystal import UnreadableRecord
 from phase2hpc.data.graph_arrays import GraphArrays, concatenate, pack
+from phase2hpc.data.preparation_record import Source, existing_store, preparation
 from phase2hpc.data.prepare import (
     DUPLICATE,
-    Source,
-    existing_store,
-    preparation,
     read_sources,
     reject_duplicate_ids,
     worker_count,
@@ -51,13 +49,13 @@ from phase2hpc.utils.shard_folder import (
 )
 from phase2hpc.utils.worker_pool import ordered_map
 
-# Records in a row that are one shard's: few, so that small sources are shared too.
+# Consecutive records per shard: few, so that small sources are shared too.
 BLOCK = 32
 # Of all shards together while they are merged.
 MERGE_BYTES = 1 << 26
 
-# [id, input] of a record that is kept, [id, input, reason, kind, is a structure] of any other.
-Outcome = list[Any]
+# [id, input] of a kept record, [id, input, reason, kind, is a structure] of a rejected one.
+Fate = list[Any]
 
 
 def write_shard(
@@ -69,10 +67,10 @@ def write_shard(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Convert one shard's records of these sources; an existing one is kept.
+    """Convert one shard's records of these sources; an existing shard is kept.
 
-    Arguments as of ``prepare``. A shard in which no record is kept, or that has none at all, is a
-    shard like any other. Raises InputError for sources that cannot be read.
+    Arguments as of ``prepare``. A shard may have no record. Raises InputError for unreadable
+    sources.
     """
     if folder.part(shard).exists():
         return
@@ -139,7 +137,7 @@ def merge_shards(
 ) -> PrepareSummary:
     """Write the store and the report that ``prepare`` would write, from all shards.
 
-    The shards are removed then. Raises Phase2Error where shards are missing or damaged, or the
+    The shards are then removed. Raises Phase2Error where shards are missing or damaged, or the
     sources changed since; otherwise as ``prepare``.
     """
     begin = time.monotonic()
@@ -153,8 +151,8 @@ def merge_shards(
     if any(shard.sources != now for shard in shards) or len({s.records for s in shards}) > 1:
         folder.remove()
         raise Phase2Error(
-            "the sources changed while shards were made of them, which are removed: give the same "
-            "command again"
+            "the sources changed while their shards were prepared; the shards were removed: run "
+            "the same command again"
         )
     begin -= max(shard.seconds for shard in shards)
     summary = write_prepared(store, sources, converter, made_from, _merged(shards), begin, progress)
@@ -163,7 +161,7 @@ def merge_shards(
 
 
 def _merged(shards: Sequence[_Shard]) -> Iterator[Converted]:
-    """The batches that a converter would have given of all records, in order."""
+    """Batches as an unsharded conversion of all records would yield them, in order."""
     seen: set[str] = set()
     blocks = heapq.merge(*(shard.blocks() for shard in shards), key=itemgetter(0))
     for _, graphs, outcomes, labels in blocks:
@@ -183,7 +181,7 @@ def _merged(shards: Sequence[_Shard]) -> Iterator[Converted]:
 
 
 def _chosen(graphs: GraphArrays, kept: Sequence[bool]) -> GraphArrays:
-    """Those that are kept, with the labels that one of them has, as a converter gives."""
+    """The kept graphs, without label columns that are all missing, as of a converter."""
     if not all(kept):
         graphs = graphs.take(np.flatnonzero(kept))
     labels = {name: column for name, column in graphs.labels.items() if not np.isnan(column).all()}
@@ -191,10 +189,10 @@ def _chosen(graphs: GraphArrays, kept: Sequence[bool]) -> GraphArrays:
 
 
 class _Shard:
-    """A complete shard, read block by block.
+    """An existing shard, read block by block.
 
-    sources, records, seconds: their fingerprints when it was made, the number of records that
-    they had, the time that it took. Raises Phase2Error for a damaged one, which is removed.
+    sources: fingerprints of the sources when it was made. units: their number of records. seconds:
+    time that it took. Raises Phase2Error for a damaged shard, and removes it.
     """
 
     def __init__(self, folder: ShardFolder, number: int) -> None:
@@ -209,12 +207,12 @@ class _Shard:
             verify_once(folder.store(number))
             self._store = Store.open(folder.store(number), budget=0)
             if self._store.content_hash != last["content_hash"]:
-                raise InputError(f"{folder.store(number)} is of another attempt")
+                raise InputError(f"{folder.store(number)} is from another attempt")
         except (InputError, KeyError, TypeError) as error:
             self._part.unlink()
             raise Phase2Error(
-                f"shard {number} was damaged and is removed ({error}): the same command again "
-                "makes it again"
+                f"shard {number} was damaged and is removed ({error}): run the same command "
+                "again to prepare it again"
             ) from error
 
     def blocks(self) -> Iterator[tuple[int, GraphArrays, list[Outcome], LabelReport]]:
@@ -227,8 +225,8 @@ class _Shard:
                 yield number, kept, outcomes, LabelReport.from_json(labels)
 
 
-class _GraphQueue:
-    """Graphs, some at a time, from blocks of another length."""
+class _Taken:
+    """Regroups blocks of graphs into runs of requested length."""
 
     def __init__(self, blocks: Iterable[GraphArrays]) -> None:
         self._blocks = iter(blocks)

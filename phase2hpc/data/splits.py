@@ -30,11 +30,11 @@ Splitter = Callable[[Crystal], str]
 
 
 class UnknownSplit(InputError):
-    """A source or a file gives a crystal a split that is none of the three."""
+    """A source or a file assigns a crystal to an unknown split."""
 
 
 def canonical_split(name: str) -> str:
-    """ "train", "val" or "test" for a split as people write it; raises UnknownSplit."""
+    """Canonical split name, "train", "val" or "test". Raises UnknownSplit."""
     text = name.strip().lower()
     text = _ALIASES.get(text, text)
     if text not in SPLITS:
@@ -50,8 +50,8 @@ def formula_split(numbers: AtomicNumbers, fractions: Fractions = FRACTIONS) -> s
 def random_split(identifier: str, seed: int = 0, fractions: Fractions = FRACTIONS) -> str:
     """Split of one structure by a hash of its id and a seed.
 
-    Each structure falls where it falls whatever else is in the data set, but polymorphs of a
-    compound may straddle train and test: errors then look better than they are.
+    The split does not depend on the rest of the data set, but polymorphs of a compound may be in
+    both train and test, which understates test errors.
     """
     return _hash_split(f"phase2:{seed}:{identifier}", fractions)
 
@@ -114,13 +114,13 @@ def read_split_file(path: str | Path) -> dict[str, str]:
 
 
 def make_splitter(rule: str | None = None, seed: int = 0, folds: int | None = None) -> Splitter:
-    """The function that gives each crystal its split under ``rule``.
+    """Make the function that assigns a split to each crystal.
 
     None: the source's own split where it has one, else by formula. "formula", "random" (by id
     and ``seed``), each also with shares as in "formula:70/15/15", "column" (the source's own,
-    required), or the path of a CSV of id and split. folds: assign by formula to so many folds, and
-    give the splits of the first. Raises InputError for an unknown rule; the splitter raises it for
-    a crystal without a split, UnknownSplit for one whose split is no split.
+    required), or the path of a CSV of id and split. folds: number of folds by formula; the
+    splits are those of the first fold. Raises InputError for an unknown rule; the splitter raises
+    InputError for a crystal without a split and UnknownSplit for an unknown split.
     """
     if folds is not None:
         if not MIN_FOLDS <= folds <= MAX_FOLDS:
@@ -148,7 +148,7 @@ def make_splitter(rule: str | None = None, seed: int = 0, folds: int | None = No
 
 
 def hash_rule(rule: str) -> tuple[str, Fractions] | None:
-    """ "formula" or "random" and its shares, of such a rule; None for another.
+    """Name and fractions of a "formula" or "random" rule, None for another rule.
 
     Raises InputError for shares that are not three positive numbers that add up to 100 (or 1).
     """

@@ -1,4 +1,4 @@
-"""Batched inference in physical units, for validation, test and prediction alike."""
+"""Batched inference in physical units, for validation, test and prediction."""
 
 from __future__ import annotations
 

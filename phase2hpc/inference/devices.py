@@ -30,8 +30,8 @@ def choose_device(wanted: str) -> torch.device:
         )
     if wanted == "auto" and (there := _present_gpus()):
         log.warning(
-            "%s, but torch sees none, and the CPU is used: %s (--device cpu says that this is "
-            "meant)",
+            "%s, but torch sees none, and the CPU is used: %s (--device cpu turns this "
+            "warning off)",
             there,
             advice_for_invisible_gpus(torch.version.cuda),
         )

@@ -1,4 +1,4 @@
-"""Domain of a model: the elements and the surroundings of atoms that it can know."""
+"""Applicability domain of a model: known elements, and atoms with neighbours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from phase2hpc.data.graph import Graph, isolated_atoms
 
 
 def outside_domain(crystal: Crystal, graph: Graph, elements: Set[int], cutoff: float) -> str:
-    """Reason why a prediction cannot be relied on; "" where nothing speaks against it.
+    """Reason why a crystal is outside the domain, "" where none is known.
 
     elements: atomic numbers of the training data; cutoff: of the graph, in angstrom.
     """

@@ -1,10 +1,10 @@
-"""Export of a trained model without paths, host and process of this machine."""
+"""Export of a trained model, without information about this machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from phase2hpc.config.run_config import RuntimeSettings
+from phase2hpc.config.settings import RuntimeSettings
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.manifest import Manifest
@@ -23,7 +23,7 @@ def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
     if manifest.state != "finished":
         raise InputError(f"run {run.id} is not finished: only a finished run has results")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: is there already; name a new or an empty folder")
+        raise InputError(f"{folder}: already exists: give a new or an empty folder")
     exported = RunDirectory(folder)
     was_there = folder.exists()
     try:
@@ -32,8 +32,8 @@ def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
         _clear(exported, was_there)
         reason = error if isinstance(error, OSError) else error.__cause__
         if isinstance(reason, OSError):
-            raise path_error(
-                reason, f"{folder}: cannot be written", note="nothing is left of it"
+            raise refused_place(
+                reason, f"{folder}: cannot be written", note="the incomplete export was removed"
             ) from error
         raise
     return exported

@@ -76,7 +76,7 @@ def _is_file(item: object) -> bool:
 def _as_iterable(structures: Structures) -> Iterable[object]:
     if isinstance(structures, (str, os.PathLike)):
         return [structures]
-    # pymatgen's and ASE's are iterables, of their sites.
+    # pymatgen's and ASE's structures are iterable themselves, over their sites.
     if is_structure(structures):
         return [structures]
     if isinstance(structures, Iterable):
@@ -87,8 +87,8 @@ def _as_iterable(structures: Structures) -> Iterable[object]:
     )
 
 
-def _to_the_end(source: str, raws: Iterator[Raw], partition: RecordPartition) -> Iterator[Raw]:
-    """The crystals of a source; where a damaged file ends early, the last one says so."""
+def _to_the_end(source: str, raws: Iterator[Raw], units: RecordPartition) -> Iterator[Raw]:
+    """The crystals of a source; if it cannot be read to its end, the last one has the reason."""
     try:
         yield from raws
     except InputError as error:

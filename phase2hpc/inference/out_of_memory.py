@@ -10,8 +10,8 @@ import torch
 from phase2hpc.data.loader import CrystalData
 from phase2hpc.errors import Phase2Error
 
-# torch (2.13) raises a plain RuntimeError where its CPU allocator fails: no class, no error number.
-# Its text is all there is to recognise it by.
+# torch (2.13) raises a plain RuntimeError where its CPU allocator fails, without an error number:
+# only the message identifies it.
 _CPU_ALLOCATOR_MESSAGES = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 
 

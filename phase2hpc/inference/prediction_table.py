@@ -29,8 +29,8 @@ OUTSIDE = "outside"
 class Prediction:
     """Prediction for one structure.
 
-    status: "ok", "rejected" (the structure is not one that can be predicted for) or "failed" (it
-    could not be read, or the model failed); ``reason`` says why. values and sigmas: by property,
+    status: "ok", "rejected" (not a valid structure) or "failed" (it could not be read, or the model
+    failed), for the given ``reason``. values and sigmas: by property,
     empty unless the status is "ok". in_domain: False if an element does not occur in the training
     data, else None (not known).
     """
@@ -95,8 +95,8 @@ def write_records(path: Path, records: Iterable[dict[str, Any]], properties: Seq
     try:
         write_atomically(path, stream.getvalue())
     except OSError as error:
-        note = "what was there is as it was" if path.exists() else ""
-        raise write_error(error, f"--output {path}: cannot be written", note=note) from None
+        note = "the existing file is unchanged" if path.exists() else ""
+        raise refused(error, f"--output {path}: cannot be written", note=note) from None
 
 
 def _write_json(file: TextIO, records: Iterable[dict[str, Any]]) -> None:

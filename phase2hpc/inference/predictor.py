@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from phase2hpc.inference.inputs import Structures
 
-# Structures read, turned to graphs and predicted together. Bounds memory; and the last bits of a
-# prediction depend on what is predicted beside it, so where a chunk begins is fixed by the inputs.
+# Structures per chunk, which bounds memory. The last bits of a prediction depend on the other
+# structures of its chunk, so that chunk boundaries depend on the inputs only.
 CHUNK = 1024
 
 GraphPair = tuple[Crystal, Graph]
@@ -107,7 +107,7 @@ class Predictor:
         return as_frame(self.predict_raw(read_structures(structures)), self.properties)
 
     def features(self, structures: Structures) -> npt.NDArray[np.floating]:
-        """Crystal vectors: what the encoder makes of each structure, before the heads.
+        """Crystal vectors: output of the encoder for each structure, before the heads.
 
         Args:
             structures: as of ``predict``.
@@ -200,8 +200,8 @@ class Predictor:
     def _compute(
         self, function: Callable[[GraphArrays], Array], pairs: list[GraphPair]
     ) -> list[Array | str]:
-        """``function`` of these graphs, row by row. If it fails it is applied to each graph alone,
-        and the reason is in the place of those that fail."""
+        """Rows of ``function`` for these graphs. If it fails, it is applied to each graph alone,
+        and a graph that fails gets the reason instead of a row."""
         if not pairs:
             return []
         float64 = any(m.config.training.precision == "float64" for m in self.models)

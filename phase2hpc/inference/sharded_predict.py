@@ -1,4 +1,4 @@
-"""Predictions shared by several processes: one part per shard, joined to one table.
+"""Sharded prediction: one part per process, joined into one table.
 
 A shard predicts every n-th chunk of the inputs. A chunk holds the same crystals as in one process,
 so the joined table is identical, byte by byte.
@@ -51,7 +51,7 @@ def join_shards(folder: ShardFolder, inputs: Sequence[str], output: Path) -> Cou
     if any(head != [properties, fingerprints(inputs)] for head in heads):
         folder.remove()
         raise Phase2Error(
-            "the inputs changed while shards were predicted, which are removed: give the same "
+            "the inputs changed while shards were predicted; the shards were removed: run the same "
             "command again"
         )
     counts: Counter[str] = Counter()

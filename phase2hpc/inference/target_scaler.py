@@ -17,10 +17,10 @@ from phase2hpc.errors import InputError
 # On an asinh scale a property is learned as asinh(y / s), with s this share of its mean magnitude:
 # linear for small values, logarithmic for large ones.
 ASINH_SHARE = 0.1
-# Labels whose scatter is below this share of their size are one constant, give or take rounding.
+# Labels whose standard deviation is below this fraction of their mean are constant up to rounding.
 CONSTANT = 1e-9
-# Labels of less skew are learned as they are on an "auto" scale; of a normal distribution it is 0,
-# of an exponential one 2.
+# "auto" chooses a linear scale for labels of at most this skewness (normal distribution: 0,
+# exponential: 2).
 MAX_LINEAR_SKEW = 2.0
 
 
@@ -82,7 +82,7 @@ class TargetScaler:
         """Fit on training labels (n, P), NaN where missing.
 
         columns: settings by property that differ from the default ones. Raises InputError naming
-        the properties without a single label, or with labels that their log scale cannot hold.
+        the properties without a single label, or with labels that are not positive on a log scale.
         """
         labels = np.asarray(labels, dtype=np.float64)
         counts = np.isfinite(labels).sum(axis=0)
@@ -115,7 +115,7 @@ class TargetScaler:
         return scaler
 
     def transform(self, labels: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Physical units -> scaled, (n, P); NaN stays NaN, and is what a log scale cannot hold."""
+        """Physical units -> scaled, (n, P); NaN for NaN, and for values <= 0 on a log scale."""
         return (self._bend(np.asarray(labels, dtype=np.float64)) - self.mean) / self.std
 
     def inverse(self, scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -190,7 +190,7 @@ def _scale_of(name: str, given: ColumnSettings, labels: npt.NDArray[np.floating]
 
 
 def _automatic(labels: npt.NDArray[np.floating]) -> Scale:
-    """Linear where the labels are not skewed, else the scale on which they are least."""
+    """Linear for labels that are not skewed, else the scale with the least skewness."""
     skews: dict[Scale, float] = {"linear": abs(_skew(labels))}
     if skews["linear"] <= MAX_LINEAR_SKEW:
         return "linear"

@@ -1,4 +1,4 @@
-"""Trained model: the weights of best.pt with all that inference needs."""
+"""Trained model: the weights of best.pt with everything that inference needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from phase2hpc.checkpointing.manager import load_best, save_best
-from phase2hpc.config.run_config import RunConfig, RuntimeSettings, algorithm_named
+from phase2hpc.config.algorithm_registry import algorithm_named
+from phase2hpc.config.run_config import RunConfig
+from phase2hpc.config.settings import RuntimeSettings
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.errors import InputError
 from phase2hpc.inference.target_scaler import TargetScaler
@@ -83,7 +85,7 @@ class TrainedModel:
             model.to(device, best.dtype).load_state_dict(state["weights"])
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{path}: its parts do not fit together ({first_line(error)}): copy "
+                f"{path}: its contents are inconsistent ({first_line(error)}): copy "
                 "it again or train again"
             ) from error
         model.requires_grad_(False).eval()

@@ -59,12 +59,19 @@ class Lease:
     A daemon thread renews it. A forked child neither renews nor releases its parent's lease.
     """
 
-    def __init__(self, run: RunDirectory, job_id: str | None) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        job_id: str | None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.run = run
+        self._clock, self._sleep = clock, sleep
         self._record = LeaseRecord.of_this_process(secrets.token_hex(8), job_id, expiry_seconds())
         self._file = run.lease / f"{self._record.token}.json"
         self._values: dict[str, HeartbeatValue] = {}
-        self._renewed = time.monotonic()
+        self._renewed = clock()
         self._beaten: float | None = None
         self._length = 0
         self._complained = False
@@ -74,19 +81,26 @@ class Lease:
 
     @classmethod
     def acquire(
-        cls, run: RunDirectory, job_id: str | None = None, *, stop: Callable[[], bool] = bool
+        cls,
+        run: RunDirectory,
+        job_id: str | None = None,
+        *,
+        stop: Callable[[], bool] = bool,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> Lease:
         """Acquire the run, waiting where only its heartbeat shows whether the holder is alive.
 
         A dead process of this machine, this process itself and an earlier start of the same job
         lose it at once. A living process of this machine keeps it. Any other holder, and a
         damaged lease, is watched: it keeps the run if it renews, and loses it after its whole
-        expiry without a renewal. stop: polled while waiting.
+        expiry without a renewal. stop: polled while waiting. clock, sleep: the passing of time,
+        in seconds; the thread renews by real time.
 
         Raises InputError naming the holder, StoppedEarly when ``stop`` returns true, and
         Phase2Error where the folder cannot be written.
         """
-        lease = cls(run, job_id)
+        lease = cls(run, job_id, clock, sleep)
         try:
             lease._take(stop)
         except OSError as error:
@@ -104,7 +118,7 @@ class Lease:
         cannot be told from one taken over by a process that has finished since.
         """
         # Late, as after a suspension: shows a contender that this process is alive.
-        if time.monotonic() - self._renewed > self._record.expiry / 2:
+        if self._clock() - self._renewed > self._record.expiry / 2:
             self._renew()
         try:
             mine = self._is_mine()
@@ -124,7 +138,7 @@ class Lease:
     def beat(self, **values: HeartbeatValue) -> None:
         """Set the heartbeat; never waits for the file system."""
         self._values = HEARTBEAT.validate_python({**self._values, **values})
-        if self._beaten is None or time.monotonic() - self._beaten > SECONDS_PER_BEAT:
+        if self._beaten is None or self._clock() - self._beaten > SECONDS_PER_BEAT:
             self._wake.set()
 
     def release(self) -> None:
@@ -150,9 +164,9 @@ class Lease:
         watched: Holder | None = None
         own_expiry = self._record.expiry
         deadline = 0.0
-        held = time.monotonic()
+        held = self._clock()
         while True:
-            now = time.monotonic()
+            now = self._clock()
             holder = find_holder(self.run)
             if holder is None:
                 if self._enter():
@@ -166,7 +180,7 @@ class Lease:
             elif watched is None:
                 watched = holder
                 seconds = holder.record.expiry if holder.record else own_expiry
-                deadline = time.monotonic() + seconds
+                deadline = self._clock() + seconds
                 print(
                     f"run {self.run.id} is held by {holder.owner}; waiting up to {seconds:g} s for "
                     "its heartbeat",
@@ -182,7 +196,7 @@ class Lease:
                 held = now
             if stop():
                 raise StoppedEarly(f"stopped while waiting for run {self.run.id}: nothing changed")
-            time.sleep(min(0.5, own_expiry / 20))
+            self._sleep(min(0.5, own_expiry / 20))
 
     def _may_take_at_once(self, holder: Holder) -> bool:
         """Raises InputError if a living process of this machine holds it."""
@@ -219,7 +233,7 @@ class Lease:
         # The rename's own result is not reliable: NFS may repeat it, and the repeat fails.
         if not self._is_mine():
             return False
-        self._renewed = time.monotonic()
+        self._renewed = self._clock()
         for left_over in self.run.path.glob(".lease.*"):
             _discard(left_over)
         return True
@@ -262,7 +276,7 @@ class Lease:
                     "heartbeat": values,
                 }
             )
-            now = time.monotonic()
+            now = self._clock()
             try:
                 _overwrite(self._file, self._content())
             except OSError as error:

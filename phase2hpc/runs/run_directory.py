@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from phase2hpc.config.run_config import RunConfig, algorithm_named
+from phase2hpc.config.algorithm_registry import algorithm_named
+from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import InputError
 from phase2hpc.runs import provenance
 from phase2hpc.runs.manifest import SCHEMA_VERSION, Manifest

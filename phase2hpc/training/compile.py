@@ -53,7 +53,7 @@ def compilation_errors() -> Iterator[None]:
             ) from error
         raise InputError(
             "compile=true: torch cannot compile the model on this machine "
-            f"({_summary(cause)}): put that right, {_ADVICE}"
+            f"({_summary(cause)}): fix the compiler, {_ADVICE}"
         ) from error
 
 

@@ -18,7 +18,7 @@ class Heartbeat:
         self._last = time.monotonic()
 
     def beat(self, progress: Progress | None = None, phase: str = "training") -> None:
-        """Write if it is time, and at once where another phase than training begins."""
+        """Write if due, and at once when another phase than training begins."""
         now = time.monotonic()
         due = now - self._last > SECONDS_PER_BEAT or phase != "training"
         if self._lease is None or not due:

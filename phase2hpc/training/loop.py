@@ -132,14 +132,14 @@ class TrainingLoop:
             self._seconds, self._per_second = progress.seconds, progress.per_second
 
     def _save_is_due(self) -> bool:
-        """True to save after the next step; always False but on the main rank."""
+        """Whether to save after the next step; always False on other ranks than the main rank."""
         every = self.runtime.checkpoint_steps
         by_step = bool(every) and (self.trainer.step + 1) % (every or 1) == 0
         by_time = time.monotonic() - self._last_save > 60 * self.runtime.checkpoint_minutes
         return self._writes and (by_step or by_time)
 
     def _skip_step(self) -> None:
-        """Count a step that was not finite; roll back or give up after too many in a row."""
+        """Count a nonfinite step; roll back or raise Phase2Error after too many in a row."""
         trainer = self.trainer
         too_many = trainer.skipped.count()
         batch = self._names_of_last_batch()
@@ -151,9 +151,9 @@ class TrainingLoop:
         if not trainer.skipped.rolled_back:
             raise RollbackRequired
         raise Phase2Error(
-            f"{message} for {MAX_CONSECUTIVE} steps in a row, and again after going back to a "
-            f"lower rate; last batch: crystals {batch}. Look at these crystals and their labels, "
-            "or go on with a lower rate: --resume --accept-changes --lr RATE"
+            f"{message} for {MAX_CONSECUTIVE} steps in a row, and again after a rollback to a "
+            f"lower learning rate; last batch: crystals {batch}. Check these crystals and their "
+            "labels, or resume at a lower rate: --resume --accept-changes --lr RATE"
         )
 
     def _names_of_last_batch(self) -> str:
@@ -169,17 +169,17 @@ class TrainingLoop:
         trainer, skipped = self.trainer, self.trainer.skipped
         found = trainer.world.run_on_main(lambda: load_newest(self.run))
         if found is None:
-            raise Phase2Error(f"{self.run.path}: its checkpoints are gone, nothing to go back to")
+            raise Phase2Error(f"{self.run.path}: no checkpoint left to roll back to")
         total = skipped.total
         load_state_dict(trainer, found[0])
         trainer.skipped.total = total
         trainer.skipped.roll_back()
-        # Saved at once: after a kill the higher rate must not be tried again.
+        # Saved at once, so that a restart does not use the higher rate again.
         self._save()
         if self._writes:
             log.warning(
-                "%d steps in a row were not finite: back to step %d, the learning rate from here "
-                "on is %g times the planned",
+                "%d steps in a row were not finite: rolled back to step %d, the learning rate is "
+                "%g times the scheduled one from here on",
                 MAX_CONSECUTIVE, trainer.step, LOWER_RATE,
             )  # fmt: skip
 
@@ -244,7 +244,7 @@ class TrainingLoop:
             self._save_and_stop()
 
     def _save_and_stop(self) -> NoReturn:
-        """Save and raise StoppedEarly on every rank, for the first rank's cause that has one."""
+        """Save and raise StoppedEarly on every rank, with the cause of the first rank with one."""
         self._save()
         trainer = self.trainer
         cause = next(filter(None, trainer.world.all_gather(self.stop.cause)))
@@ -265,7 +265,7 @@ class TrainingLoop:
         self._last_save = time.monotonic()
 
     def check_lease(self) -> None:
-        """Raises LeaseLost where the run belongs to another process by now."""
+        """Raise LeaseLost if another process has taken the run."""
         if self.lease is not None:
             self.lease.check()
 

@@ -1,4 +1,4 @@
-"""The multi-task loss over whatever labels a batch happens to carry."""
+"""Multi-task loss with missing labels."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Tensor, nn
 
 
 class MultiTaskLoss(nn.Module):
-    """Huber loss on scaled targets, each property weighed by a learned or an equal weight.
+    """Huber loss on scaled targets, each property weighted by a learned or an equal weight.
 
     A property's loss is summed over its labelled crystals and divided by (global batch size x its
-    label fraction in training), so that its expectation is the mean over labelled crystals
-    however few of them a batch holds. It then weighs label_fraction ** ``label_weight_power``,
-    over the sum of these weights: with power 1 each label counts alike, with 0 each property
-    does. A label that 4% of crystals have, at the weight of a common one, makes a rare but 25
-    times larger step: on val 1 learns all properties sooner (benchmarks/RESULTS.md).
+    label fraction in training), so that its expectation is the mean over labelled crystals,
+    independent of their number in the batch. Its weight is label_fraction ** label_weight_power,
+    normalised over the properties: with power 1 all labels count equally, with 0 all properties.
+    With 0, a label that 4% of crystals have causes rare but 25 times larger steps; on val, power
+    1 learns all properties sooner (benchmarks/RESULTS.md).
 
-    Learned weights (Kendall et al., CVPR 2018, arXiv:1705.07115) turn a property's loss into
-    exp(-s) loss + s, with one s a property, counted by the same labelled crystals: a property
-    absent from a batch moves nothing.
+    Learned weights (Kendall et al., CVPR 2018, arXiv:1705.07115) replace a property's loss by
+    exp(-s) loss + s, with one parameter s per property, both over the labelled crystals: a
+    property without labels in a batch has no gradient.
     """
 
     label_fraction: Tensor
@@ -48,7 +48,7 @@ class MultiTaskLoss(nn.Module):
         padding. batch_size: crystals of the global batch.
         """
         labelled = torch.isfinite(target)
-        # The difference is cut before it reaches the graph: NaN x 0 would be a NaN gradient.
+        # Masked before the loss: NaN x 0 would give a NaN gradient.
         error = torch.where(labelled, prediction - target.nan_to_num(0.0), 0.0).abs()
         delta = self.huber_delta
         huber = torch.where(error < delta, 0.5 * error**2 / delta, error - 0.5 * delta)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from phase2hpc.config.run_config import TrainingSettings
+from phase2hpc.config.settings import TrainingSettings
 
 MIN_LR_FRACTION = 1e-3
 

@@ -1,4 +1,4 @@
-"""Metrics by property, the score that chooses the best model, and the files of both."""
+"""Metrics by property, the score for model selection, and their files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPLITS = ("val", "test")
 
 
 class PropertyMetrics(TypedDict):
-    """In the property's unit; None where there are too few labels to tell.
+    """Metrics of one property in its unit; None where there are too few labels.
 
     ``mae_se`` is the standard error of the MAE, ``n`` the number of labelled crystals, ``mad``
     the mean absolute deviation of the training labels from their mean.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# A single bad step may be a bad batch; this many in a row are a diverged model.
+# A single nonfinite step may be a bad batch; this many in a row mean that the model diverged.
 MAX_CONSECUTIVE = 5
 # Factor on the learning rate after a rollback.
 LOWER_RATE = 0.1
 
 
 class RollbackRequired(Exception):
-    """Too many bad steps in a row for the first time: continue from the last good checkpoint."""
+    """Too many nonfinite steps in a row, for the first time: roll back to the last checkpoint."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class NonfiniteSteps:
         return self.rate_factor < 1.0
 
     def count(self) -> bool:
-        """Count one step; True where too many in a row were bad."""
+        """Count a nonfinite step; True where there were too many in a row."""
         self.total += 1
         self.in_epoch += 1
         self.in_row += 1

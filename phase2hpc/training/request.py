@@ -1,16 +1,19 @@
-"""Training requests and the configurations they give. No torch here: a login node reads them."""
+"""Training requests and their configurations. Imports no torch, for use on login nodes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from phase2hpc.config import properties as property_table
+from phase2hpc.config.algorithm_registry import algorithm_named, level_named
 from phase2hpc.config.properties import ColumnSettings
-from phase2hpc.config.run_config import RunConfig, algorithm_named, build_config, level_named
+from phase2hpc.config.run_config import RunConfig, build_config
 from phase2hpc.errors import InputError
+from phase2hpc.runs.registry import find_run
 from phase2hpc.runs.run_directory import RunDirectory
 
 # Settings that have flags of their own and are not set by --set or --sweep.
@@ -25,7 +28,7 @@ class TrainRequest:
     """Arguments of ``phase2hpc train``; None and absent keys: the level's default, or, with
     ``resume``, the run's own.
 
-    store: None for the shipped sample's, which is prepared where it is not there yet. auxiliary:
+    store: None for that of the shipped sample, which is prepared if missing. auxiliary:
     properties that are trained but not scored, as ``properties``. columns: unit, lower bound and
     scale by column, over the store's. fold: of a store with folds. overrides: flat settings by
     name, ``preset`` among them. init_from: the run whose weights to start from. accept_changes:
@@ -49,10 +52,10 @@ class TrainRequest:
 
 
 def check_request(request: TrainRequest) -> None:
-    """Raise InputError for what is wrong in a request whatever the store holds.
+    """Raise InputError for errors of a request that do not depend on the store.
 
-    Called before a store is prepared or opened. Names of the store's own columns are checked
-    later, except that the shipped sample has none.
+    Called before a store is prepared or opened. Names of other columns than the nine properties
+    are checked later, except with the shipped sample, which has no others.
     """
     row = level_named(algorithm_named(request.algorithm), request.level)
     asked = [spec for spec in (request.properties, request.auxiliary) if spec is not None]
@@ -69,7 +72,7 @@ def new_config(
     *,
     announce: bool = True,
 ) -> RunConfig:
-    """The level's settings with the request's on top.
+    """Configuration of a new run: the level's settings, overridden by the request's.
 
     columns: the store's label columns with their settings. announce: print which properties are
     trained where that is not the level's group. Raises InputError for unknown names.
@@ -114,7 +117,7 @@ def _build(
         names,
         {
             **request.overrides,
-            # A resume may come from another working directory.
+            # Absolute: a resume may run in another working directory.
             "store": None if store is None else store.resolve(),
             "models_dir": request.models_dir.resolve(),
         },
@@ -123,3 +126,56 @@ def _build(
         init_from=None if request.init_from is None else str(request.init_from.path.resolve()),
         **fixed,
     )
+
+
+def train_request(
+    *,
+    algorithm: str,
+    level: str,
+    store: str | os.PathLike[str] | None,
+    models_dir: str | os.PathLike[str],
+    properties: str | Sequence[str] | None,
+    all_properties: bool,
+    auxiliary: str | Sequence[str] | None,
+    column: Sequence[str] | None,
+    fold: int | None,
+    resume: bool,
+    run_id: str | None,
+    init_from: str | os.PathLike[str] | RunDirectory | None,
+    seed: int | None,
+    accept_changes: bool,
+    settings: dict[str, Any],
+) -> TrainRequest:
+    """A request with the arguments of ``train``, checked as far as possible without the store.
+
+    Raises:
+        InputError: an argument is not valid, or two contradict each other.
+    """
+    level_named(algorithm_named(algorithm), level)
+    if all_properties and properties:
+        raise InputError("--all-properties and --properties: give only one of them")
+    if resume and init_from:
+        raise InputError("--resume uses the weights of the run itself: leave out --init-from")
+    folder = Path(models_dir)
+    if init_from is not None and not isinstance(init_from, RunDirectory):
+        init_from = find_run(folder, os.fspath(init_from))
+    return TrainRequest(
+        algorithm=algorithm,
+        level=level,
+        store=None if store is None else Path(store),
+        models_dir=folder,
+        properties="all9" if all_properties else _comma_list(properties),
+        auxiliary=_comma_list(auxiliary),
+        columns=property_table.parse_columns(column or ()),
+        fold=fold,
+        resume=resume,
+        run_id=run_id,
+        seed=seed,
+        accept_changes=accept_changes,
+        overrides=settings,
+        init_from=init_from,
+    )
+
+
+def _comma_list(names: str | Sequence[str] | None) -> str | None:
+    return names if names is None or isinstance(names, str) else ",".join(names) or None

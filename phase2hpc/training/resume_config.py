@@ -1,29 +1,30 @@
-"""Choice of the run that ``--resume`` continues, and check of its settings against the request.
+"""Selection of the run that ``--resume`` continues, and comparison of its settings.
 
-No torch here: a login node asks too.
+Imports no torch, for use on login nodes.
 """
 
 from __future__ import annotations
 
 from phase2hpc.config import properties as property_table
-from phase2hpc.config.run_config import RunConfig, algorithm_named, build_config
+from phase2hpc.config.algorithm_registry import algorithm_named
+from phase2hpc.config.run_config import RunConfig, build_config
 from phase2hpc.errors import InputError
 from phase2hpc.runs.registry import find_run, newest_to_resume
 from phase2hpc.runs.run_directory import RunDirectory, family_folder
 from phase2hpc.training.request import TrainRequest
 
-# A resumed run may be trained for more epochs, and computed in other parts where memory ran out;
-# all else that changes the result must be as it was, or be accepted by the user.
+# A resumed run may train for more epochs, and in smaller microbatches after running out of memory.
+# A change of any other setting that affects the result needs --accept-changes.
 MAY_CHANGE_ON_RESUME = frozenset({"epochs", "max_edges"})
-# With these another order of crystals comes out of the sampler: an epoch cannot go on half-way.
+# These change the order of crystals, so that the current epoch has to be restarted.
 CHANGES_THE_ORDER = frozenset({"batch_size", "max_samples", "seed", "fold"})
-# Weights and states of another shape: no flag makes them fit.
+# These change the shapes of weights and optimiser state and cannot be accepted.
 CHANGES_THE_SHAPE = frozenset({"properties", "auxiliary", "task_weights"})
 
 
 def run_to_resume(request: TrainRequest) -> RunDirectory:
-    """The run that ``--resume`` goes on with: ``--run-id``, else the family's newest unfinished,
-    else its newest. Raises InputError where there is none, or where it is being trained."""
+    """The run that ``--resume`` continues: ``--run-id``, else the newest unfinished run of the
+    algorithm and level, else the newest. Raises InputError if there is none or it is running."""
     family = family_folder(request.algorithm, request.level)
     if not request.run_id:
         return newest_to_resume(request.models_dir, family)
@@ -31,10 +32,10 @@ def run_to_resume(request: TrainRequest) -> RunDirectory:
 
 
 def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
-    """The run's own settings with the request's on top.
+    """Configuration of a resumed run: its own settings, overridden by the request's.
 
-    Raises InputError with the difference where a setting that changes the result is another one
-    and the request does not accept that.
+    Raises InputError with the difference where a setting that affects the result differs and the
+    request does not accept changes.
     """
     saved = run.read_config()
     if (saved.algorithm, saved.level) != (request.algorithm, request.level):
@@ -44,7 +45,7 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
         )
     groups = (saved.training, saved.model, saved.runtime)
     flat = {key: value for group in groups for key, value in group.model_dump().items()}
-    # A preset asked for anew counts as its settings do.
+    # A requested preset overrides its settings.
     flat |= algorithm_named(request.algorithm).presets.get(request.overrides.get("preset", ""), {})
     names = saved.properties
     if request.properties:
@@ -72,21 +73,23 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
         columns=columns,
         fold=saved.fold if request.fold is None else request.fold,
     )
-    _refuse_or_say(run, saved, config, request.accept_changes)
+    _check_changes(run, saved, config, request.accept_changes)
     return config
 
 
-def _refuse_or_say(run: RunDirectory, saved: RunConfig, now: RunConfig, accept: bool) -> None:
+def _check_changes(run: RunDirectory, saved: RunConfig, now: RunConfig, accept: bool) -> None:
     changed = changed_settings(saved, now) - MAY_CHANGE_ON_RESUME
     if not changed:
         return
     before, after = saved.identity(), now.identity()
     difference = "; ".join(
-        f"{key}: {before[key]} there, {after[key]} here" for key in before if key in changed
+        f"{key}: {before[key]} in the run, {after[key]} requested"
+        for key in before
+        if key in changed
     )
     shape = changed & (CHANGES_THE_SHAPE | type(saved.model).model_fields.keys())
     if not accept:
-        advice = "--accept-changes goes on with them, or "
+        advice = "accept them with --accept-changes, or "
         raise InputError(
             f"--resume: run {run.id} was started with other settings ({difference}): "
             f"{'' if shape else advice}start a new run, from its weights by --init-from {run.path}"
@@ -96,7 +99,7 @@ def _refuse_or_say(run: RunDirectory, saved: RunConfig, now: RunConfig, accept: 
             f"--accept-changes: {', '.join(sorted(shape))} cannot change in run {run.id} "
             f"({difference}): start a new run, from its weights by --init-from {run.path}"
         )
-    print(f"run {run.id} goes on with other settings ({difference})")
+    print(f"run {run.id} resumes with other settings ({difference})")
 
 
 def changed_settings(saved: RunConfig, now: RunConfig) -> set[str]:

@@ -38,7 +38,7 @@ def store_has_changed(
     )
     if not accept_changes:
         raise InputError(
-            f"--resume: {difference}: give its store by --store, or go on with this one by "
+            f"--resume: {difference}: give its store with --store, or accept this one with "
             "--accept-changes"
         )
     print(difference)
@@ -46,19 +46,22 @@ def store_has_changed(
 
 
 def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_store: bool) -> bool:
-    """Load the run's newest checkpoint into the trainer; False where there is none."""
-    # On one rank: another node may still see older files.
+    """Load the run's newest checkpoint into the trainer; False if it has no checkpoint.
+
+    Raises InputError for a checkpoint that does not match the model or needs accepted changes.
+    """
+    # On one rank: another node may still see an older state of the file system.
     saved, manifest, found = trainer.world.run_on_main(
         lambda: (run.read_config(), run.read_manifest(), load_newest(run))
     )
     if found is None and manifest.state == "finished":
         raise InputError(
-            f"--resume: run {run.id} is finished and has no checkpoint to go on from: start a new "
+            f"--resume: run {run.id} is finished and has no checkpoint to resume from: start a new "
             f"run from its weights by --init-from {run.path}"
         )
     if found is None:
         if manifest.state != "submitted":
-            print(f"run {run.id} has no checkpoint yet: it begins again")
+            print(f"run {run.id} has no checkpoint yet: it starts from the beginning")
         return False
     state, step, path = found
     _check_numerics_version(state, path, accept_changes)
@@ -78,16 +81,16 @@ def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_st
         print(f"epochs {before} -> {epochs}: the learning rate schedule is stretched to fit")
     if manifest.processes != trainer.world.size:
         print(
-            f"processes {manifest.processes} -> {trainer.world.size}: on from the same weights and "
-            "the same crystals, but not to the last bit"
+            f"processes {manifest.processes} -> {trainer.world.size}: same weights and crystals, "
+            "but the result is not identical bit by bit"
         )
-    _say_other_versions(manifest)
+    _print_version_changes(manifest)
     print(f"resuming from step {step} of {trainer.total_steps} ({path.name})")
     return True
 
 
 def _replace_lost_best(trainer: Trainer, run: RunDirectory) -> None:
-    """Replace a missing or damaged best.pt by the present weights."""
+    """Replace a missing or damaged best.pt by the current weights."""
     world = trainer.world
     if not trainer.best_epoch or world.run_on_main(lambda: best_epoch(run)) is not None:
         return
@@ -96,7 +99,7 @@ def _replace_lost_best(trainer: Trainer, run: RunDirectory) -> None:
     world.run_on_main(lambda: trainer.trained_model().save(run))
     if world.is_main:
         log.warning(
-            "%s: the weights of epoch %d are lost: those of epoch %d take their place",
+            "%s: the weights of epoch %d are lost and replaced by those of epoch %d",
             run.best, lost, trainer.epoch,
         )  # fmt: skip
 
@@ -107,11 +110,11 @@ def _check_numerics_version(state: dict[str, Any], path: Path, accept_changes: b
         raise InputError(
             f"--resume: {path} was written by a phase2hpc whose steps compute other numbers "
             f"(numerics version {there} there, {NUMERICS_VERSION} here): resume with that version, "
-            "or go on with this one by --accept-changes"
+            "or with this one and --accept-changes"
         )
 
 
-def _say_other_versions(manifest: Manifest) -> None:
+def _print_version_changes(manifest: Manifest) -> None:
     now = installed_versions()
     pairs = [
         f"{name} {manifest.versions[name]} -> {now.get(name, 'none')}"
@@ -119,4 +122,4 @@ def _say_other_versions(manifest: Manifest) -> None:
         if name in manifest.versions and manifest.versions[name] != now.get(name)
     ]
     if pairs:
-        print(f"other versions than the run's so far ({', '.join(pairs)}): bits may differ")
+        print(f"package versions changed ({', '.join(pairs)}): results may differ in the last bits")

@@ -1,7 +1,7 @@
-"""Creation of a run directory, up to the manifest that makes it a run.
+"""Creation of a run directory with its configuration and manifest.
 
-No torch here: a login node creates directories too. A process that is killed in between leaves a
-directory without a manifest, which the same request with the same ``--run-id`` uses again.
+Imports no torch, for use on login nodes. A process killed during the creation leaves a directory
+without a manifest, which the same request with the same ``--run-id`` reuses.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ def write_first_files(run: RunDirectory, config: RunConfig, manifest: Manifest) 
     Raises InputError where another process has begun the run meanwhile. Where a file cannot be
     written, raises as ``path_error`` and removes the directory.
     """
-    if not never_started(run):
-        raise InputError(f"{run.path}: another process has begun this run: go on by --resume")
+    if not never_began(run):
+        raise InputError(
+            f"{run.path}: another process has started this run: continue it with --resume"
+        )
     try:
         run.write_config(config)
         run.write_manifest(manifest)

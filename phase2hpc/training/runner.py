@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.properties import ColumnSettings
-from phase2hpc.config.run_config import RunConfig, algorithm_named
-from phase2hpc.data.prepare import prepare_store
+from phase2hpc.config.run_config import RunConfig
+from phase2hpc.data.prepare import prepare
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_once
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
@@ -44,10 +45,10 @@ log = logging.getLogger(__name__)
 
 
 def train(request: TrainRequest) -> RunDirectory:
-    """Start or resume a run and train it to its end; its run directory.
+    """Start or resume a run, train it to its end, and return its run directory.
 
     Raises StoppedEarly after a signal or the time limit, with the state saved, and InputError for
-    what the user can correct.
+    an invalid request, store or run.
     """
     if not request.resume:
         check_request(request)
@@ -65,8 +66,8 @@ def train(request: TrainRequest) -> RunDirectory:
 class JobContext:
     """One start of a batch job that trains a run.
 
-    hours: from now until it should stop by itself, None for no limit. at_start: called on the main
-    rank once it holds the lease; an exception of it ends the run.
+    hours: until it should stop by itself, None for no limit. at_start: called on the main rank once
+    it holds the lease; an exception ends the run.
     """
 
     hours: float | None
@@ -92,14 +93,14 @@ def _run_and_config_to_resume(request: TrainRequest) -> tuple[RunDirectory, RunC
     run = run_to_resume(request)
     if never_started(run):
         raise InputError(
-            f"--resume: run {run.id} was ended before it began, there is nothing to go on from: "
-            "leave --resume out to start it"
+            f"--resume: run {run.id} was stopped before its manifest was written, so there "
+            "is nothing to resume: leave out --resume to start it"
         )
     return run, resumed_config(request, run)
 
 
 def _start_run(request: TrainRequest, world: World, stop: StopRequest) -> RunDirectory:
-    """Start a new run; its directory is created last, so that a wrong request leaves none."""
+    """Start a new run; its directory is created last, so that an invalid request leaves none."""
     family = family_folder(request.algorithm, request.level)
     world.run_on_main(lambda: check_place_of_runs(request.models_dir, family))
     path = world.run_on_main(lambda: _verified_store(request.store))
@@ -110,7 +111,7 @@ def _start_run(request: TrainRequest, world: World, stop: StopRequest) -> RunDir
     if world.is_main:
         for name, scale in trainer.scaler.scales.items():
             if config.column(name).scale == "auto":
-                print(f"{name}: learned on a scale of kind {scale} (auto, by its skew)", flush=True)
+                print(f"{name}: scale {scale} (auto: chosen by the skew of its labels)", flush=True)
     if config.init_from is not None:
         trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).best))
     run = world.run_on_main(lambda: new_directory(request.models_dir, family, request.run_id))
@@ -140,7 +141,7 @@ def _continue_run(
                     world.run_on_main(lambda: job.at_start(run))
                 trainer = _restored_trainer(run, config, world, accept_changes)
         except BaseException as error:
-            # A wrong request of a resume by hand does not concern the run.
+            # An invalid request of an interactive resume is not a failure of the run.
             if job is not None or not isinstance(error, InputError):
                 _write_failure(run, lease, world, error)
             raise
@@ -156,7 +157,7 @@ def _restored_trainer(
     manifest = world.run_on_main(run.read_manifest)
     if manifest.state == "finished" and manifest.epochs >= config.training.epochs:
         if world.is_main:
-            print(f"run {run.id} is finished already, nothing to resume: {run.path}")
+            print(f"run {run.id} is already finished, nothing to resume: {run.path}")
         return None
     store = open_shared_store(
         world.run_on_main(lambda: _verified_store(config.runtime.store)), world
@@ -222,8 +223,8 @@ def _train_and_evaluate(
             world.run_on_main(lambda: _write_end(run, lease, "finished", "", **loop.progress()))
     except OSError as error:
         _write_failure(run, lease, world, error, **loop.progress())
-        then, note = f"go on by --resume --run-id {run.id}", "what was saved is intact"
-        raise write_error(error, then=then, note=note) from error
+        then, note = f"continue with --resume --run-id {run.id}", "saved checkpoints are intact"
+        raise refused(error, then=then, note=note) from error
     except BaseException as error:
         _write_failure(run, lease, world, error, **loop.progress())
         raise
@@ -253,7 +254,7 @@ def _write_start(trainer: Trainer, run: RunDirectory) -> None:
 def _write_end(
     run: RunDirectory, lease: Lease | None, state: RecordedState, message: str, **progress: Any
 ) -> None:
-    """Record the outcome in the manifest, unless another process holds the lease by now."""
+    """Record the outcome in the manifest, unless another process has taken the lease."""
     if lease is not None:
         lease.check()
     run.update_manifest(state=state, message=message, **progress)

@@ -1,6 +1,6 @@
 """Stop requests by signal or time limit; handlers only set a flag.
 
-No torch here: a command installs the handlers before the seconds that importing torch takes.
+Imports no torch: commands install the handlers before the import of torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any, NamedTuple, Self
 from phase2hpc.errors import StopReason
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
-JOB_TIME_LIMIT_MESSAGE = "the job's time limit is near (it is requeued to go on)"
+JOB_TIME_LIMIT_MESSAGE = "the job's time limit is near (it is requeued)"
 
-# Requests that are entered, the outermost first; a signal sets the flag of each.
+# Active requests, the outermost first; a signal sets the flag of each.
 _entered: list[StopRequest] = []
 
 
-def max_hours_message(max_hours: float) -> str:
-    return f"--max-hours {max_hours:g} are over"
+def hours_over(max_hours: float) -> str:
+    return f"--max-hours {max_hours:g} reached"
 
 
 class StopCause(NamedTuple):
-    """Reason of a stop, and its text for messages (the signal's name, the limit)."""
+    """Reason of a stop, with its text for messages (signal name or limit)."""
 
     reason: StopReason
     message: str
 
 
 class StopRequest:
-    """A flag that signals and time limits set; long work polls it between its steps.
+    """Flag set by signals and time limits, polled by long computations between steps.
 
-    While entered, SIGUSR2, SIGTERM and SIGINT set the flag and do nothing else: a checkpoint
-    written inside a handler could find the state half changed. A second SIGINT raises
+    While the context is active, SIGUSR2, SIGTERM and SIGINT only set the flag: a checkpoint written
+    inside a handler could contain a partially updated state. A second SIGINT raises
     KeyboardInterrupt, for a user at a terminal.
     """
 

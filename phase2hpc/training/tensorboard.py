@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class TensorBoardLog:
-    """Writer of history records; entries of an earlier attempt after ``step`` are hidden.
+    """Writer of history records; entries of an earlier attempt beyond ``step`` are hidden.
 
     On an error (a full disk) it logs one warning and stops writing.
     ``torch.utils.tensorboard.SummaryWriter`` was tried on a full disk: its thread dies with a
@@ -81,7 +81,7 @@ class TensorBoardLog:
 
     def _give_up(self, error: OSError) -> None:
         log.warning(
-            "%s: cannot be written (%s): the run goes on without its scalars",
+            "%s: cannot be written (%s): the run continues without TensorBoard scalars",
             self._path,
             error.strerror,
         )

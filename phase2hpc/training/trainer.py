@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from phase2hpc.checkpointing.rng_state import seed_everything
-from phase2hpc.config.run_config import RunConfig, algorithm_named
+from phase2hpc.config.algorithm_registry import algorithm_named
+from phase2hpc.config.run_config import RunConfig
 from phase2hpc.data.loader import CrystalData, make_loader
 from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store
@@ -79,7 +80,7 @@ class Trainer:
         self.device = choose_device(config.runtime.device)
         self.dtype = DTYPES[self.settings.precision]
         self.properties = config.properties
-        # What the model has heads for.
+        # Properties that the model has heads for.
         self.outputs = (*config.properties, *config.auxiliary)
         self.val = store.split_indices("val")
         self.train = draw_subset(
@@ -91,7 +92,7 @@ class Trainer:
         if not np.isfinite(self.labels(self.val)).any():
             raise InputError(
                 f"{store.path}: no crystal of its val split has a label of "
-                f"{', '.join(self.properties)}, so there is no best epoch to choose: prepare it "
+                f"{', '.join(self.properties)}, so no best epoch can be selected: prepare it "
                 "with another --split"
             )
         labels = self.labels(self.train, self.outputs)
@@ -116,7 +117,7 @@ class Trainer:
                 f"--max-edges: {config.algorithm} normalises over the batch, which several "
                 "processes can only do together: leave it out, or use more processes instead"
             )
-        # Kept: a store that does not fit in memory is read from disk for it.
+        # Computed once: it reads a store that does not fit in memory from disk.
         composition = compositions(store, self.train)
         self.elements: list[int] = np.flatnonzero(composition.sum(axis=0)).tolist()
         if self.settings.element_baseline:

@@ -1,4 +1,4 @@
-"""State of a trainer in a checkpoint: all that a later step depends on."""
+"""State of a trainer in a checkpoint: everything that later steps depend on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from phase2hpc.inference.target_scaler import TargetScaler
 from phase2hpc.training.nonfinite_steps import NonfiniteSteps
 from phase2hpc.training.trainer import Trainer
 
-# To be raised by every change that makes a step compute other numbers: a run begun under another
-# value resumes only with --accept-changes. 1: phase2hpc 0.1.
+# Increase it with every change of the numerical result of a step: a run started under another value
+# resumes only with --accept-changes. 1: phase2hpc 0.1.
 NUMERICS_VERSION = 1
 
 
@@ -38,9 +38,9 @@ def state_dict(trainer: Trainer) -> dict[str, Any]:
 def load_state_dict(
     trainer: Trainer, state: dict[str, Any], *, restart_epoch: bool = False
 ) -> None:
-    """Continue where ``state`` was taken.
+    """Restore ``state``.
 
-    restart_epoch: begin the epoch anew, because the order of crystals has changed since.
+    restart_epoch: restart the current epoch, because the order of crystals has changed.
     """
     trainer.model.load_state_dict(state["model"])
     trainer.averaged.module.load_state_dict(state["averaged"])
@@ -62,7 +62,7 @@ def load_state_dict(
         counted: int | None = state["counted"]
         begun = sampler.position * trainer.settings.batch_size
         trainer.counted = min(begun, len(trainer.train)) if counted is None else counted
-    # Ranks that the saving run did not have are seeded anew: valid, but not bit by bit the same.
+    # Ranks without a saved state get a new seed: valid, but not identical bit by bit.
     states, rank = state["rng"], trainer.world.rank
     if rank < len(states):
         set_rng_state(states[rank])

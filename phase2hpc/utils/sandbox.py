@@ -42,8 +42,8 @@ def sandboxed_map(
     """Yield ``function(task)`` of each task in order; a picklable function, run in a child process.
 
     Yield ``failed(task, reason)`` for a task that takes longer than ``time_limit`` seconds
-    (TIME_LIMIT), needs more than ``memory_limit`` bytes (MEMORY_LIMIT), or crashes the process.
-    The tasks after it go to a new process.
+    (TIME_LIMIT; the start of its process does not count), needs more than ``memory_limit`` bytes
+    (MEMORY_LIMIT), or crashes the process. The tasks after it go to a new process.
     """
     seconds = TIME_LIMIT if time_limit is None else time_limit
     limited = _Limited(function, MEMORY_LIMIT if memory_limit is None else memory_limit)
@@ -80,6 +80,11 @@ class _Failed:
 
 
 @dataclass(frozen=True)
+class _Start:
+    """The first task of a process: its answer shows that the process has started."""
+
+
+@dataclass(frozen=True)
 class _Limited(Generic[Task, Result]):
     """``function``, and the memory limit that its process sets when it receives this."""
 
@@ -91,7 +96,9 @@ class _Limited(Generic[Task, Result]):
         silence_crashes()
         limit_memory(self.memory)
 
-    def __call__(self, task: Task) -> Result | _Failed:
+    def __call__(self, task: Task | _Start) -> Result | _Failed | None:
+        if isinstance(task, _Start):
+            return None
         try:
             return self.function(task)
         except MemoryError:
@@ -104,6 +111,11 @@ class _Limited(Generic[Task, Result]):
 class _SandboxWorker(Worker):
     """A worker whose answers have a time limit."""
 
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__(function)
+        self._started = False
+        self.send_all([_Start()])
+
     def send_all(self, tasks: Iterable[Any]) -> None:
         # Earlier answers may still be in the pipe; receive_within reports the death after them.
         with contextlib.suppress(WorkerDied):
@@ -111,9 +123,12 @@ class _SandboxWorker(Worker):
                 self.send(task)
 
     def receive_within(self, seconds: float) -> Any:
-        if not self._connection.poll(seconds):
-            raise TimeoutError(f"too slow: reading it takes more than {seconds:g} s")
         try:
+            if not self._started:
+                self.receive()
+                self._started = True
+            if not self._connection.poll(seconds):
+                raise TimeoutError(f"too slow: reading it takes more than {seconds:g} s")
             return self.receive()
         except WorkerDied as error:
             raise WorkerDied(f"crashed the reader: {error}") from error

@@ -206,7 +206,7 @@ def test_levels(command) -> None:
     assert table["cgcnn", "max"] == ["500", "160", "0.0007", "none", "large"]
     code, out, _ = command("levels", "--settings")
     assert code == 0
-    from phase2hpc.config.run_config import RuntimeSettings, TrainingSettings
+    from phase2hpc.config.settings import RuntimeSettings, TrainingSettings
 
     for settings in (TrainingSettings, RuntimeSettings, *(a.settings for a in ALGORITHMS.values())):
         for key, field in settings.model_fields.items():
@@ -270,7 +270,7 @@ def test_without_a_store_the_sample_is_prepared_once(command, tiny, tmp_path, mo
 def test_a_missing_extra_is_named(command, monkeypatch) -> None:
     """As on a login node, whose install has no numpy."""
     monkeypatch.setitem(sys.modules, "h5py", None)
-    monkeypatch.delitem(sys.modules, "phase2hpc.data.store.layout", raising=False)
+    monkeypatch.delitem(sys.modules, "phase2hpc.data.store.info", raising=False)
     code, out, err = command("store", "info", "any.h5")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "needs h5py" in err and "pip install 'phase2hpc[data]'" in err

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from phase2hpc.config import plugins
+from phase2hpc.config.algorithm_registry import algorithm_named, algorithms
 from phase2hpc.config.algorithms import ALGORITHMS
-from phase2hpc.config.run_config import algorithm_named, algorithms, build_config
+from phase2hpc.config.run_config import build_config
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import family_folder
 

@@ -51,7 +51,7 @@ def test_docker_and_podman(engine: Engine, image: str, runtime: str, folder: Pat
     engine.run("podman", "tag", image, "localhost/phase2hpc")
     said = run(engine, folder, runtime)
     if runtime == "docker":
-        assert "is finished already, nothing to resume" in said
+        assert "is already finished, nothing to resume" in said
 
 
 def test_apptainer(engine: Engine, sif: Path, folder: Path) -> None:

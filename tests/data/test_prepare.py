@@ -24,7 +24,7 @@ from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.readers.json_records import raw_crystal
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store import verify
-from phase2hpc.data.store.layout import read_info
+from phase2hpc.data.store.info import read_info
 from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_store
@@ -333,7 +333,7 @@ def test_the_limit_of_atoms_is_a_setting(tmp_path: Path, command: Any) -> None:
 
 
 def test_a_store_of_an_earlier_version_names_no_limit_of_atoms(tmp_path: Path) -> None:
-    from phase2hpc.data.prepare import _differences
+    from phase2hpc.data.preparation_record import _differences
 
     old = {"sources": ["x"], "float64": False}
     assert _differences(old, {**old, "max_atoms": 1000}) == ""

@@ -78,7 +78,7 @@ def test_from_submission_to_prediction(installed: Path, tiny: Tiny, tmp_path: Pa
     # Where the plug-in is not installed, the run cannot be used and says why.
     code, out, err = phase2hpc(None, tmp_path, *predict)
     assert (code, out) == (2, "") and err.count("\n") == 1, err
-    assert "unknown algorithm 'schnet'" in err and "has to be installed here" in err
+    assert "unknown algorithm 'schnet'" in err and "must be installed here" in err
 
 
 def test_the_encoder_has_the_symmetries_of_a_crystal(

@@ -55,7 +55,7 @@ def test_only_a_finished_run_to_a_new_folder(
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         export_run(trained["cgcnn"], tmp_path / "full")
     half = RunDirectory(tmp_path / "run_half")
     half.path.mkdir()

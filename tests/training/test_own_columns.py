@@ -19,7 +19,7 @@ from phase2hpc.config.properties import ColumnSettings, parse_columns, parse_ren
 from phase2hpc.data.composition import composition_key
 from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.splits import SPLITS
-from phase2hpc.data.store.layout import read_info
+from phase2hpc.data.store.info import read_info
 from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_store
@@ -205,7 +205,7 @@ def test_a_run_with_folds_and_settings_resumes_exactly(
         train(request(store, tmp_path, fold=2, run_id="f2", overrides=overrides))
     monkeypatch.undo()
     asked = TrainRequest("cgcnn", "lite", tmp_path, resume=True, run_id="f2")
-    with pytest.raises(InputError, match="fold: 2 there, 1 here"):
+    with pytest.raises(InputError, match="fold: 2 in the run, 1 requested"):
         train(replace(asked, fold=1))
     with pytest.raises(InputError, match="columns: "):
         train(replace(asked, columns=parse_columns(["tail:scale=asinh"])))

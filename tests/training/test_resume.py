@@ -145,7 +145,7 @@ def test_a_crash_in_the_first_epoch_begins_again(
     if not saved:
         (tmp_path / "b" / reference.family / reference.path.name / "checkpoint.pt").unlink()
     run = train_tiny(tmp_path / "b", resume=True)
-    said = "resuming from step 0 of 15" if saved else "begins again"
+    said = "resuming from step 0 of 15" if saved else "starts from the beginning"
     assert said in capsys.readouterr().out
     assert_same_run(run, reference)
     assert len(scalar(run, "val_score")) == 3
@@ -278,7 +278,7 @@ def test_a_signal_stops_with_state_saved_and_resume_finishes(
 
 
 def test_max_hours_stops_and_resume_goes_on(train_tiny, uninterrupted, tmp_path) -> None:
-    with pytest.raises(StoppedEarly, match="--max-hours 1e-09 are over: state saved at step 1 of"):
+    with pytest.raises(StoppedEarly, match="--max-hours 1e-09 reached: state saved at step 1 of"):
         train_tiny(tmp_path, properties="all9", max_hours=1e-9)
     run = train_tiny(tmp_path, properties=None, resume=True, max_hours=None)
     assert_same_run(run, uninterrupted["cgcnn"])
@@ -347,18 +347,24 @@ def test_a_finished_run_is_said_in_one_line(trained, command) -> None:
         "train", "--algorithm", "cgcnn", "--level", "lite", "--resume",
         "--models-dir", run.path.parents[1],
     )  # fmt: skip
-    assert (code, err, out.count("\n")) == (0, "", 1) and "finished already" in out
+    assert (code, err, out.count("\n")) == (0, "", 1) and "already finished" in out
     assert before == {p: p.read_bytes() for p in run.path.iterdir() if p.is_file()}
 
 
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"lr": 0.5}, ("lr: 0.01 there, 0.5 here",)),
-        ({"batch_size": 4, "dropout": 0.0}, ("batch_size: 8 there, 4 here", "dropout: 0.1 there")),
-        ({"preset": "large"}, ("hidden: 16 there, 256 here", "layers: 2 there, 5 here")),
+        ({"lr": 0.5}, ("lr: 0.01 in the run, 0.5 requested",)),
+        (
+            {"batch_size": 4, "dropout": 0.0},
+            ("batch_size: 8 in the run, 4 requested", "dropout: 0.1 in the run"),
+        ),
+        (
+            {"preset": "large"},
+            ("hidden: 16 in the run, 256 requested", "layers: 2 in the run, 5 requested"),
+        ),
         ({"properties": "band_gap"}, ("properties:",)),
-        ({"seed": 3}, ("seed: 0 there, 3 here",)),
+        ({"seed": 3}, ("seed: 0 in the run, 3 requested",)),
         ({"preset": "huge"}, ("unknown preset 'huge'",)),
     ],
 )

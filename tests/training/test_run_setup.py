@@ -25,8 +25,10 @@ def left_by_a_killed_maker(models: Path, *names: str) -> RunDirectory:
 @pytest.mark.parametrize("names", [(), ("config.json", ".manifest.json.host.0123456789ab.partial")])
 def test_it_begins_anew_under_its_own_id(names, train_tiny, tmp_path) -> None:
     run = left_by_a_killed_maker(tmp_path, *names)
-    assert never_started(run)
-    with pytest.raises(InputError, match="ended before it began.*leave --resume out"):
+    assert never_began(run)
+    with pytest.raises(
+        InputError, match="stopped before its manifest was written.*leave out --resume"
+    ):
         train_tiny(tmp_path, resume=True)
     assert train_tiny(tmp_path, epochs=1) == run
     assert run.read_manifest().state == "finished" and run.read_config().training.epochs == 1
@@ -54,7 +56,7 @@ def test_the_first_of_two_that_found_it_empty_has_it(train_tiny, tmp_path, monke
         return found
 
     monkeypatch.setattr(session, "new_directory", while_another_begins)
-    with pytest.raises(InputError, match="another process has begun this run"):
+    with pytest.raises(InputError, match="another process has started this run"):
         train_tiny(tmp_path, epochs=1)
     assert json.loads(run.manifest.read_text()) == {"of": "another"}
     assert not run.config.exists() and not run.lease.exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from phase2hpc.cluster.doctor.check import Check, ok, warn
-from phase2hpc.config.run_config import algorithms
+from phase2hpc.config.algorithm_registry import algorithms
 
 
 def algorithm_checks() -> list[Check]:

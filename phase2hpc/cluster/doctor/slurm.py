@@ -13,8 +13,8 @@ from phase2hpc.cluster.slurm import jobs as slurm
 from phase2hpc.cluster.slurm import partitions as slurm_cluster
 from phase2hpc.cluster.submit.resources import ResourceOverrides, allocate
 from phase2hpc.cluster.submit.sbatch_options import parameters_of
+from phase2hpc.config.algorithm_registry import unknown_key
 from phase2hpc.config.algorithms import ALGORITHMS
-from phase2hpc.config.run_config import unknown_key
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.utils.time_format import format_duration
 

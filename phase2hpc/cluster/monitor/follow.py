@@ -93,7 +93,7 @@ def follow(poll: Callable[[], LogSource], last: int | None) -> Iterator[str]:
     Messages about the job go to stderr. If ``poll`` returns another log later, that is followed.
     """
     log: LogReader | None = None
-    polled, message = -SLURM_SECONDS, ""
+    polled, message = float("-inf"), ""
     complete = False
     while True:
         if time.monotonic() - polled > SLURM_SECONDS:

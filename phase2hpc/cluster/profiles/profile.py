@@ -27,7 +27,7 @@ from phase2hpc.cluster.profiles.fields import (
     SbatchOptions,
 )
 from phase2hpc.cluster.profiles.yaml_loader import read_mapping
-from phase2hpc.config.run_config import unknown_key
+from phase2hpc.config.algorithm_registry import unknown_key
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.utils import tables
 from phase2hpc.utils.error_text import first_problem

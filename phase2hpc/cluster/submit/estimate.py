@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phase2hpc.cluster.submit.store_size import StoreSize
+from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.algorithms import ALGORITHMS
-from phase2hpc.config.run_config import RunConfig, algorithm_named
+from phase2hpc.config.run_config import RunConfig
 from phase2hpc.runs.registry import registry
 
 REFERENCE_MACHINE = "one thread of an AMD EPYC with AVX-512"

@@ -44,7 +44,7 @@ def prepare_sharded(
     work = prepare_in_shards(sources, store, options, shards, workers=workers, overwrite=overwrite)
     if store.exists() and not overwrite:
         try:
-            from phase2hpc.data.prepare import existing_store, preparation
+            from phase2hpc.data.preparation_record import existing_store, preparation
         except ModuleNotFoundError as error:
             raise InputError(
                 f"{store} exists already, and this install cannot read it (no {error.name}) to see "

@@ -29,8 +29,9 @@ from phase2hpc.cluster.submit.sbatch_options import dependency_ids, start_after,
 from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.cluster.submit.store_size import PlannedStore
 from phase2hpc.cluster.submit.sweep import Member, members
+from phase2hpc.config.algorithm_registry import algorithm_named, level_named
 from phase2hpc.config.properties import ColumnSettings
-from phase2hpc.config.run_config import RunConfig, algorithm_named, level_named
+from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.runs.job_request import JobRequest
 from phase2hpc.runs.run_directory import (

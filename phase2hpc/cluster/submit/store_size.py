@@ -17,7 +17,7 @@ from phase2hpc.config.properties import GROUPS, PROPERTIES, ColumnSettings, cano
 from phase2hpc.errors import InputError
 
 if TYPE_CHECKING:
-    from phase2hpc.data.store.layout import StoreInfo
+    from phase2hpc.data.store.info import StoreInfo
 
 log = logging.getLogger(__name__)
 

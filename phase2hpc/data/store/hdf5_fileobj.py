@@ -1,8 +1,8 @@
-"""A file for HDF5 to write to that never fails before HDF5's eyes.
+"""File object for h5py that defers I/O errors.
 
-A file of HDF5's cannot be closed once a write to it has failed, and the process ends in a
-segmentation fault. So the first failure is kept here, for ``check`` to raise, and what is written
-after it goes to memory: little, since the store is given up at the next ``check``.
+After a failed write HDF5 cannot close its file, and the process ends in a segmentation fault.
+Therefore the first error is stored and raised by ``check``; later writes go to memory, which stay
+small because the writer aborts at the next ``check``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class DeferredErrorFile:
-    """File object for h5py on an existing file."""
+    """File object of an existing file, with the methods that h5py calls."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR)
@@ -26,7 +26,7 @@ class DeferredErrorFile:
             raise self._failure
 
     def close(self) -> None:
-        """Flush to disk and close; again does nothing. Raises OSError where that fails."""
+        """Sync to disk and close; idempotent. Raises OSError."""
         if self._file < 0:
             return
         try:
@@ -80,7 +80,7 @@ class DeferredErrorFile:
         return size
 
     def flush(self) -> None:
-        """Nothing is buffered here."""
+        """Do nothing: writes are not buffered."""
 
     def _write(self, view: memoryview) -> None:
         position = self._position

@@ -16,14 +16,14 @@ SHARE_OF_FREE_MEMORY = 0.5
 def store_budget() -> int:
     """Bytes that a store may take: PHASE2HPC_STORE_BUDGET, else half of the free memory.
 
-    Raises InputError where the variable is no size.
+    Raises InputError where the variable is not a valid size.
     """
     text = os.environ.get(BUDGET_VARIABLE)
     if text is None:
         return int(free_memory() * SHARE_OF_FREE_MEMORY)
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(?:i?B)?", text.strip())
     if match is None:
-        raise InputError(f"{BUDGET_VARIABLE}={text} is no size: write bytes or, for example, 8G")
+        raise InputError(f"{BUDGET_VARIABLE}={text} is not a size: write bytes or, for example, 8G")
     return int(float(match[1]) * 1024 ** " kMGT".index(match[2] or " "))
 
 

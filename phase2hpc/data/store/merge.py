@@ -37,7 +37,7 @@ class MergeSummary:
     def lines(self) -> list[str]:
         """The summary as text."""
         parts = [f"  {count} crystals from {name}" for name, count in self.added.items()]
-        skipped = f"  {self.duplicates} crystals that were in two stores, taken once"
+        skipped = f"  {self.duplicates} crystals that several stores contain, taken once"
         return [
             f"{self.path}: {self.crystals} crystals",
             *parts,
@@ -51,10 +51,10 @@ def merge_stores(
 ) -> MergeSummary:
     """Write the crystals of these stores, one store after the other, to ``out``.
 
-    Splits are kept. A crystal that is in two stores, equal in all but its place, is taken once.
+    Splits are kept. A crystal that two stores contain, with equal content, is taken once.
     Raises InputError where an id stands for two different crystals, where graph settings or
-    precision differ, where ``out`` exists, and where a compound would be in train by one store
-    and in test by another (then errors would look better than they are).
+    precision differ, where ``out`` exists, and where a compound is in train in one store and in
+    test in another (a leak that would understate test errors).
     """
     if len(paths) < 2:
         raise InputError("merging takes at least two stores")
@@ -122,7 +122,7 @@ class _Compounds:
         splits.add(int(crystal.split[0]))
 
     def check(self) -> None:
-        """InputError for compounds that straddle train and test because of the merge."""
+        """Raise InputError for compounds that are in train and test only because of the merge."""
         both = {TRAIN, TEST}
         straddling = [
             formula
@@ -132,8 +132,9 @@ class _Compounds:
         ]
         if straddling:
             raise InputError(
-                f"{len(straddling)} compounds, {straddling[0]} for one, are in train by one store "
-                "and in test by another: prepare all sources together, or each with --split formula"
+                f"{len(straddling)} compounds, for example {straddling[0]}, are in train in one "
+                "store and in test in another: prepare all sources together, or each with --split "
+                "formula"
             )
 
 

@@ -1,4 +1,4 @@
-"""The HDF5 graph store, opened for reading."""
+"""HDF5 graph store reader."""
 
 from __future__ import annotations
 
@@ -15,16 +15,8 @@ import numpy.typing as npt
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import FIELDS, GraphArrays, arrays_bytes
 from phase2hpc.data.splits import SPLITS, formula_fold, split_in_fold
-from phase2hpc.data.store.layout import (
-    LABELS,
-    StoreInfo,
-    damaged,
-    info_of,
-    label_path,
-    number_of_folds,
-    open_file,
-    read_dataset,
-)
+from phase2hpc.data.store.info import StoreInfo, info_of, number_of_folds
+from phase2hpc.data.store.layout import LABELS, damaged, label_path, open_file, read_dataset
 from phase2hpc.data.store.memory_budget import free_memory, store_budget
 from phase2hpc.data.store.structure_checks import (
     H5_ERRORS,
@@ -38,9 +30,9 @@ from phase2hpc.errors import InputError
 class Store:
     """A store opened for reading: in memory where it fits, else read block by block.
 
-    arrays: everything, or None where ``info.memory`` exceeds the budget. node_ptr, edge_ptr,
-    split and labels are in memory in both cases. No file handle is ever kept, so a store may be
-    pickled (it is opened anew at the other end) and used after a fork.
+    arrays: all arrays, or None where ``info.memory`` exceeds the budget. node_ptr, edge_ptr,
+    split and labels are in memory in both cases. No file handle is kept open, so that a store can
+    be pickled (unpickling opens the file again) and used after a fork.
     """
 
     def __init__(
@@ -66,10 +58,11 @@ class Store:
     def open(cls, path: str | os.PathLike[str], budget: int | None = None) -> Store:
         """Read a store; ``budget`` is the memory its arrays may take, in bytes.
 
-        The default is PHASE2HPC_STORE_BUDGET ("8G") or half of what is free. Raises InputError
-        where there is no store, or none that this version can read, and before any of its
-        numbers is used for one whose structure, pointers or indices cannot be a store's.
-        Whether its content is what was once written, ``verify.verify_once`` tells.
+        The default is PHASE2HPC_STORE_BUDGET ("8G"), else half of the free memory. Structure,
+        pointers and indices are checked before use; the content hash only by ``verify.trust``.
+
+        Raises InputError for a missing file, a file that is not a store of a known version, and
+        invalid structure, pointers or indices.
         """
         limit = store_budget() if budget is None else budget
         with open_file(path) as file:
@@ -118,10 +111,10 @@ class Store:
         return np.flatnonzero(self.split == SPLITS.index(name))
 
     def use_fold(self, fold: int | None) -> None:
-        """Take the splits of one fold (from 1) of a store that was prepared with folds.
+        """Use the splits of one cross-validation fold (from 1).
 
-        None keeps the splits as they are. Raises InputError for a store without folds or a fold
-        that it does not have.
+        None keeps the current splits. Raises InputError for a store without folds and for a fold
+        out of range.
         """
         if fold is None or fold == self.fold:
             return
@@ -176,7 +169,7 @@ class Store:
         return block
 
     def block_bounds(self, max_bytes: int) -> npt.NDArray[np.int64]:
-        """Cuts 0 = b_0 < b_1 < ... = N such that a block takes at most about ``max_bytes``."""
+        """Block bounds 0 = b_0 < b_1 < ... = N, each block of at most about ``max_bytes``."""
         used = arrays_bytes(
             np.arange(len(self.node_ptr)),
             self.node_ptr,
@@ -214,7 +207,7 @@ class Store:
         self.__dict__.update(opened.__dict__)
 
     def _reopened(self) -> h5py.File:
-        """The file again, which must still be the one that the pointers are of."""
+        """Open the file again; InputError if its content has changed since."""
         file = open_file(self.path)
         try:
             if _state_of(file) != self._state:
@@ -241,7 +234,7 @@ def _replaced(path: Path) -> InputError:
 
 
 def _check_room(info: StoreInfo) -> None:
-    """InputError where what is always in memory, pointers and labels, does not fit at all."""
+    """Raise InputError where pointers and labels, which are always in memory, do not fit."""
     needed, free = info.crystals * (25 + 4 * len(info.units)), free_memory()
     if needed > free:
         raise InputError(

@@ -1,9 +1,8 @@
-"""Checks of a store's file before any of its numbers is used as an index or a size.
+"""Checks of a store file before its values are used as indices or sizes.
 
-A store may come from anywhere, and its content hash can be computed anew by anyone: nothing here
-relies on it. Links that lead out of the file, raw data kept elsewhere, filters that would be
-loaded from a plug-in and sizes that nothing stands behind are refused by looking at the file's
-structure; only then are arrays read, and their pointers and indices checked.
+A store may come from an untrusted source, which can also forge the content hash. External links,
+external raw data, filters from plug-ins and sizes without stored data are refused by inspecting
+the file structure; then arrays are read, and their pointers and indices checked.
 """
 
 from __future__ import annotations
@@ -19,42 +18,42 @@ from h5py import h5d, h5l, h5t, h5z
 from phase2hpc.data.graph import MAX_ATOMS
 from phase2hpc.data.graph_arrays import FIELDS, GraphArrays
 
-# What h5py raises over a damaged file.
+# Exceptions that h5py raises for a damaged file.
 H5_ERRORS = (
     OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError,
     MemoryError,
 )  # fmt: skip
 
 MAX_TEXT_BYTES = 1 << 26
-# A chunk is unpacked as a whole; ours have 1.5 MB at most.
+# A chunk is decompressed as a whole; ours have 1.5 MB at most.
 MAX_CHUNK_BYTES = 1 << 22
-# What a filter may add to a chunk that it cannot make smaller, checksum included.
+# Overhead of a chunk that the filters cannot compress, checksum included.
 CHUNK_OVERHEAD = 1 << 10
 
 _FILTERS = {h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32}
 
 
-class InvalidStore(ValueError):
-    """The file is not a valid store; the message names the problem in a few words."""
+class Unsound(ValueError):
+    """The file is not a valid store; the message names the object and the problem."""
 
 
 def text_attribute(attributes: h5py.AttributeManager, name: str) -> str:
-    """An attribute that must be one text."""
+    """Value of a scalar string attribute. Raises Unsound for any other."""
     if name not in attributes:
         raise InvalidStore(f"the attribute '{name}' is missing")
     found = attributes.get_id(name)
     if found.shape != () or found.get_type().get_class() != h5t.STRING:
-        raise InvalidStore(f"the attribute '{name}' is not a text")
+        raise Unsound(f"the attribute '{name}' is not a string")
     if found.get_storage_size() > MAX_TEXT_BYTES:
         raise InvalidStore(f"the attribute '{name}' is too long")
     value = attributes[name]
     if not isinstance(value, str):
-        raise InvalidStore(f"the attribute '{name}' is not a text in UTF-8")
+        raise Unsound(f"the attribute '{name}' is not a UTF-8 string")
     return value
 
 
 def members(group: h5py.Group, name: str) -> h5py.Group | None:
-    """A group of the file; None where there is none."""
+    """A subgroup, or None if it does not exist. Raises Unsound for another object."""
     if not group.id.links.exists(name.encode()):
         return None
     found = _linked(group, name)
@@ -92,12 +91,12 @@ def check_structure(file: h5py.File, labels: str) -> None:
 
 
 def _linked(group: h5py.Group, name: str, path: str | None = None) -> Any:
-    """Object of a name in a group, if it is in this file; ``path``: its name in messages."""
+    """The object of a hard link; ``path`` names it in messages. Raises Unsound."""
     key = name.encode(errors="surrogateescape")
     if not group.id.links.exists(key):
         raise InvalidStore(f"'{path or name}' is missing")
     if group.id.links.get_info(key).type != h5l.TYPE_HARD:
-        raise InvalidStore(f"'{path or name}' is a link to somewhere else")
+        raise Unsound(f"'{path or name}' is a soft or external link")
     return group[key]
 
 
@@ -117,11 +116,11 @@ def _check_dataset(
 
 
 def _check_storage(dataset: h5py.Dataset, name: str, tail: tuple[int, ...]) -> int:
-    """Bytes in the file. Every chunk that the shape claims must be there, in our filters alone:
-    raw data in another file, arrays made of others' and fill values have no chunks."""
+    """Bytes in the file. Every chunk of the shape must be stored, with known filters only; external
+    raw data, virtual datasets and fill values have no chunks."""
     plan = dataset.id.get_create_plist()
     if plan.get_layout() != h5d.CHUNKED:
-        raise InvalidStore(f"'{name}' is not kept in chunks of this file")
+        raise Unsound(f"'{name}' is not stored in chunks of this file")
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
     if h5z.FILTER_FLETCHER32 not in filters:
         raise InvalidStore(f"'{name}' has no checksums")
@@ -152,9 +151,9 @@ def _check_storage(dataset: h5py.Dataset, name: str, tail: tuple[int, ...]) -> i
 
 
 def check_pointers(pointers: Mapping[str, npt.NDArray[np.int64]], ends: Mapping[str, int]) -> None:
-    """Raise InvalidStore unless each pointer ascends from 0 to the length of what it points into.
+    """Raise Unsound unless each pointer ascends from 0 to the length of its arrays.
 
-    No crystal is without atoms, none has more than an index can count.
+    Each crystal has 1 to ``MAX_ATOMS`` atoms.
     """
     for name, pointer in pointers.items():
         # Differences of such numbers may overflow; comparisons cannot.
@@ -170,7 +169,7 @@ def check_pointers(pointers: Mapping[str, npt.NDArray[np.int64]], ends: Mapping[
 
 
 def index_problems(arrays: GraphArrays) -> list[str]:
-    """Problems of the indices of these graphs, one line each; pointers are sound."""
+    """Problems of the indices of these graphs, one line each; pointers must be valid."""
     edge_ptr = arrays.edge_ptr
     atoms = np.repeat(np.diff(arrays.node_ptr).astype(np.uint16), np.diff(edge_ptr))
     receiver = arrays.receiver
@@ -184,7 +183,7 @@ def index_problems(arrays: GraphArrays) -> list[str]:
         "atomic_number: not an element": (arrays.atomic_number < 1) | (arrays.atomic_number > 118),
     }
     found = [message for message, wrong in checks.items() if wrong.any()]
-    return found if _is_text(arrays) else [*found, "ids that are no UTF-8"]
+    return found if _is_text(arrays) else [*found, "ids: not valid UTF-8"]
 
 
 def _is_text(arrays: GraphArrays) -> bool:

@@ -1,7 +1,7 @@
-"""Cache of the stores known to be intact: those made or verified by this user, as they are now.
+"""Cache of verified stores, by path, size, modification time and content hash.
 
-A small file in the cache. Losing it, or an entry when two processes write at once, only means
-that a store is verified once more.
+A small file in the user's cache folder. A lost file or entry (two processes writing at once) only
+means that a store is verified again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ MAX_ENTRIES = 200
 
 
 def state_of(path: str | os.PathLike[str]) -> dict[str, str | int]:
-    """Real path, size in bytes and time of the last change (ns): another state, other content.
+    """Real path, size in bytes and modification time (ns) of a file.
 
-    Raises OSError where there is no file.
+    Raises OSError if it does not exist.
     """
     real = os.path.realpath(path)
     found = os.stat(real)
@@ -28,7 +28,7 @@ def state_of(path: str | os.PathLike[str]) -> dict[str, str | int]:
 
 
 def remember(state: dict[str, str | int], content_hash: str) -> None:
-    """The store of this content is whole in this state. A cache that cannot be written is left."""
+    """Record that the file in this state is valid; errors of the cache file are ignored."""
     entry = {**state, "content_hash": content_hash}
     others = [other for other in _entries() if other.get("path") != state["path"]]
     kept = [*others, entry][-MAX_ENTRIES:]
@@ -37,7 +37,7 @@ def remember(state: dict[str, str | int], content_hash: str) -> None:
 
 
 def remembered(state: dict[str, str | int]) -> str | None:
-    """The content hash that was whole in this state; None where nobody knows."""
+    """Content hash recorded for this state, or None."""
     for entry in _entries():
         if {**state, "content_hash": entry.get("content_hash")} == entry:
             return str(entry["content_hash"])

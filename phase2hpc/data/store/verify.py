@@ -1,6 +1,6 @@
 """Verification of a store: checksums, content hash and structure of the graphs.
 
-It runs in a child process: a damaged HDF5 file can crash the library that reads it.
+Runs in a child process, because a damaged HDF5 file can crash the HDF5 library.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ import numpy.typing as npt
 
 from phase2hpc.data.graph_arrays import NO_SPLIT, GraphArrays
 from phase2hpc.data.splits import SPLITS
+from phase2hpc.data.store.info import StoreInfo, read_info, stored_hash
 from phase2hpc.data.store.layout import (
-    StoreInfo,
-    StoreNotFound,
+    NoStore,
     content_hash,
     damaged,
     dataset_paths,
     describe,
     open_file,
     read_dataset,
-    read_info,
-    stored_hash,
 )
 from phase2hpc.data.store.memory_budget import free_memory
 from phase2hpc.data.store.reader import Store
@@ -41,10 +39,10 @@ from phase2hpc.utils.worker_pool import Worker, WorkerDied
 
 READ_BYTES = 1 << 26
 BLOCK_BYTES = 1 << 24
-# Of an edge's length in angstrom: coordinates are rounded to single precision.
+# Tolerance of edge lengths, angstrom: coordinates are rounded to single precision.
 LENGTH_TOLERANCE = 1e-3
-# What the child may take beyond what it begins with: bytes, and seconds of computing, the latter
-# more for more data. A sound store is read hundreds of times faster.
+# Limits of the child process: bytes beyond its initial memory, and CPU seconds, plus some per byte.
+# A valid store is read hundreds of times faster.
 MIN_MEMORY = 1 << 31
 MIN_SECONDS = 60.0
 BYTES_A_SECOND = 1 << 20
@@ -52,7 +50,7 @@ BYTES_A_SECOND = 1 << 20
 
 @dataclass
 class VerifyReport:
-    """Result of ``verify_store``; ``problems`` is empty for an intact store."""
+    """Result of ``verify_store``; ``problems`` is empty for a valid store."""
 
     path: Path
     info: StoreInfo | None = None
@@ -76,9 +74,9 @@ class VerifyReport:
 
 
 def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
-    """Read all of a store in a child process and report what is wrong with it.
+    """Read all of a store in a child process and report its problems.
 
-    Raises StoreNotFound (an InputError) where there is none at all.
+    Raises NoStore (an InputError) for a file that is not a store.
     """
     path = Path(path)
     report = VerifyReport(path)
@@ -100,13 +98,13 @@ def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
             return report
         info = report.info
         if content_hash(info.graph_settings, info.columns, descriptions) != info.content_hash:
-            report.problems.append("the content hash does not fit the arrays and their settings")
+            report.problems.append("the content hash does not match the arrays and their settings")
         doing = "the graphs"
         worker.send("graphs")
         report.problems += worker.receive()
     except WorkerDied as error:
-        report.problems.append(f"reading {doing} crashed or found no end ({error})")
-    except StoreNotFound:
+        report.problems.append(f"reading {doing} crashed or exceeded its limits ({error})")
+    except NoStore:
         raise
     except InputError as error:
         report.problems.append(str(error))
@@ -115,12 +113,10 @@ def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
     return report
 
 
-def verify_once(path: str | os.PathLike[str]) -> None:
-    """Return if this store is whole: verified now, unless it is known to be as it was then.
+def trust(path: str | os.PathLike[str]) -> None:
+    """Verify a store, unless the cache of verified stores contains it in its current state.
 
-    Stores that this user prepared, merged or verified are known by real path, size, time of
-    change and content hash. Raises InputError naming what is damaged, StoreNotFound where there is
-    none.
+    Raises InputError naming what is damaged, NoStore for a file that is not a store.
     """
     path = Path(path)
     try:
@@ -132,17 +128,18 @@ def verify_once(path: str | os.PathLike[str]) -> None:
     report = verify_store(path)
     if report.info is None or not report.ok:
         problem = report.problems[0]
-        # What comes from the file's root is a whole sentence already.
+        # Problems of the root are complete messages that begin with the path.
         if not problem.startswith(str(path)):
-            problem = f"{path} is damaged: {problem}: prepare the store again or copy it anew"
+            problem = f"{path} is damaged: {problem}: prepare the store again or copy it again"
         raise InputError(problem)
     if state:
         remember(state, report.info.content_hash)
 
 
 def inspect(path: str | os.PathLike[str]) -> StoreInfo:
-    """Root attributes of a store, as ``read_info``, but read in a child process: a file that
-    nobody verified may crash its reader. Raises InputError then too."""
+    """``read_info`` in a child process, for a file that is not verified and may crash its reader.
+
+    Raises InputError, also for a crash."""
     worker = Worker(_Check(Path(path)))
     try:
         worker.send("info")
@@ -156,7 +153,7 @@ def inspect(path: str | os.PathLike[str]) -> StoreInfo:
 
 @dataclass(frozen=True)
 class _Check:
-    """The child's side: "info", "graphs", or the name of an array."""
+    """Task of the child process: "info", "graphs", or the name of an array."""
 
     path: Path
 
@@ -209,8 +206,7 @@ def _graph_problems(store: Store) -> list[str]:
 
 
 def block_problems(arrays: GraphArrays, cutoff: float) -> list[str]:
-    """Problems of these graphs, whose indices are sound, one line each; nothing for sound
-    ones."""
+    """Problems of the values of these graphs, one line each; indices must be valid."""
     with np.errstate(invalid="ignore", over="ignore"):
         volume = np.linalg.det(arrays.lattice)
         length = _edge_lengths(arrays)

@@ -1,4 +1,4 @@
-"""Graph store writer: block by block, committed whole or not at all."""
+"""Graph store writer: block by block, committed atomically."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from phase2hpc.utils.atomic_io import PartialFile
 from phase2hpc.utils.os_errors import path_error, write_error
 from phase2hpc.utils.time_format import utc_now
 
-# Rows a chunk: below HDF5's default cache of 1 MiB a chunk in every array but the labels' ones.
+# Rows per chunk: below HDF5's default chunk cache of 1 MiB for every array except labels.
 CHUNK_ROWS = 1 << 16
 LATTICE_CHUNK_ROWS = 1 << 13
 # On 15,670 crystals level 4 is 5 times smaller than none and read within 0.1 s; 6 writes twice
@@ -47,10 +47,10 @@ class StoreWriter:
     """Writes a store block by block, with memory for a few chunks only.
 
     Use as a context manager: the store appears under its name when the block ends without an
-    exception and ``finish`` was called; otherwise nothing stays behind.
+    exception and ``finish`` was called; otherwise nothing is left.
 
-    source: name and hash of the sources. preparation: all that the content depends on, compared
-    when the same store is asked for again.
+    source: name and hash of the sources. preparation: everything that the content depends on,
+    compared when the same store is prepared again.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class StoreWriter:
             self._columns[name].append(np.zeros(1, dtype=np.int64))
 
     def append(self, block: GraphArrays) -> None:
-        """Add these graphs after those already there. Raises Phase2Error where the disk is full."""
+        """Append graphs. Raises Phase2Error where the disk is full."""
         for name, column in self._columns.items():
             values = getattr(block, name)
             if name in self._ends:
@@ -103,7 +103,7 @@ class StoreWriter:
                     self._labels[name].append(no_labels(missing))
         for name, column in self._labels.items():
             values = block.labels.get(name, no_labels(len(block)))
-            # One bit pattern for every NaN, or the hash would tell them apart.
+            # One bit pattern for every NaN, so that the hash does not depend on it.
             column.append(np.where(np.isnan(values), np.float32(np.nan), values))
         self.crystals += len(block)
         try:
@@ -116,7 +116,7 @@ class StoreWriter:
         summary: Mapping[str, Any] | None = None,
         columns: Mapping[str, ColumnSettings] | None = None,
     ) -> str:
-        """Write the last chunks and the root attributes and sync the file; the content hash.
+        """Write the last chunks and root attributes, sync the file, and return the content hash.
 
         summary: counts to show. columns: settings of label columns; where they are missing, the
         units of the nine properties. Raises Phase2Error where the disk is full.
@@ -171,7 +171,7 @@ class StoreWriter:
         except OSError as failure:
             raise self._failed(failure) from failure
         finally:
-            # First, so that there is room for what closing writes.
+            # First, to free the space that closing the file needs.
             self._partial.discard()
             self._file.close()
             with suppress(OSError):  # of a file that is given up
@@ -181,8 +181,8 @@ class StoreWriter:
         return write_error(
             error,
             f"cannot write the store {self.path}",
-            note="nothing is left of the new one"
-            + (", the old one is as it was" if self.path.exists() else ""),
+            note="the incomplete new store was removed"
+            + (", the existing one is unchanged" if self.path.exists() else ""),
         )
 
     def _column(self, name: str, float64: bool) -> _Column:

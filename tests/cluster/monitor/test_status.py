@@ -3,7 +3,6 @@ there. Slurm's texts are recorded; tests/slurm/test_follow.py has the real one."
 
 import json
 import os
-import threading
 import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -437,32 +436,33 @@ def test_a_log_that_is_a_link_or_a_pipe_is_not_read(make, slurm, command, tmp_pa
 def test_following_across_a_requeue_to_the_end(make, slurm, command, tmp_path, monkeypatch):
     run = make("one", "submitted")
     slurm(in_queue(run, "PENDING"))
-    monkeypatch.setattr(following, "SLURM_SECONDS", 0.05)
-    monkeypatch.setattr(following, "LOG_SECONDS", 0.05)
     log = run.path / "job" / "7_0_log.out"
+    life = [
+        ("submitted", "RUNNING", "one\n"),
+        ("stopped", "COMPLETING", "half"),
+        ("stopped", "PENDING", " a line\n"),
+        ("finished", "COMPLETED", "three\n"),
+    ]
+    now = 0.0
 
-    def life():
-        def says(state, queue, text):
+    def sleep(seconds):
+        """A state lasts longer than the time between two queries."""
+        nonlocal now
+        now += seconds
+        if life and now % (2 * following.SLURM_SECONDS) == 0:
+            state, queue, text = life.pop(0)
             run.update_manifest(state=state)
-            # Whole at any moment, as Slurm's answers are.
-            (tmp_path / "next").write_text(in_queue(run, queue))
-            (tmp_path / "next").replace(tmp_path / "squeue.out")
+            slurm(in_queue(run, queue))
             with log.open("a") as file:
                 file.write(text)
-            time.sleep(0.4)
 
-        time.sleep(0.3)
-        says("submitted", "RUNNING", "one\n")
-        says("stopped", "COMPLETING", "half")
-        says("stopped", "PENDING", " a line\n")
-        says("finished", "COMPLETED", "three\n")
-
-    thread = threading.Thread(target=life)
-    thread.start()
+    clock = SimpleNamespace(sleep=sleep, monotonic=lambda: now)
+    monkeypatch.setattr(following, "time", clock)
     code, out, err = command("logs", "one", "-f", "--models-dir", tmp_path)
-    thread.join()
     assert (code, out) == (0, "one\nhalf a line\nthree\n")
     assert "is pending: job 7 PENDING" in err and "is finished" in err
+    queries = [call for call in slurm.calls() if call.startswith("squeue")]
+    assert len(queries) <= now / following.SLURM_SECONDS + 1
 
 
 # ---- cancel ----------------------------------------------------------------------------------

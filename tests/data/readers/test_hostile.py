@@ -193,6 +193,24 @@ def test_each_misbehaviour_costs_its_own_task_only() -> None:
     assert reasons["raise"].startswith("internal error: ZeroDivisionError, by zero; ")
 
 
+class SlowToStart:
+    """A function whose process needs longer to start than a task may take."""
+
+    def __call__(self, task: str) -> str:
+        return task.upper()
+
+    def __setstate__(self, state: object) -> None:
+        time.sleep(1.0)
+
+    def __getstate__(self) -> tuple[int]:
+        return (1,)
+
+
+def test_the_start_of_the_process_is_not_the_tasks_time() -> None:
+    answers = sandboxed_map(SlowToStart(), ["a", "b"], lambda task, why: why, time_limit=0.5)
+    assert list(answers) == ["A", "B"]
+
+
 def test_the_time_limit_holds_inside_c_code(tmp_path, monkeypatch) -> None:
     (tmp_path / "a.cif").write_bytes(b"data_a\nloop_\n_b\n" + b"1 " * (12 * 2**20))
     (tmp_path / "b.cif").write_text(GOOD)

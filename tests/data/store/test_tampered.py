@@ -28,13 +28,8 @@ from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import FIELDS
 from phase2hpc.data.store import verify
-from phase2hpc.data.store.layout import (
-    StoreNotFound,
-    content_hash,
-    dataset_paths,
-    describe,
-    read_info,
-)
+from phase2hpc.data.store.info import read_info
+from phase2hpc.data.store.layout import NoStore, content_hash, dataset_paths, describe
 from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import inspect, verify_once, verify_store
@@ -274,39 +269,39 @@ STRUCTURE: dict[str, tuple[Tamper, str]] = {
     "a filter from a plug-in": (instead("split", with_filter(32015)), "[3, 32015]"),
     "the szip filter": (instead("split", with_filter(4)), "[3, 4]"),
     "a bomb in a chunk": (instead("split", bomb_in_a_chunk), "'split' has a chunk of"),
-    "a name of other than itself": (rename_label("ehull"), "'labels/band_gap' says of itself"),
-    "a name that is a path": (rename_label("../../x"), "says of itself that it is '../../x'"),
+    "a name of other than itself": (rename_label("ehull"), "'labels/band_gap' has the name"),
+    "a name that is a path": (rename_label("../../x"), "has the name '../../x'"),
     "a name with a control": (rename_label("\x1b[2Jband"), "control character U+001B"),
     "a name of two lines": (rename_label("a\nb"), "control character U+000A"),
     "an empty name": (rename_label(""), "is empty"),
     "an endless name": (rename_label("x" * 5000), "has 5000 characters"),
-    "a name that is a number": (label_attribute("name", 3), "attribute 'name' is not a text"),
-    "a unit that is a number": (label_attribute("unit", 1.5), "attribute 'unit' is not a text"),
-    "units in a row": (label_attribute("unit", ["eV", "K"]), "attribute 'unit' is not a text"),
+    "a name that is a number": (label_attribute("name", 3), "attribute 'name' is not a string"),
+    "a unit that is a number": (label_attribute("unit", 1.5), "attribute 'unit' is not a string"),
+    "units in a row": (label_attribute("unit", ["eV", "K"]), "attribute 'unit' is not a string"),
     **{f"no {name}": (attribute(name, None), f"attribute '{name}' is missing")
        for name in ("graph_settings", "source", "preparation", "summary", "versions", "created",
                     "content_hash")},
-    **{f"{name} is a number": (attribute(name, 7), f"attribute '{name}' is not a text")
+    **{f"{name} is a number": (attribute(name, 7), f"attribute '{name}' is not a string")
        for name in ("graph_settings", "source", "created", "content_hash", "format")},
-    **{f"{name} is no object": (attribute(name, "[1]"), f"attribute '{name}' is no JSON object")
+    **{f"{name} is no object": (attribute(name, "[1]"), f"attribute '{name}' is not a JSON object")
        for name in ("source", "preparation", "versions")},
-    "settings are no JSON": (attribute("graph_settings", "{"), "'graph_settings' is no JSON"),
+    "settings are no JSON": (attribute("graph_settings", "{"), "'graph_settings' is not JSON"),
     "settings too deep": (attribute("source", "[" * 200_000), "'source' is nested too deeply"),
     "counts that are none": (
-        attribute("summary", '{"splits": {"train": "x"}}'), "holds what is no count"),
+        attribute("summary", '{"splits": {"train": "x"}}'), "has a value that is not a count"),
     "counts of counts of counts": (
-        attribute("summary", '{"a": {"b": {"c": {"d": 1}}}}'), "holds what is no count"),
-    "no hash": (attribute("content_hash", "0" * 63), "is no SHA-256"),
+        attribute("summary", '{"a": {"b": {"c": {"d": 1}}}}'), "has a value that is not a count"),
+    "no hash": (attribute("content_hash", "0" * 63), "is not a SHA-256 digest"),
     "no cutoff": (settings(cutoff=float("nan")), "cutoff nan A is outside"),
     "infinite cutoff": (settings(cutoff=float("inf")), "cutoff inf A is outside"),
-    "true cutoff": (settings(cutoff=True), "holds what is no number"),
-    "a cutoff in words": (settings(cutoff="6"), "holds what is no number"),
-    "half a neighbour": (settings(max_neighbors=12.5), "holds what is no number"),
+    "true cutoff": (settings(cutoff=True), "has a value that is not a number"),
+    "a cutoff in words": (settings(cutoff="6"), "has a value that is not a number"),
+    "half a neighbour": (settings(max_neighbors=12.5), "has a value that is not a number"),
     "a setting more": (settings(extra=1), "does not hold cutoff, max_neighbors, shell_width"),
-    "version in words": (attribute("schema_version", "1"), "'schema_version' is no positive"),
-    "version zero": (attribute("schema_version", 0), "'schema_version' is no positive"),
-    "versions in a row": (attribute("schema_version", [1, 1]), "'schema_version' is no positive"),
-    "complete in words": (attribute("complete", "False"), "'complete' is no truth value"),
+    "version in words": (attribute("schema_version", "1"), "'schema_version' is not a pos"),
+    "version zero": (attribute("schema_version", 0), "'schema_version' is not a pos"),
+    "versions in a row": (attribute("schema_version", [1, 1]), "'schema_version' is not a pos"),
+    "complete in words": (attribute("complete", "False"), "'complete' is not a boolean"),
     "not complete": (attribute("complete", False), "is incomplete"),
     "complete or not": (attribute("complete", None), "is incomplete"),
 }  # fmt: skip
@@ -332,10 +327,10 @@ INDICES: dict[str, tuple[Tamper, str]] = {
     "element 0": (at("atomic_number", 0, 0), "atomic_number: not an element"),
     "element 119": (at("atomic_number", 0, 119), "atomic_number: not an element"),
     "element 255": (at("atomic_number", -1, 255), "atomic_number: not an element"),
-    "ids that are no text": (at("id_bytes", 1, 0xFF), "ids that are no UTF-8"),
+    "ids that are no text": (at("id_bytes", 1, 0xFF), "ids: not valid UTF-8"),
     "ids cut within a character": (
         ids(lambda names: ["\u00d8".encode()[:1], "\u00d8".encode()[1:], *names[2:]]),
-        "ids that are no UTF-8"),
+        "ids: not valid UTF-8"),
 }  # fmt: skip
 
 # What no index depends on: readers take it, verify does not.
@@ -593,7 +588,10 @@ def test_a_reader_that_crashes_or_hangs_takes_nobody_along(
 ) -> None:
     monkeypatch.setattr(verify, "_Check", lambda path: act)
     report = verify_store(tiny.store)
-    assert not report.ok and "reading the file's root crashed or found no end" in report.problems[0]
+    assert (
+        not report.ok
+        and "reading the file's root crashed or exceeded its limits" in report.problems[0]
+    )
     assert "is damaged or truncated (a worker process" in refusal(lambda: inspect(tiny.store))
     monkeypatch.undo()
     assert inspect(tiny.store) == read_info(tiny.store)

@@ -256,7 +256,7 @@ def test_all_stop_at_one_step_and_go_on_exactly(rank, whole, tiny, tmp_path) -> 
     with Ranks(2, tmp_path / "more", command_line, *resume(tmp_path), launcher=srun) as ranks:
         assert ranks.codes() == [0, 0], ranks.text()
     assert sum("resuming from step 8 of 15" in line for line in ranks.lines()) == 1
-    assert "not to the last bit" not in ranks.text()
+    assert "not identical bit by bit" not in ranks.text()
     assert_same_run(RunDirectory(tmp_path / RUN), RunDirectory(whole.log.parent / RUN))
 
 
@@ -275,7 +275,7 @@ def test_the_time_limit_stops_all(tiny, tmp_path) -> None:
     with Ranks(2, tmp_path / "log", command_line, *words) as ranks:
         assert ranks.codes() == [75, 75], ranks.text()
     ends = [line for line in ranks.lines() if line.startswith("phase2hpc:")]
-    assert len(ends) == 1 and ends[0].startswith("phase2hpc: --max-hours 1e-06 are over: state")
+    assert len(ends) == 1 and ends[0].startswith("phase2hpc: --max-hours 1e-06 reached: state")
 
 
 @pytest.mark.parametrize(
