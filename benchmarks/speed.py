@@ -27,7 +27,7 @@ from phase2hpc.config.run_config import build_config  # noqa: E402
 from phase2hpc.data.dataset import StoreDataset  # noqa: E402
 from phase2hpc.data.graph import build_graph  # noqa: E402
 from phase2hpc.data.loader import collate, make_loader  # noqa: E402
-from phase2hpc.data.prepare import prepare  # noqa: E402
+from phase2hpc.data.prepare import prepare_store  # noqa: E402
 from phase2hpc.data.store.reader import Store  # noqa: E402
 from phase2hpc.models.multitask import build_model  # noqa: E402
 from phase2hpc.training.trainer import Trainer  # noqa: E402
@@ -167,7 +167,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.store.exists():
-        prepare([sample_source()], arguments.store)
+        prepare_store([sample_source()], arguments.store)
     store = Store.open(arguments.store)
     for name in arguments.what or MEASUREMENTS:
         measure = MEASUREMENTS[name]

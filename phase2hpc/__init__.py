@@ -71,9 +71,9 @@ else:
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from phase2hpc.utils.dependencies import naming_the_extra
+        from phase2hpc.utils.dependencies import missing_extra_errors
 
-        with naming_the_extra(f"{__name__}.{name}"):
+        with missing_extra_errors(f"{__name__}.{name}"):
             value = globals()[name] = getattr(import_module(_MODULES[name]), name)
         return value
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.utils.dependencies import naming_the_extra
+from phase2hpc.utils.dependencies import missing_extra_errors
 
 if TYPE_CHECKING:
     from phase2hpc.data.prepare import PrepareSummary
@@ -24,7 +24,7 @@ PathLike = str | os.PathLike[str]
 Run = PathLike | RunDirectory
 
 
-@naming_the_extra("phase2hpc.load_model")
+@missing_extra_errors("phase2hpc.load_model")
 def load_model(
     run: Run | Sequence[Run] | None = None,
     *,
@@ -67,7 +67,7 @@ def _names(run: Run | Sequence[Run] | None) -> list[str] | None:
     return [str(one.path) if isinstance(one, RunDirectory) else os.fspath(one) for one in several]
 
 
-@naming_the_extra("phase2hpc.open_store")
+@missing_extra_errors("phase2hpc.open_store")
 def open_store(path: PathLike | None = None) -> Store:
     """Open a graph store for reading; its content is verified unless it was before.
 
@@ -78,15 +78,15 @@ def open_store(path: PathLike | None = None) -> Store:
         InputError: the file does not exist, is damaged, or is not a store.
     """
     from phase2hpc.data.store.reader import Store
-    from phase2hpc.data.store.verify import trust
+    from phase2hpc.data.store.verify import verify_once
     from phase2hpc.utils.package_files import default_store
 
     target = default_store() if path is None else Path(path)
-    trust(target)
+    verify_once(target)
     return Store.open(target)
 
 
-@naming_the_extra("phase2hpc.prepare")
+@missing_extra_errors("phase2hpc.prepare")
 def prepare(
     sources: PathLike | Sequence[PathLike] | None = None,
     store: PathLike | None = None,
@@ -136,7 +136,7 @@ def prepare(
     """
     from phase2hpc.config.properties import parse_columns, parse_renames
     from phase2hpc.data.graph import GraphError, GraphSettings
-    from phase2hpc.data.prepare import prepare as write_store
+    from phase2hpc.data.prepare import prepare_store
     from phase2hpc.data.validation import DEFAULT_LIMITS
     from phase2hpc.utils.package_files import sample_source
 
@@ -145,7 +145,7 @@ def prepare(
         settings = GraphSettings(**graph_settings_given(cutoff, max_neighbors))
     except GraphError as error:
         raise InputError(str(error)) from None
-    return write_store(
+    return prepare_store(
         [os.fspath(source) for source in several] or [sample_source()],
         store_of(several, store),
         settings,
@@ -186,7 +186,7 @@ def store_of(sources: Sequence[PathLike], store: PathLike | None = None) -> Path
     return Path("data") / f"{name.split('.')[0] or name}.h5"
 
 
-@naming_the_extra("phase2hpc.train")
+@missing_extra_errors("phase2hpc.train")
 def train(
     store: PathLike | None = None,
     *,

@@ -44,7 +44,7 @@ def open_checkpoint(path: Path) -> BinaryIO:
     Raises FileNotFoundError, CheckpointError, and any other OSError where the fault is not the
     file's.
     """
-    with reading():
+    with read_errors():
         try:
             return open_regular(path)
         except NotRegularFile as error:
@@ -56,7 +56,7 @@ def open_checkpoint(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def reading() -> Iterator[None]:
+def read_errors() -> Iterator[None]:
     """Raise UnreadableCheckpoint for an OSError that concerns the file itself."""
     try:
         yield

@@ -32,10 +32,10 @@ from phase2hpc.checkpointing.file_errors import (
     CorruptCheckpoint,
     NewerVersion,
     open_checkpoint,
-    reading,
+    read_errors,
 )
 from phase2hpc.checkpointing.plain_values import to_plain
-from phase2hpc.checkpointing.safe_load import ZIP_MAGIC, Unexpected, screen
+from phase2hpc.checkpointing.safe_load import ZIP_MAGIC, UnexpectedContent, check_archive
 from phase2hpc.utils.atomic_io import PartialFile
 from phase2hpc.utils.error_text import first_line
 
@@ -96,7 +96,7 @@ def seal(archive: memoryview | bytes, step: int) -> bytes:
 
 def read_step(path: Path) -> int:
     """The step of a file, from its comment alone. Raises as ``read_state``."""
-    with open_checkpoint(path) as file, reading():
+    with open_checkpoint(path) as file, read_errors():
         if legacy_format.is_legacy(file):
             return legacy_format.read_header(file).step
         return _read_seal(file).step
@@ -108,7 +108,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], int]:
     Raises CorruptCheckpoint, NewerVersion or UnreadableCheckpoint, FileNotFoundError where there
     is no file, and any other OSError where the fault is not the file's.
     """
-    with open_checkpoint(path) as file, reading():
+    with open_checkpoint(path) as file, read_errors():
         if legacy_format.is_legacy(file):
             archive, step = legacy_format.read_payload(file)
             return _load(archive, comment_size=0), step
@@ -127,11 +127,11 @@ def read_state(path: Path) -> tuple[dict[str, Any], int]:
 
 def _load(archive: bytes, comment_size: int) -> dict[str, Any]:
     try:
-        screen(archive, comment_size)
+        check_archive(archive, comment_size)
         state: dict[str, Any] = torch.load(
             io.BytesIO(archive), map_location="cpu", weights_only=True, mmap=False
         )
-    except Unexpected as error:
+    except UnexpectedContent as error:
         raise CorruptCheckpoint(
             f"it holds other things than tensors and plain values: {error}"
         ) from None

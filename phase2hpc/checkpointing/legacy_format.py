@@ -29,7 +29,7 @@ class Header(NamedTuple):
 
 
 def is_legacy(file: BinaryIO) -> bool:
-    """Whether the file begins as one of this format; it is at its beginning again."""
+    """True if the file begins as one of this format; its position is then 0."""
     found = file.read(len(MAGIC)) == MAGIC
     file.seek(0)
     return found

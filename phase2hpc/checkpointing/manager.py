@@ -17,7 +17,7 @@ from phase2hpc.checkpointing.file_format import prepare_state, read_state, read_
 from phase2hpc.checkpointing.schema import migrate, versioned
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.utils.os_errors import refused
+from phase2hpc.utils.os_errors import write_error
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def _replace(path: Path, payload: Mapping[str, Any], step: int, beside: Path | N
         finally:
             partial.discard()
     except OSError as error:
-        raise refused(
+        raise write_error(
             error,
             f"{path}: cannot be saved",
             then="go on with --resume",

@@ -47,18 +47,18 @@ _WRONG_PICKLE = (
 )  # fmt: skip
 
 
-class Unexpected(Exception):
-    """The archive holds what no state does; the message says what."""
+class UnexpectedContent(Exception):
+    """The archive holds content that no state has; the message names it."""
 
 
-def screen(archive: bytes, comment_size: int = 0) -> None:
+def check_archive(archive: bytes, comment_size: int = 0) -> None:
     """Check that ``archive`` is a dict of plain values and tensors, as ``torch.save`` writes it.
 
     comment_size: bytes of the archive's comment at its end, whose content the caller has checked.
-    Raises Unexpected.
+    Raises UnexpectedContent.
     """
     if not _is_single_archive(archive, comment_size):
-        raise Unexpected("not one archive of torch")
+        raise UnexpectedContent("not one archive of torch")
     sizes: dict[str, int] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as records:
@@ -66,28 +66,28 @@ def screen(archive: bytes, comment_size: int = 0) -> None:
             for record in records.infolist():
                 match = _RECORDS.fullmatch(record.filename)
                 if match is None or record.filename in seen:
-                    raise Unexpected(f"a record '{record.filename[:80]}'")
+                    raise UnexpectedContent(f"a record '{record.filename[:80]}'")
                 if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-                    raise Unexpected("a compressed or encrypted record")
+                    raise UnexpectedContent("a compressed or encrypted record")
                 if not record.file_size == record.compress_size <= len(archive):
-                    raise Unexpected("a record larger than the file")
+                    raise UnexpectedContent("a record larger than the file")
                 seen.add(record.filename)
                 if match["key"]:
                     sizes[match["key"]] = record.file_size
             pickled = records.read(f"{FOLDER}/data.pkl")
     except (zipfile.BadZipFile, KeyError, NotImplementedError, ValueError, EOFError) as error:
-        raise Unexpected(f"not an archive of torch ({error})") from None
+        raise UnexpectedContent(f"not an archive of torch ({error})") from None
     try:
         _check_opcodes(pickled)
         content = _DryRun(pickled, sizes).load()
     except _WRONG_PICKLE as error:
-        raise Unexpected(str(error) or type(error).__name__) from None
+        raise UnexpectedContent(str(error) or type(error).__name__) from None
     if not isinstance(content, dict):
-        raise Unexpected("not a dict")
+        raise UnexpectedContent("not a dict")
 
 
 def _is_single_archive(archive: bytes, comment_size: int) -> bool:
-    """Whether the central directory lies where its end record says, right before that record.
+    """True if the central directory lies where its end record says, right before that record.
 
     Otherwise readers that search for the directory in other ways would find another archive.
     """

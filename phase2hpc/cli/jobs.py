@@ -83,7 +83,7 @@ def logs(
     ] = 0,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Show the output of a run's newest job, over all its restarts."""
+    """Show the log of a run's newest job, over all its restarts."""
     from phase2hpc.cluster.monitor import follow as following
     from phase2hpc.cluster.monitor.logs import LogReader
     from phase2hpc.cluster.monitor.lookup import select

@@ -81,10 +81,10 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         _end(INTERRUPTED, "interrupted")
     except OSError as error:
-        from phase2hpc.utils.os_errors import refused
+        from phase2hpc.utils.os_errors import write_error
 
         # A closed pipe (`| head`) is no error to report; typer does the same.
-        message = "" if isinstance(error, BrokenPipeError) else str(refused(error))
+        message = "" if isinstance(error, BrokenPipeError) else str(write_error(error))
         _end(Phase2Error.exit_code, message)
     except Exception as error:
         # A usage error, which typer would show as a box of several lines. Versions of typer take

@@ -189,7 +189,7 @@ class SettingOptions:
 
 
 def train_request(run: RunOptions, settings: SettingOptions) -> TrainRequest:
-    """What was asked for, checked as far as it can be before a store is read.
+    """The request from the options, checked as far as it can be before a store is read.
 
     Raises InputError.
     """

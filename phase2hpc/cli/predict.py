@@ -99,7 +99,7 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Write the model of a finished run to a folder that ``predict --run`` reads."""
+    """Export a finished model to a new folder that ``predict --run`` reads."""
     from phase2hpc.runs.registry import find_run
 
     found = find_run(models_dir, run)

@@ -26,7 +26,7 @@ def prune(
 ) -> None:
     """Remove old and damaged checkpoints and leftovers, after confirmation."""
     from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
-    from phase2hpc.runs.prune import plan, readable, remove
+    from phase2hpc.runs.prune import format_size, plan, remove
 
     found = plan(models_dir, SlurmScheduler(), failed)
     if json_output:
@@ -39,7 +39,7 @@ def prune(
     if not found.leftovers:
         print(f"nothing to remove in {models_dir}")
         return
-    print(f"total {readable(found.size)}")
+    print(f"total {format_size(found.size)}")
     if dry_run:
         return
     if not yes:
@@ -53,6 +53,6 @@ def prune(
     freed, problems = remove(found)
     for line in problems:
         print(f"phase2hpc: {line}", file=sys.stderr)
-    print(f"freed {readable(freed)}")
+    print(f"freed {format_size(freed)}")
     if problems:
         raise typer.Exit(1)

@@ -10,13 +10,13 @@ import typer
 from phase2hpc.cli.options import Columns, MaxAtoms, ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
 
-store_app = typer.Typer(help="Look into, check and join graph stores.", no_args_is_help=True)
+store_app = typer.Typer(help="Inspect, verify and merge graph stores.", no_args_is_help=True)
 
 
 def prepare(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="What to read: files, folders; the shipped sample if left out."),
+        typer.Argument(help="Files or folders; default: the shipped sample."),
     ] = None,
     store: StoreOption = None,
     cutoff: Annotated[float | None, typer.Option(help="Longest edge, angstrom.")] = None,
@@ -131,7 +131,7 @@ def store_merge(
     files: Annotated[list[Path], typer.Argument(help="Stores; the first comes first.")],
     store: Annotated[Path, typer.Option("--store", help="The store to write.")],
 ) -> None:
-    """Join stores into one: ids stay unique, splits stay as they are."""
+    """Merge stores into one: ids stay unique, splits stay as they are."""
     from phase2hpc.data.store.merge import merge_stores
 
     print("\n".join(merge_stores(files, store).lines()))

@@ -96,7 +96,7 @@ def _number(flag: str, text: str, parse: Any) -> float:
 
 @expand
 def submit(job: JobOptions, run: RunOptions, settings: SettingOptions) -> None:
-    """Train as a batch job, under Slurm or, with a local profile, on this machine."""
+    """Submit training as a batch job, to Slurm or, with a local profile, on this machine."""
     request = train_request(run, settings)
     wanted = job.wanted()
     from phase2hpc.cluster.submit.plan import SubmitRequest, make_plan

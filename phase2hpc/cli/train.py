@@ -7,7 +7,7 @@ from phase2hpc.cli.options import RunOptions, SettingOptions, expand, train_requ
 
 @expand
 def train(run: RunOptions, settings: SettingOptions) -> None:
-    """Train a model, or go on with an interrupted run."""
+    """Train a model, or continue an interrupted run."""
     request = train_request(run, settings)
     # This takes seconds, so it comes after what can be wrong in the request.
     from phase2hpc.training.runner import train as run_train

@@ -3,6 +3,7 @@
 Remove it and ``shard_task`` when no such job can be left in a queue.
 """
 
-from phase2hpc.cluster.node.train_task import prepare, train
+from phase2hpc.cluster.node.train_task import run_preparation as prepare
+from phase2hpc.cluster.node.train_task import run_training as train
 
 __all__ = ["prepare", "train"]

@@ -14,7 +14,7 @@ from phase2hpc.config.algorithm_registry import unknown_key
 from phase2hpc.data.loader import CrystalData, collate
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.reader import Store
-from phase2hpc.data.store.verify import trust
+from phase2hpc.data.store.verify import verify_once
 from phase2hpc.errors import InputError
 
 
@@ -53,7 +53,7 @@ class StoreDataset(Dataset):  # type: ignore[misc]
     ) -> None:
         super().__init__(transform=transform)
         if not isinstance(store, Store):
-            trust(store)
+            verify_once(store)
             store = Store.open(store)
         self.store = store
         if split is not None:

@@ -16,7 +16,7 @@ import torch
 from torch_geometric.data import Data
 
 from phase2hpc.data.graph_arrays import GraphArrays, concatenate
-from phase2hpc.data.sampler import Indices, Sampler, windows_of
+from phase2hpc.data.sampler import Indices, Sampler, partition_by_window
 from phase2hpc.data.store.reader import Store
 
 _NUMPY_DTYPE = {torch.float32: np.float32, torch.float64: np.float64}
@@ -189,7 +189,7 @@ def make_loader(
     chosen = np.asarray(indices, dtype=np.int64)
     windows = None
     if isinstance(source, Store):
-        parts = windows_of(chosen, source.block_bounds(window_bytes))
+        parts = partition_by_window(chosen, source.block_bounds(window_bytes))
         windows = parts if len(parts) > 1 else None
     sampler = Sampler(
         chosen,

@@ -29,7 +29,7 @@ from phase2hpc.data.validation import DEFAULT_LIMITS
 from phase2hpc.errors import InputError
 from phase2hpc.utils.worker_pool import ordered_map
 
-__all__ = ["PrepareSummary", "prepare"]
+__all__ = ["PrepareSummary", "prepare_store"]
 
 # Crystals per task: small, so that all workers finish at about the same time.
 BATCH_SIZE = 128
@@ -39,7 +39,7 @@ DUPLICATE = "duplicate id: only the first crystal with this id is used, ids must
 _log = logging.getLogger(__name__)
 
 
-def prepare(
+def prepare_store(
     sources: Sequence[Source],
     store: str | os.PathLike[str],
     settings: GraphSettings | None = None,
@@ -140,7 +140,7 @@ def write_prepared(
 
 
 def read_sources(
-    sources: Sequence[Source], converter: Converter, units: RecordPartition | None = None
+    sources: Sequence[Source], converter: Converter, partition: RecordPartition | None = None
 ) -> Iterator[Raw]:
     """Raw crystals of all sources in order, their label columns renamed."""
     labels = None if converter.labels is None else Path(converter.labels)
@@ -150,7 +150,7 @@ def read_sources(
             for (name, column), new in converter.rename.items()
             if name in ("", describe(source))
         }
-        for raw in read(source, labels=labels, units=units):
+        for raw in read(source, labels=labels, partition=partition):
             yield replace(raw, labels=renamed(raw.labels, names)) if names else raw
 
 

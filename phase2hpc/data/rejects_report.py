@@ -11,7 +11,7 @@ from phase2hpc.data.convert import Rejection
 from phase2hpc.data.readers.label_report import LabelReport
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.utils.atomic_io import PartialFile
-from phase2hpc.utils.os_errors import refused
+from phase2hpc.utils.os_errors import write_error
 
 
 def rejects_path(store: Path, *, failed: bool = False) -> Path:
@@ -77,4 +77,4 @@ class RejectsReport:
             self._partial.discard()
 
     def _failed(self, error: OSError) -> Phase2Error:
-        return refused(error, f"cannot write {self._path}", note="no store was written")
+        return write_error(error, f"cannot write {self._path}", note="no store was written")

@@ -111,7 +111,7 @@ def draw_subset(indices: npt.ArrayLike, max_samples: int | None, seed: int) -> I
     return np.sort(generator.choice(everything, size=max_samples, replace=False))
 
 
-def windows_of(indices: Indices, bounds: Indices) -> list[Indices]:
+def partition_by_window(indices: Indices, bounds: Indices) -> list[Indices]:
     """Split the indices by block of the store; empty blocks are left out."""
     ordered = np.sort(indices)
     parts = np.split(ordered, np.searchsorted(ordered, bounds[1:-1]))

@@ -1,4 +1,4 @@
-"""How many crystals and labels each split has, added up block by block."""
+"""Counts of crystals and labels by split, added up block by block."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.atomic_io import write_atomically
-from phase2hpc.utils.os_errors import refused_place
+from phase2hpc.utils.os_errors import path_error
 
 
 def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
@@ -32,7 +32,7 @@ def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
         _clear(exported, was_there)
         reason = error if isinstance(error, OSError) else error.__cause__
         if isinstance(reason, OSError):
-            raise refused_place(
+            raise path_error(
                 reason, f"{folder}: cannot be written", note="the incomplete export was removed"
             ) from error
         raise

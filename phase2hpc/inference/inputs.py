@@ -16,7 +16,7 @@ from phase2hpc.data.readers.registry import (
     describe,
     is_structure_file,
     read,
-    read_files,
+    read_each,
     with_usable_names,
 )
 from phase2hpc.data.record_partition import RecordPartition
@@ -44,25 +44,29 @@ def read_structures(
     not exist or has an unknown format: at once, or when its turn comes in an iterable that is not
     a sequence; TypeError for something that is neither a structure nor an iterable.
     """
-    units = partition or RecordPartition()
+    partition = partition or RecordPartition()
     items = _as_iterable(structures)
     if isinstance(items, Sequence):
         for item in items:
             if isinstance(item, (str, os.PathLike)):
                 check_source(os.fspath(item), id_prop=id_prop)
-    return _read_items(items, id_prop, units)
+    return _read_items(items, id_prop, partition)
 
 
-def _read_items(items: Iterable[object], id_prop: bool, units: RecordPartition) -> Iterator[Raw]:
+def _read_items(
+    items: Iterable[object], id_prop: bool, partition: RecordPartition
+) -> Iterator[Raw]:
     for are_files, group in groupby(enumerate(items), key=lambda pair: _is_file(pair[1])):
         if are_files:
-            yield from read_files((Path(str(item)) for _, item in group), units)
+            yield from read_each((Path(str(item)) for _, item in group), partition)
             continue
         for index, item in group:
             if isinstance(item, (str, os.PathLike)):
                 source = os.fspath(item)
-                yield from _to_the_end(source, read(source, id_prop=id_prop, units=units), units)
-            elif units.take():
+                yield from _to_the_end(
+                    source, read(source, id_prop=id_prop, partition=partition), partition
+                )
+            elif partition.take():
                 yield with_usable_names(read_object(item, f"structures#{index}"), set())
 
 
@@ -84,10 +88,10 @@ def _as_iterable(structures: Structures) -> Iterable[object]:
     )
 
 
-def _to_the_end(source: str, raws: Iterator[Raw], units: RecordPartition) -> Iterator[Raw]:
+def _to_the_end(source: str, raws: Iterator[Raw], partition: RecordPartition) -> Iterator[Raw]:
     """The crystals of a source; if it cannot be read to its end, the last one has the reason."""
     try:
         yield from raws
     except InputError as error:
-        if units.take():
+        if partition.take():
             yield UnreadableRecord(describe(source), source, str(error))

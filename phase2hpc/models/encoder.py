@@ -15,7 +15,7 @@ from phase2hpc.utils.error_text import first_line
 
 
 class Encoder(Protocol):
-    """What an algorithm provides: a ``torch.nn.Module`` with this interface.
+    """Interface of an algorithm: a ``torch.nn.Module`` with this interface.
 
     The constructor is called with the validated settings of the algorithm (an instance of
     ``Algorithm.settings``) and the settings of the store's graphs, by position.

@@ -11,12 +11,12 @@ _LOCAL = re.compile(r"local-[0-9a-f]{1,32}(_\d+)?")
 
 
 def is_slurm_job_id(text: str) -> bool:
-    """Whether Slurm could have given this id to a job or to an array element."""
+    """True if Slurm could have given this id to a job or to an array element."""
     return _SLURM.fullmatch(text) is not None
 
 
 def is_job_id(text: str) -> bool:
-    """Whether Slurm or the local executor could have given this id."""
+    """True if Slurm or the local executor could have given this id."""
     return is_slurm_job_id(text) or _LOCAL.fullmatch(text) is not None
 
 

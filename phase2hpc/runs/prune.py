@@ -52,7 +52,7 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be removed; ``kept`` has one line for each run that is not touched."""
+    """Files to remove; ``kept`` has one line for each run that is not touched."""
 
     leftovers: tuple[Leftover, ...]
     kept: tuple[str, ...]
@@ -80,7 +80,7 @@ class Plan:
     def text(self) -> str:
         rows = [
             (leftover.run.id if leftover.run else tables.ABSENT, leftover.state, leftover.what,
-             str(len(leftover.paths)), readable(leftover.size))
+             str(len(leftover.paths)), format_size(leftover.size))
             for leftover in self.leftovers
         ]  # fmt: skip
         header = ("run", "state", "what", "number", "size")
@@ -89,7 +89,7 @@ class Plan:
 
 
 def plan(models_dir: Path, scheduler: Scheduler, failed: bool = False) -> Plan:
-    """What can be removed from ``models_dir``, with ``failed`` whole runs that failed or were
+    """Removable files in ``models_dir``, with ``failed`` whole runs that failed or were
     interrupted too."""
     leftovers: list[Leftover] = []
     kept = []
@@ -141,7 +141,7 @@ def remove(chosen: Plan) -> tuple[int, list[str]]:
     return freed, problems
 
 
-def readable(size: int) -> str:
+def format_size(size: int) -> str:
     """A number of bytes with a binary unit."""
     value, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
     while value >= 1000 and len(units) > 1:
@@ -151,7 +151,7 @@ def readable(size: int) -> str:
 
 
 def _in_use(status: RunStatus, scheduler: Scheduler) -> str | None:
-    """Why a run must not be touched."""
+    """Reason why a run must not be touched."""
     run, manifest = status.summary.run, status.summary.manifest
     assert manifest is not None
     if holder := _holder(run):
@@ -186,7 +186,7 @@ def _holder(run: RunDirectory) -> str | None:
 
 
 def _change(run: RunDirectory, updated: datetime | None) -> str | None:
-    """How a run has changed since it was listed; None if it has not."""
+    """Change of a run since it was listed; None for none."""
     if holder := _holder(run):
         return holder
     try:

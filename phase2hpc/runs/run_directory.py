@@ -26,7 +26,7 @@ from phase2hpc.utils.container_image import this_image
 from phase2hpc.utils.dependencies import installed_versions
 from phase2hpc.utils.error_text import first_problem
 from phase2hpc.utils.mounts import nearest_folder
-from phase2hpc.utils.os_errors import refused_place
+from phase2hpc.utils.os_errors import path_error
 from phase2hpc.utils.regular_file import open_regular
 from phase2hpc.utils.time_format import utc_now
 
@@ -218,7 +218,7 @@ def create_run(models_dir: Path, family: str, run_id: str | None = None) -> RunD
                 ) from None
             continue
         except OSError as error:
-            raise refused_place(error, f"{folder}: cannot create a run here") from None
+            raise path_error(error, f"{folder}: cannot create a run here") from None
         return run
 
 
@@ -228,7 +228,7 @@ def check_place_of_runs(models_dir: Path, family: str) -> None:
     try:
         tempfile.TemporaryDirectory(prefix=".phase2hpc-", dir=nearest_folder(folder)).cleanup()
     except OSError as error:
-        raise refused_place(error, f"{folder}: cannot create a run here") from None
+        raise path_error(error, f"{folder}: cannot create a run here") from None
 
 
 def read_json(path: Path) -> Any:

@@ -84,10 +84,10 @@ class Scheduler(Protocol):
         """Any job of the run, the newest or not, that waits or runs."""
 
     def pending_reason(self, summary: RunSummary) -> str:
-        """Why the newest job, which waits, does not run yet."""
+        """Reason why the newest job is pending."""
 
     def exit_reason(self, summary: RunSummary, last_seen: datetime | None) -> str:
-        """Why the newest job ended. last_seen: when the run was last known to be alive."""
+        """Reason why the newest job ended. last_seen: when the run was last known to be alive."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from phase2hpc.data.loader import CrystalData
 from phase2hpc.errors import InputError
-from phase2hpc.utils.os_errors import refused_place
+from phase2hpc.utils.os_errors import path_error
 from phase2hpc.utils.text import one_line
 
 # Modules of the exception classes of a compilation.
@@ -46,7 +46,7 @@ def compilation_errors() -> Iterator[None]:
             raise
         cause = getattr(error, "inner_exception", error)
         if isinstance(cause, OSError):
-            raise refused_place(
+            raise path_error(
                 cause,
                 f"{cause.filename or 'torch'} (of compile=true)",
                 note=f"TORCHINDUCTOR_CACHE_DIR names another folder for torch's files; {_ADVICE}",

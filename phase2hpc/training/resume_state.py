@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 PACKAGES_OF_RESULTS = ("phase2hpc", "torch", "e3nn", "numpy")
 
 
-def is_another_store(
+def store_has_changed(
     run: RunDirectory, manifest: Manifest, store: Store, accept_changes: bool
 ) -> bool:
-    """Whether the run was trained on a store with another content hash.
+    """True if the run was trained on a store with another content hash.
 
     Raises InputError where it was and that is not accepted. A submitted run has no hash yet.
     """

@@ -13,7 +13,7 @@ from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import InputError
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import PREFIX, RunDirectory, checked_run_id, create_run
-from phase2hpc.utils.os_errors import refused_place
+from phase2hpc.utils.os_errors import path_error
 
 
 def new_directory(models_dir: Path, family: str, run_id: str | None) -> RunDirectory:
@@ -23,13 +23,13 @@ def new_directory(models_dir: Path, family: str, run_id: str | None) -> RunDirec
     """
     if run_id:
         run = RunDirectory(models_dir / family / (PREFIX + checked_run_id(run_id)))
-        if run.path.is_dir() and never_began(run):
+        if run.path.is_dir() and never_started(run):
             return run
     return create_run(models_dir, family, run_id)
 
 
-def never_began(run: RunDirectory) -> bool:
-    """Whether the directory holds nothing but files written before the manifest."""
+def never_started(run: RunDirectory) -> bool:
+    """True if the directory holds nothing but files written before the manifest."""
     names = {path.name for path in run.path.iterdir()}
     before = {run.lease.name, run.config.name}
     return all(name in before or name.startswith(".") for name in names)
@@ -39,9 +39,9 @@ def write_first_files(run: RunDirectory, config: RunConfig, manifest: Manifest) 
     """Write the configuration and then the manifest, holding the lease.
 
     Raises InputError where another process has begun the run meanwhile. Where a file cannot be
-    written, raises as ``refused_place`` and removes the directory.
+    written, raises as ``path_error`` and removes the directory.
     """
-    if not never_began(run):
+    if not never_started(run):
         raise InputError(
             f"{run.path}: another process has started this run: continue it with --resume"
         )
@@ -50,4 +50,4 @@ def write_first_files(run: RunDirectory, config: RunConfig, manifest: Manifest) 
         run.write_manifest(manifest)
     except OSError as error:
         shutil.rmtree(run.path, ignore_errors=True)
-        raise refused_place(error, f"{run.path}: no run can be made here") from error
+        raise path_error(error, f"{run.path}: no run can be made here") from error

@@ -15,9 +15,9 @@ import torch
 from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.store.reader import Store
-from phase2hpc.data.store.verify import trust
+from phase2hpc.data.store.verify import verify_once
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.job_id import current_job_id
@@ -26,17 +26,17 @@ from phase2hpc.runs.manifest import Manifest, RecordedState
 from phase2hpc.runs.run_directory import RunDirectory, check_place_of_runs, family_folder
 from phase2hpc.training.distributed.process_group import process_group
 from phase2hpc.training.distributed.shared_store import open_shared_store
-from phase2hpc.training.distributed.world import World, describe_error
+from phase2hpc.training.distributed.world import World, error_message
 from phase2hpc.training.evaluation import evaluate
 from phase2hpc.training.loop import TrainingLoop
 from phase2hpc.training.request import TrainRequest, check_request, new_config
 from phase2hpc.training.resume_config import resumed_config, run_to_resume
-from phase2hpc.training.resume_state import is_another_store, restore
-from phase2hpc.training.run_setup import never_began, new_directory, write_first_files
+from phase2hpc.training.resume_state import restore, store_has_changed
+from phase2hpc.training.run_setup import never_started, new_directory, write_first_files
 from phase2hpc.training.stop_request import StopRequest
 from phase2hpc.training.trainer import Trainer
 from phase2hpc.utils.atomic_io import clear_partials
-from phase2hpc.utils.os_errors import refused
+from phase2hpc.utils.os_errors import write_error
 from phase2hpc.utils.output_path import warn_if_lost
 from phase2hpc.utils.package_files import default_store, sample_source
 from phase2hpc.utils.progress import Progress
@@ -63,7 +63,7 @@ def train(request: TrainRequest) -> RunDirectory:
 
 
 @dataclass(frozen=True)
-class JobLife:
+class JobContext:
     """One start of a batch job that trains a run.
 
     hours: until it should stop by itself, None for no limit. at_start: called on the main rank once
@@ -74,8 +74,11 @@ class JobLife:
     at_start: Callable[[RunDirectory], None]
 
 
-def go_on(
-    run: RunDirectory, job: JobLife, config: RunConfig | None = None, accept_changes: bool = False
+def continue_run(
+    run: RunDirectory,
+    job: JobContext,
+    config: RunConfig | None = None,
+    accept_changes: bool = False,
 ) -> RunDirectory:
     """Start or resume a submitted run.
 
@@ -88,7 +91,7 @@ def go_on(
 
 def _run_and_config_to_resume(request: TrainRequest) -> tuple[RunDirectory, RunConfig]:
     run = run_to_resume(request)
-    if never_began(run):
+    if never_started(run):
         raise InputError(
             f"--resume: run {run.id} was stopped before its manifest was written, so there "
             "is nothing to resume: leave out --resume to start it"
@@ -128,7 +131,7 @@ def _continue_run(
     world: World,
     stop: StopRequest,
     accept_changes: bool,
-    job: JobLife | None = None,
+    job: JobContext | None = None,
 ) -> RunDirectory:
     """Resume an existing run from its newest state; the lease is taken before anything is read."""
     with _acquire_lease(run, world, stop) as lease:
@@ -160,7 +163,7 @@ def _restored_trainer(
         world.run_on_main(lambda: _verified_store(config.runtime.store)), world
     )
     store.use_fold(config.fold)
-    new_store = is_another_store(run, manifest, store, accept_changes)
+    new_store = store_has_changed(run, manifest, store, accept_changes)
     trainer = _make_trainer(config, store, world)
     restored = restore(trainer, run, accept_changes=accept_changes, new_store=new_store)
     if config.init_from is not None and not restored:
@@ -221,7 +224,7 @@ def _train_and_evaluate(
     except OSError as error:
         _write_failure(run, lease, world, error, **loop.progress())
         then, note = f"continue with --resume --run-id {run.id}", "saved checkpoints are intact"
-        raise refused(error, then=then, note=note) from error
+        raise write_error(error, then=then, note=note) from error
     except BaseException as error:
         _write_failure(run, lease, world, error, **loop.progress())
         raise
@@ -269,7 +272,7 @@ def _write_failure(
     try:
         # A finished run stays finished.
         if run.read_manifest().state != "finished":
-            _write_end(run, lease, state, describe_error(error), **progress)
+            _write_end(run, lease, state, error_message(error), **progress)
     except OSError as second:
         log.warning("%s: not written (%s)", run.manifest, second.strerror)
     except Phase2Error as second:
@@ -282,6 +285,6 @@ def _verified_store(path: Path | None) -> Path:
     if path is None and not target.exists():
         print(f"no --store given: preparing the shipped sample as {target}", flush=True)
         with Progress("preparing", None, "crystals") as progress:
-            print(prepare([sample_source()], target, progress=progress.advance), flush=True)
-    trust(target)
+            print(prepare_store([sample_source()], target, progress=progress.advance), flush=True)
+    verify_once(target)
     return target

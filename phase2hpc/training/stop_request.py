@@ -20,7 +20,7 @@ JOB_TIME_LIMIT_MESSAGE = "the job's time limit is near (it is requeued)"
 _entered: list[StopRequest] = []
 
 
-def hours_over(max_hours: float) -> str:
+def max_hours_message(max_hours: float) -> str:
     return f"--max-hours {max_hours:g} reached"
 
 
@@ -53,7 +53,7 @@ class StopRequest:
         """
         hours = {}
         if max_hours is not None:
-            hours[StopCause(StopReason.MAX_HOURS, hours_over(max_hours))] = max_hours
+            hours[StopCause(StopReason.MAX_HOURS, max_hours_message(max_hours))] = max_hours
         if job_hours is not None:
             hours[StopCause(StopReason.JOB_TIME_LIMIT, JOB_TIME_LIMIT_MESSAGE)] = job_hours
         self._limits = sorted((self._began + 3600 * hours[cause], cause) for cause in hours)

@@ -12,7 +12,7 @@ import stat
 import time
 from pathlib import Path
 
-from phase2hpc.utils.os_errors import naming
+from phase2hpc.utils.os_errors import with_path
 
 _PARTIAL = re.compile(r"\.(?P<target>.+)\.(?P<host>[A-Za-z0-9-]*)\.[0-9a-f]{12}\.partial")
 _ABANDONED_SECONDS = 24 * 3600
@@ -164,7 +164,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
     Raises OSError, for example on a full disk; the old file is then unchanged.
     """
-    with naming(path):
+    with with_path(path):
         partial = PartialFile(path)
         try:
             partial.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)

@@ -65,7 +65,7 @@ def extra_with(module: str) -> str | None:
 
 
 @contextmanager
-def naming_the_extra(what: str) -> Iterator[None]:
+def missing_extra_errors(what: str) -> Iterator[None]:
     """A ModuleNotFoundError for a package of an extra says what needs it and how to install it."""
     try:
         yield

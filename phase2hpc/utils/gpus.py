@@ -16,7 +16,7 @@ def gpu_count() -> int:
 
 
 def advice_for_invisible_gpus(built_for: str | None) -> str:
-    """What to do if torch sees no GPU although there is one. built_for: CUDA version of the
+    """Remedy if torch sees no GPU although there is one. built_for: CUDA version of the
     installed torch, None for a CPU build."""
     image = this_image()
     if built_for is None:

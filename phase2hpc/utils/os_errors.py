@@ -57,7 +57,7 @@ _PATH_ERRORS = frozenset(
 )
 
 
-def refused(
+def write_error(
     error: OSError, what: object = None, *, then: str = "run it again", note: str = ""
 ) -> Phase2Error:
     """The error to raise for a failure during work: file, reason and remedy in one line.
@@ -68,9 +68,11 @@ def refused(
     return Phase2Error(_line(error, what, then, note))
 
 
-def refused_place(error: OSError, what: object, *, note: str = "") -> Phase2Error:
-    """As ``refused``, for a path from the user: an InputError if another path or other permissions
-    would help."""
+def path_error(error: OSError, what: object, *, note: str = "") -> Phase2Error:
+    """As ``write_error``, for a path from the user.
+
+    It is an InputError if another path or other permissions would help.
+    """
     kind = InputError if error.errno in _PATH_ERRORS else Phase2Error
     return kind(_line(error, what, "run it again", note))
 
@@ -78,7 +80,7 @@ def refused_place(error: OSError, what: object, *, note: str = "") -> Phase2Erro
 def _line(error: OSError, what: object, then: str, note: str) -> str:
     where = what or (os.fsdecode(error.filename) if error.filename else None)
     if where is None and error.errno in _WRITE_ERRORS:
-        # Errors of files carry a name (``naming``), so this is a standard stream.
+        # Errors of files carry a name (``with_path``), so this is a standard stream.
         where = "the output cannot be written"
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
     remedy = _remedy(error.errno or 0)
@@ -93,7 +95,7 @@ def _remedy(number: int) -> str | None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def with_path(path: Path) -> Iterator[None]:
     """Set ``path`` as the file name of an OSError, instead of a temporary file or none."""
     try:
         yield

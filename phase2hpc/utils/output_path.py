@@ -8,7 +8,7 @@ from pathlib import Path
 from phase2hpc.errors import InputError
 from phase2hpc.utils.atomic_io import PartialFile
 from phase2hpc.utils.container_image import is_lost_with_container
-from phase2hpc.utils.os_errors import refused_place
+from phase2hpc.utils.os_errors import path_error
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def check_output(path: Path) -> None:
     try:
         PartialFile(path).discard()
     except OSError as error:
-        raise refused_place(error, f"--output {path}: cannot be written") from None
+        raise path_error(error, f"--output {path}: cannot be written") from None
     warn_if_lost(path)
 
 

@@ -20,7 +20,7 @@ CACHE_VARIABLE = "PHASE2HPC_CACHE"
 
 
 def is_checkout() -> bool:
-    """Whether the package runs from its source tree (an editable install included)."""
+    """True if the package runs from its source tree (an editable install included)."""
     return not _SHARED.is_dir()
 
 

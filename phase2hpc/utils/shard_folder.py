@@ -20,7 +20,7 @@ from typing import Any
 import phase2hpc
 from phase2hpc.errors import Phase2Error
 from phase2hpc.utils.atomic_io import PartialFile
-from phase2hpc.utils.os_errors import refused
+from phase2hpc.utils.os_errors import write_error
 
 # The usual limit on open files is 1024.
 MAX_SHARDS = 500
@@ -115,7 +115,7 @@ def atomic_text(path: Path) -> Iterator[TextIOWrapper]:
         finally:
             partial.discard()
     except OSError as error:
-        raise refused(error, f"cannot write {path}") from error
+        raise write_error(error, f"cannot write {path}") from error
 
 
 def write_line(file: TextIOWrapper, value: Any) -> None:

@@ -20,7 +20,7 @@ from paths import SAMPLE
 
 from phase2hpc.data.convert import Converter, Rejection, graphs_of
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.readers.json_records import raw_crystal
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store import verify
@@ -58,7 +58,7 @@ def source(tmp_path: Path) -> Path:
 def test_kept_and_rejected(source: Path, tmp_path: Path) -> None:
     path = tmp_path / "out" / "s.h5"
     seen: list[int] = []
-    summary = prepare([source], path, workers=1, progress=seen.append)
+    summary = prepare_store([source], path, workers=1, progress=seen.append)
     assert sum(seen) == summary.read == 400
     assert summary.kept == 394 == sum(summary.splits.values())
     assert sum(summary.rejected.values()) == 6
@@ -85,7 +85,7 @@ def test_workers_do_not_change_what_is_written(source: Path, tmp_path: Path) -> 
     hashes = set()
     reports = set()
     for workers in (1, 2, 3):
-        summary = prepare([source], tmp_path / f"{workers}.h5", workers=workers)
+        summary = prepare_store([source], tmp_path / f"{workers}.h5", workers=workers)
         hashes.add(summary.content_hash)
         reports.add(summary.rejects_report.read_text())
         assert read_info(summary.store).content_hash == summary.content_hash
@@ -94,10 +94,10 @@ def test_workers_do_not_change_what_is_written(source: Path, tmp_path: Path) -> 
 
 def test_already_there(source: Path, tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
-    first = prepare([source], path, workers=1)
+    first = prepare_store([source], path, workers=1)
     before = path.stat()
     moved = source.rename(tmp_path / "moved.jsonl")
-    again = prepare([moved], path, workers=2)
+    again = prepare_store([moved], path, workers=2)
     assert again.already_there and "exists already" in again.lines()[0]
     assert (again.kept, again.labels) == (first.kept, first.labels)
     assert again.content_hash == first.content_hash
@@ -109,16 +109,16 @@ def test_already_there(source: Path, tmp_path: Path) -> None:
         ({"float64": True}, "float64 False -> True: "),
     ):
         with pytest.raises(InputError, match=word) as refusal:
-            prepare([moved], path, workers=1, **options)  # type: ignore[arg-type]
+            prepare_store([moved], path, workers=1, **options)  # type: ignore[arg-type]
         assert "--overwrite" in str(refusal.value)
     more = write_source(tmp_path / "more.jsonl", records(2))
     with pytest.raises(InputError, match="made with other sources: "):
-        prepare([moved, more], path, workers=1)
-    other = prepare([moved], path, GraphSettings(cutoff=4.0), workers=1, overwrite=True)
+        prepare_store([moved, more], path, workers=1)
+    other = prepare_store([moved], path, GraphSettings(cutoff=4.0), workers=1, overwrite=True)
     assert other.content_hash != first.content_hash and not other.already_there
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="remove it"):
-        prepare([moved], path, GraphSettings(cutoff=4.0), workers=1)
+        prepare_store([moved], path, GraphSettings(cutoff=4.0), workers=1)
 
 
 def test_a_merged_store_is_told(tmp_path: Path) -> None:
@@ -126,15 +126,15 @@ def test_a_merged_store_is_told(tmp_path: Path) -> None:
     stores = []
     for name, part in (("a", rows[:60]), ("b", rows[60:])):
         source = write_source(tmp_path / f"{name}.jsonl", part)
-        stores.append(prepare([source], tmp_path / f"{name}.h5", workers=1).store)
+        stores.append(prepare_store([source], tmp_path / f"{name}.h5", workers=1).store)
     merge_stores(stores, tmp_path / "both.h5")
     with pytest.raises(InputError, match="merged from 2 stores: replace it with --overwrite"):
-        prepare([tmp_path / "a.jsonl"], tmp_path / "both.h5", workers=1)
+        prepare_store([tmp_path / "a.jsonl"], tmp_path / "both.h5", workers=1)
 
 
 def test_a_failed_overwrite_leaves_store_and_report(source: Path, tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
-    report = prepare([source], path, workers=1).rejects_report
+    report = prepare_store([source], path, workers=1).rejects_report
     before = path.read_bytes(), report.read_bytes()
     rows = records(3)
     for row in rows:
@@ -142,10 +142,10 @@ def test_a_failed_overwrite_leaves_store_and_report(source: Path, tmp_path: Path
     bad = write_source(tmp_path / "bad.jsonl", rows)
     failed = tmp_path / "s.h5.failed.rejects.csv"
     with pytest.raises(InputError, match="none of 3 crystals") as failure:
-        prepare([bad], path, workers=1, overwrite=True)
+        prepare_store([bad], path, workers=1, overwrite=True)
     assert str(failed) in str(failure.value) and failed.read_text().count("Qq") == 3
     assert (path.read_bytes(), report.read_bytes()) == before
-    again = prepare([source], path, workers=1, overwrite=True)
+    again = prepare_store([source], path, workers=1, overwrite=True)
     assert again.rejects_report == report and not failed.exists()
 
 
@@ -157,7 +157,7 @@ def test_one_bad_record_does_not_stop_the_others(tmp_path: Path) -> None:
     rows[13]["properties"]["."] = 2.5
     source = write_source(tmp_path / "a.jsonl", rows)
     for rule in (None, "column"):
-        summary = prepare([source], tmp_path / f"{rule}.h5", workers=2, split=rule)
+        summary = prepare_store([source], tmp_path / f"{rule}.h5", workers=2, split=rule)
         assert summary.kept == 147 and summary.rejected == {"split": 2, "bad id": 1}
         with summary.rejects_report.open(encoding="utf-8") as report:
             rejects = {row["id"]: row for row in csv.DictReader(report)}
@@ -166,7 +166,7 @@ def test_one_bad_record_does_not_stop_the_others(tmp_path: Path) -> None:
         assert wrong["reason"].startswith("split: unknown split 'foo'")
         assert wrong["input"] == f"{source}:8"
         assert summary.labels["."] == dict.fromkeys(SPLITS, 0) | {rows[13]["split"]: 1}
-    by_chance = prepare([source], tmp_path / "s.h5", workers=1, split="random")
+    by_chance = prepare_store([source], tmp_path / "s.h5", workers=1, split="random")
     assert by_chance.rejected == {"bad id": 1}
 
 
@@ -184,16 +184,16 @@ def test_a_prepared_store_is_trusted(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PHASE2HPC_CACHE", str(tmp_path / "cache"))
-    summary = prepare([source], tmp_path / "s.h5", workers=1)
+    summary = prepare_store([source], tmp_path / "s.h5", workers=1)
     monkeypatch.setattr(verify, "verify_store", lambda path: pytest.fail("verified again"))
-    verify.trust(summary.store)
+    verify.verify_once(summary.store)
 
 
 def test_several_sources_join(tmp_path: Path) -> None:
     rows = records(120)
     a = write_source(tmp_path / "a.jsonl", rows[:80])
     b = write_source(tmp_path / "b.jsonl", rows[60:])
-    summary = prepare([a, b], tmp_path / "s.h5", workers=1)
+    summary = prepare_store([a, b], tmp_path / "s.h5", workers=1)
     assert summary.kept == 120 and summary.rejected == {"duplicate id": 20}
     store = Store.open(tmp_path / "s.h5")
     assert store.ids(np.arange(120)) == [row["id"] for row in rows]
@@ -202,23 +202,23 @@ def test_several_sources_join(tmp_path: Path) -> None:
 def test_split_rules(tmp_path: Path) -> None:
     rows = records(150)
     source = write_source(tmp_path / "a.jsonl", rows)
-    by_column = prepare([source], tmp_path / "column.h5", workers=1, split="column")
-    by_formula = prepare([source], tmp_path / "formula.h5", workers=1, split="formula")
+    by_column = prepare_store([source], tmp_path / "column.h5", workers=1, split="column")
+    by_formula = prepare_store([source], tmp_path / "formula.h5", workers=1, split="formula")
     # The sample's own split is this hash.
     assert by_column.content_hash == by_formula.content_hash
-    by_chance = prepare([source], tmp_path / "random.h5", workers=1, split="random", seed=3)
+    by_chance = prepare_store([source], tmp_path / "random.h5", workers=1, split="random", seed=3)
     assert by_chance.content_hash != by_formula.content_hash
     table = tmp_path / "split.csv"
     names = ["train", "val", "test"]
     table.write_text("".join(f"{row['id']},{names[i % 3]}\n" for i, row in enumerate(rows)))
-    prepare([source], tmp_path / "file.h5", workers=2, split=str(table))
+    prepare_store([source], tmp_path / "file.h5", workers=2, split=str(table))
     split = Store.open(tmp_path / "file.h5").split
     assert split.tolist() == [i % 3 for i in range(150)]
     table.write_text(table.read_text().split("\n", 1)[1])
     with pytest.raises(InputError, match=rows[0]["id"]):
-        prepare([source], tmp_path / "file2.h5", workers=2, split=str(table))
+        prepare_store([source], tmp_path / "file2.h5", workers=2, split=str(table))
     with pytest.raises(InputError, match="nonsense"):
-        prepare([source], tmp_path / "file2.h5", workers=1, split="nonsense")
+        prepare_store([source], tmp_path / "file2.h5", workers=1, split="nonsense")
     assert not list(tmp_path.glob("*file2*.h5")) and not list(tmp_path.glob(".*.partial"))
 
 
@@ -228,25 +228,25 @@ def test_empty_splits_and_no_crystal(tmp_path: Path) -> None:
         row["split"] = "train"
     source = write_source(tmp_path / "a.jsonl", rows)
     with pytest.raises(InputError, match="split val and test would be empty"):
-        prepare([source], tmp_path / "s.h5", workers=1)
+        prepare_store([source], tmp_path / "s.h5", workers=1)
     for row in rows:
         row["species"] = ["Qq"] * len(row["species"])
     write_source(source, rows)
     with pytest.raises(InputError, match="none of 3 crystals") as failure:
-        prepare([source], tmp_path / "s.h5", workers=1)
+        prepare_store([source], tmp_path / "s.h5", workers=1)
     report = tmp_path / "s.h5.rejects.csv"
     assert str(report) in str(failure.value) and report.read_text().count("Qq") == 3
     assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "s.h5.rejects.csv"}
     with pytest.raises(InputError, match="no source"):
-        prepare([], tmp_path / "s.h5")
+        prepare_store([], tmp_path / "s.h5")
     with pytest.raises(InputError, match="nowhere"):
-        prepare([tmp_path / "nowhere"], tmp_path / "s.h5")
+        prepare_store([tmp_path / "nowhere"], tmp_path / "s.h5")
 
 
 def test_lonely_atoms_are_kept(tmp_path: Path) -> None:
     rows = records(120)
     source = write_source(tmp_path / "a.jsonl", rows)
-    summary = prepare([source], tmp_path / "s.h5", GraphSettings(cutoff=1.0), workers=1)
+    summary = prepare_store([source], tmp_path / "s.h5", GraphSettings(cutoff=1.0), workers=1)
     store = Store.open(tmp_path / "s.h5")
     assert summary.kept == 120
     assert (np.diff(store.edge_ptr) == 0).sum() > 50
@@ -256,9 +256,9 @@ def test_lonely_atoms_are_kept(tmp_path: Path) -> None:
 PREPARE = """
 import sys
 import time
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 print("begin", flush=True)
-print(prepare([sys.argv[1]], sys.argv[2], workers=2).content_hash)
+print(prepare_store([sys.argv[1]], sys.argv[2], workers=2).content_hash)
 """
 
 
@@ -320,9 +320,9 @@ def test_the_limit_of_atoms_is_a_setting(tmp_path: Path, command: Any) -> None:
     rows = records(200)
     source, path = write_source(tmp_path / "in.jsonl", rows), tmp_path / "s.h5"
     few = sum(len(row["species"]) <= 8 for row in rows)
-    summary = prepare([source], path, max_atoms=8, split="random", workers=1)
+    summary = prepare_store([source], path, max_atoms=8, split="random", workers=1)
     assert (summary.kept, summary.rejected) == (few, {"too many atoms": 200 - few})
-    assert prepare([source], path, max_atoms=8, split="random", workers=1).already_there
+    assert prepare_store([source], path, max_atoms=8, split="random", workers=1).already_there
     other = tmp_path / "t.h5"
     for further in ((), ("--shards", 2)):
         code, out, _ = command("prepare", source, "--store", other, "--max-atoms", 8,

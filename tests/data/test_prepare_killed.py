@@ -11,7 +11,7 @@ import pytest
 from paused import PausedCommand, is_running
 from tiny import Tiny
 
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.verify import verify_store
 
@@ -52,7 +52,7 @@ def test_killed_repeatedly(source: Path, tmp_path: Path) -> None:
         # Each start removes what killed ones left, so that it never adds up.
         assert len(os.listdir(folder)) <= 2
         assert all(name.startswith(".") for name in os.listdir(folder) if "rejects" not in name)
-    prepare([source], store, workers=2)
+    prepare_store([source], store, workers=2)
     assert sorted(os.listdir(folder)) == ["s.h5", "s.h5.rejects.csv"]
     assert verify_store(store).ok
 

@@ -41,13 +41,13 @@ class Tiny:
 
 
 def prepare_tiny(folder: Path) -> Tiny:
-    from phase2hpc.data.prepare import prepare
+    from phase2hpc.data.prepare import prepare_store
 
     records = _choose()
     source = folder / "tiny.jsonl"
     source.write_text("".join(json.dumps(record) + "\n" for record in records))
     store = folder / "tiny.h5"
-    prepare([source], store, workers=1)
+    prepare_store([source], store, workers=1)
     return Tiny(records, source, store)
 
 

@@ -15,7 +15,7 @@ from paths import EXAMPLES, ROOT
 
 from phase2hpc.config.properties import PROPERTIES
 from phase2hpc.data.elements import atomic_number
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.inference import predictor as module
 from phase2hpc.inference.predictor import Predictor
 from phase2hpc.inference.trained_model import TrainedModel
@@ -383,7 +383,7 @@ def test_graph_settings_are_those_of_training(train_tiny, tiny, tmp_path) -> Non
 
     store = tmp_path / "other.h5"
     settings = GraphSettings(cutoff=4.0, max_neighbors=6)
-    prepare([tiny.source], store, settings, workers=1)
+    prepare_store([tiny.source], store, settings, workers=1)
     run = train_tiny(tmp_path / "models", store=store, epochs=1)
     predictor = Predictor([run], torch.device("cpu"))
     assert predictor.graph_settings == settings

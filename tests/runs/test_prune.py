@@ -12,7 +12,7 @@ from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
 from phase2hpc.runs import prune
 from phase2hpc.runs.lease import Lease
 from phase2hpc.runs.manifest import Manifest
-from phase2hpc.runs.prune import MAX_SILENT_SECONDS, readable, remove
+from phase2hpc.runs.prune import MAX_SILENT_SECONDS, format_size, remove
 from phase2hpc.runs.run_directory import create_run
 
 SIZE = 100_000
@@ -290,4 +290,4 @@ def test_a_trained_run_still_predicts(train_tiny, tmp_path):
     ("size", "text"), [(0, "0 B"), (999, "999 B"), (1024, "1 KiB"), (3 << 29, "1.5 GiB")]
 )
 def test_sizes(size, text):
-    assert readable(size) == text
+    assert format_size(size) == text

@@ -12,7 +12,7 @@ import pytest
 from tiny import Tiny
 from virtual_cluster import VirtualCluster
 
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.store.info import read_info
 from phase2hpc.inference.prediction_table import write_predictions
 from phase2hpc.inference.predictor import load_predictor
@@ -59,7 +59,7 @@ def test_prepare_with_a_shard_that_fails(slurm: VirtualCluster, site: Path) -> N
     array, last = jobs(said)
     assert "2 of 3 shards exist already" in said and f"{array}_0: shard 1" in said
     slurm.wait_for(last, "COMPLETED", timeout=200)
-    alone = prepare(["in.jsonl"], "alone.h5", workers=1)
+    alone = prepare_store(["in.jsonl"], "alone.h5", workers=1)
     made = read_info("s.h5")
     assert made.content_hash == alone.content_hash
     assert made.preparation == read_info("alone.h5").preparation

@@ -15,7 +15,7 @@ import torch
 from phase2hpc.checkpointing.manager import load_best, load_newest
 from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES
 from phase2hpc.config.run_config import build_config
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
 from phase2hpc.training.lr_schedule import MIN_LR_FRACTION, learning_rate
@@ -112,7 +112,7 @@ def store_without(tiny, tmp_path: Path, drop: dict[str, tuple[str, ...]]) -> Pat
         kept = {k: v for k, v in record["properties"].items() if k not in gone}
         lines.append(json.dumps({**record, "properties": kept}) + "\n")
     source.write_text("".join(lines))
-    prepare([source], store, workers=1)
+    prepare_store([source], store, workers=1)
     return store
 
 

@@ -17,7 +17,7 @@ from tiny import LITTLE, Tiny
 from phase2hpc.analysis.comparison import compare, comparison_records, comparison_table
 from phase2hpc.config.properties import ColumnSettings, parse_columns, parse_renames
 from phase2hpc.data.composition import composition_key
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.info import read_info
 from phase2hpc.data.store.merge import merge_stores
@@ -51,7 +51,7 @@ def source(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(source: Path) -> Path:
     columns = parse_columns(["tail:min=1,scale=log", "size:unit=atoms,scale=auto"])
     path = source.with_suffix(".h5")
-    prepare([source], path, columns=columns, folds=FOLDS, workers=1)
+    prepare_store([source], path, columns=columns, folds=FOLDS, workers=1)
     return path
 
 
@@ -258,7 +258,7 @@ def test_two_sources_with_renamed_columns(source: Path, tiny: Tiny, tmp_path: Pa
     other.write_text("".join(json.dumps(record) + "\n" for record in records))
     names = parse_renames(["b.jsonl:optb88vdw_bandgap=mp_gap"])
     path = tmp_path / "both.h5"
-    summary = prepare([tiny.source, other], path, rename=names, workers=1)
+    summary = prepare_store([tiny.source, other], path, rename=names, workers=1)
     assert summary.labels["mp_gap"] == summary.labels["band_gap"]
     opened = Store.open(path)
     half = len(opened) // 2
@@ -266,8 +266,8 @@ def test_two_sources_with_renamed_columns(source: Path, tiny: Tiny, tmp_path: Pa
     assert np.isnan(opened.labels["band_gap"][half:]).all()
     for wrong, message in (("c.jsonl:a=b", "no such source"), ("a=b", "no label column 'a'")):
         with pytest.raises(InputError, match=message):
-            prepare([other], tmp_path / "x.h5", rename=parse_renames([wrong]), workers=1)
+            prepare_store([other], tmp_path / "x.h5", rename=parse_renames([wrong]), workers=1)
     with pytest.raises(InputError, match="--column nothing: no label column"):
         columns = parse_columns(["nothing:min=0"])
-        prepare([other], tmp_path / "x.h5", columns=columns, workers=1)
+        prepare_store([other], tmp_path / "x.h5", columns=columns, workers=1)
     assert not (tmp_path / "x.h5").exists()

@@ -20,7 +20,7 @@ from phase2hpc.checkpointing.file_format import read_step
 from phase2hpc.cli.main import app
 from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
 from phase2hpc.config.run_config import build_config
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.errors import InputError, StoppedEarly
 from phase2hpc.runs.lease import LeaseLost
 from phase2hpc.runs.run_directory import RunDirectory
@@ -380,7 +380,7 @@ def test_another_store_is_refused(with_checkpoint, stopped, train_tiny, tiny, tm
     source = tmp_path / "fewer.jsonl"
     source.write_text("".join(tiny.source.read_text().splitlines(keepends=True)[:-1]))
     other = tmp_path / "fewer.h5"
-    prepare([source], other, workers=1)
+    prepare_store([source], other, workers=1)
     if not with_checkpoint:
         stopped.checkpoint.unlink()
     models = stopped.path.parents[1]

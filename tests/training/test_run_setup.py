@@ -9,7 +9,7 @@ import pytest
 
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.training.run_setup import never_began
+from phase2hpc.training.run_setup import never_started
 
 FAMILY = "multitask_cgcnn_lite"
 
@@ -25,14 +25,14 @@ def left_by_a_killed_maker(models: Path, *names: str) -> RunDirectory:
 @pytest.mark.parametrize("names", [(), ("config.json", ".manifest.json.host.0123456789ab.partial")])
 def test_it_begins_anew_under_its_own_id(names, train_tiny, tmp_path) -> None:
     run = left_by_a_killed_maker(tmp_path, *names)
-    assert never_began(run)
+    assert never_started(run)
     with pytest.raises(
         InputError, match="stopped before its manifest was written.*leave out --resume"
     ):
         train_tiny(tmp_path, resume=True)
     assert train_tiny(tmp_path, epochs=1) == run
     assert run.read_manifest().state == "finished" and run.read_config().training.epochs == 1
-    assert not never_began(run)
+    assert not never_started(run)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "checkpoint.pt", "best.pt", "notes.txt"])

@@ -116,7 +116,7 @@ def test_a_job_that_cannot_begin_has_failed(
 
     monkeypatch.setattr(session.RunDirectory, "write_manifest", seen)
     with pytest.raises((Phase2Error, MemoryError)):
-        session.go_on(run, session.JobLife(1.0, at_start or (lambda run: None)))
+        session.continue_run(run, session.JobContext(1.0, at_start or (lambda run: None)))
     assert held == [("failed", True)] and find_holder(run) is None
     manifest = run.read_manifest()
     assert manifest.state == "failed" and words in manifest.message
@@ -133,7 +133,7 @@ def test_a_run_of_another_is_not_said_to_have_failed(train_tiny, tmp_path) -> No
     run.lease.mkdir()
     (run.lease / "t.json").write_text(record.model_dump_json())
     with pytest.raises(InputError, match="is being trained by"):
-        session.go_on(run, session.JobLife(None, lambda run: None))
+        session.continue_run(run, session.JobContext(None, lambda run: None))
     assert run.manifest.read_bytes() == before
 
 

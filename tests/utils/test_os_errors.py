@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.utils.os_errors import naming, refused, refused_place
+from phase2hpc.utils.os_errors import path_error, with_path, write_error
 
 
 def failure(number: int, path: str | None = None) -> OSError:
@@ -17,14 +17,16 @@ def failure(number: int, path: str | None = None) -> OSError:
 
 
 def test_the_file_the_reason_and_the_remedy() -> None:
-    error = refused(failure(errno.EDQUOT, "/a/b"), then="go on", note="all is well")
+    error = write_error(failure(errno.EDQUOT, "/a/b"), then="go on", note="all is well")
     assert str(error) == (
         "/a/b: disk quota exceeded: make room, or ask for a larger quota, then go on; all is well"
     )
     assert error.exit_code == 1
-    assert str(refused(failure(errno.ENOSPC))).startswith("the output cannot be written: no space")
-    assert "ulimit -n" in str(refused(failure(errno.EMFILE)))
-    assert "\n" not in str(refused(OSError("two\nlines")))
+    assert str(write_error(failure(errno.ENOSPC))).startswith(
+        "the output cannot be written: no space"
+    )
+    assert "ulimit -n" in str(write_error(failure(errno.EMFILE)))
+    assert "\n" not in str(write_error(OSError("two\nlines")))
 
 
 @pytest.mark.parametrize(
@@ -32,13 +34,13 @@ def test_the_file_the_reason_and_the_remedy() -> None:
     [(errno.EACCES, 2), (errno.EROFS, 2), (errno.ENOTDIR, 2), (errno.ENOSPC, 1), (errno.EIO, 1)],
 )
 def test_a_wrong_place_is_the_users_and_a_full_one_the_machines(number: int, code: int) -> None:
-    error = refused_place(failure(number), "/a/b")
+    error = path_error(failure(number), "/a/b")
     assert error.exit_code == code
     assert isinstance(error, InputError if code == 2 else Phase2Error)
 
 
 def test_naming(tmp_path: Path) -> None:
-    with pytest.raises(OSError) as raised, naming(tmp_path):
+    with pytest.raises(OSError) as raised, with_path(tmp_path):
         raise failure(errno.ENOSPC)
     assert raised.value.filename == str(tmp_path)
 
@@ -46,7 +48,7 @@ def test_naming(tmp_path: Path) -> None:
 def test_in_a_container_its_user_and_its_mounts_are_what_helps(in_image) -> None:
     in_image()
     user = f"{os.getuid()}:{os.getgid()}"
-    said = str(refused_place(failure(errno.EACCES), "/a/b"))
+    said = str(path_error(failure(errno.EACCES), "/a/b"))
     assert f"let this container's user {user} write there (docker --user" in said
-    assert "name a folder that is mounted" in str(refused_place(failure(errno.EROFS), "/a/b"))
-    assert "make room" in str(refused_place(failure(errno.ENOSPC), "/a/b"))
+    assert "name a folder that is mounted" in str(path_error(failure(errno.EROFS), "/a/b"))
+    assert "make room" in str(path_error(failure(errno.ENOSPC), "/a/b"))

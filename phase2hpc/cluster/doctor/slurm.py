@@ -160,7 +160,7 @@ def _gpu_problems(profile: Profile, partition: slurm_cluster.Partition) -> list[
 def _trial(profile: Profile) -> Check:
     """Slurm's answer to the smallest job of this profile."""
     try:
-        answer = slurm_cluster.would_start(command_line(smallest_job(profile)))
+        answer = slurm_cluster.expected_start(command_line(smallest_job(profile)))
     except InputError as error:
         return fail("trial job", str(error), "fields of the profile contradict each other")
     except Phase2Error as error:

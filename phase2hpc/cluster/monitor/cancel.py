@@ -61,7 +61,7 @@ class Cancellation:
         slurm.cancel(self.jobs)
 
     def resume_hints(self) -> list[str]:
-        """How to resume each run."""
+        """Resume command of each run."""
         lines = []
         for s in self.runs:
             run, manifest = s.summary.run, s.summary.manifest
@@ -100,5 +100,5 @@ def plan(selection: Selection, name: str) -> Cancellation:
 
 
 def _is_selected(job_id: str, selection: Selection, name: str) -> bool:
-    """Where a job was named, a newer one of the same run is not selected."""
+    """If a job was named, a newer one of the same run is not selected."""
     return not selection.by_job or name in (job_id, array_id(job_id))

@@ -72,7 +72,7 @@ def signal_name(number: int) -> str:
 
 
 def _is_before(line: str, last_seen: datetime) -> bool:
-    """Whether a node wrote this message of Slurm's well before ``last_seen``."""
+    """True if a node wrote this message of Slurm's well before ``last_seen``."""
     match = _AT.search(line)
     when = parse_time(match[1]) if match else None
     return when is not None and when.timestamp() < last_seen.timestamp() - MAX_CLOCK_SKEW_SECONDS

@@ -80,7 +80,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def notes(scheduler: SlurmScheduler) -> list[str]:
-    """Why Slurm's part of the information is missing."""
+    """Reasons why Slurm's part of the information is missing."""
     problems = (scheduler.problem, scheduler.note)
     return [f"no answer from Slurm: {problem}" for problem in problems if problem]
 

@@ -33,11 +33,11 @@ def prepare_shard(
 ) -> None:
     """Prepare one shard. options: as in ``converter``. workers: default: the job's cores."""
     with _working_directory(cwd):
-        from phase2hpc.data.sharding import make_shard
+        from phase2hpc.data.sharded_prepare import write_shard
         from phase2hpc.utils.progress import Progress
 
         with Progress(f"shard {shard} of {count}", None, "crystals") as progress:
-            make_shard(
+            write_shard(
                 ShardFolder(Path(folder), count), shard, sources, converter(options),
                 workers=workers or int(os.environ.get("SLURM_CPUS_PER_TASK") or 0) or None,
                 progress=progress.advance,
@@ -55,7 +55,7 @@ def merge_prepared(
 ) -> None:
     """Merge all shards into the store."""
     with _working_directory(cwd):
-        from phase2hpc.data.sharding import merge_shards
+        from phase2hpc.data.sharded_prepare import merge_shards
         from phase2hpc.utils.progress import Progress
 
         with Progress("merging", None, "crystals") as progress:
@@ -105,7 +105,7 @@ def predict_shard(
     """Predict one shard."""
     with _working_directory(cwd):
         from phase2hpc.inference.predictor import load_predictor
-        from phase2hpc.inference.sharding import predict_shard as run
+        from phase2hpc.inference.sharded_predict import predict_shard as run
         from phase2hpc.runs.run_directory import RunDirectory
 
         models = [RunDirectory(Path(run)) for run in runs]
@@ -120,7 +120,7 @@ def join_predictions(
     """Join all shards into one table; exit code 2 if nothing could be predicted."""
     with _working_directory(cwd):
         from phase2hpc.inference.prediction_table import summary_line
-        from phase2hpc.inference.sharding import join_shards
+        from phase2hpc.inference.sharded_predict import join_shards
         from phase2hpc.runs.model_selection import describe_model
         from phase2hpc.runs.run_directory import RunDirectory
 

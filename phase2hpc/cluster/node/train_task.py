@@ -27,7 +27,7 @@ MAX_RESTARTS_WITHOUT_PROGRESS = 3
 MAX_HOURS_EXIT_CODE = 3
 
 
-def train(
+def run_training(
     run_path: str,
     hours: float | None,
     warning_seconds: int,
@@ -49,11 +49,11 @@ def train(
         config = run.read_config()
         if new_config is not None:
             config = RunConfig.from_json(new_config, f"submitted settings of run {run.id}")
-        from phase2hpc.training.runner import JobLife, go_on
+        from phase2hpc.training.runner import JobContext, continue_run
 
-        job = JobLife(_hours_left(hours, warning_seconds), count_restart)
+        job = JobContext(_hours_left(hours, warning_seconds), count_restart)
         try:
-            go_on(run, job, config, accept_changes)
+            continue_run(run, job, config, accept_changes)
         except StoppedEarly as stopped:
             if stopped.reason is not StopReason.MAX_HOURS:
                 raise
@@ -62,16 +62,16 @@ def train(
             sys.exit(MAX_HOURS_EXIT_CODE)
 
 
-def prepare(store: str, sources: list[str]) -> None:
+def run_preparation(store: str, sources: list[str]) -> None:
     """Prepare the store that other jobs depend on; an existing one is kept."""
     with exit_codes():
-        from phase2hpc.data.prepare import prepare as run_prepare
+        from phase2hpc.data.prepare import prepare_store
         from phase2hpc.utils.package_files import sample_source
         from phase2hpc.utils.progress import Progress
 
         with Progress("preparing", None, "crystals") as progress:
             read: list[str | Path] = [*sources] or [sample_source()]
-            print(run_prepare(read, Path(store), progress=progress.advance), flush=True)
+            print(prepare_store(read, Path(store), progress=progress.advance), flush=True)
 
 
 @contextmanager

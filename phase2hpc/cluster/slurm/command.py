@@ -66,7 +66,7 @@ def message_of(stderr: str) -> str:
 def run_slurm(
     command: str, *arguments: str, output: str = "stdout", timeout: float | None = None
 ) -> str:
-    """What the command writes to ``output``. timeout: seconds, default TIMEOUT_SECONDS.
+    """Output of the command on ``output``. timeout: seconds, default TIMEOUT_SECONDS.
 
     Raises Phase2Error if it fails, is missing, or does not answer in time.
     """

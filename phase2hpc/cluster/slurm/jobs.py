@@ -87,12 +87,12 @@ class JobState:
         return self.state == "COMPLETING"
 
     def is_of(self, job: JobIdentity) -> bool:
-        """Whether this is that job, and not another one of the same id."""
+        """True if this is that job, and not another one of the same id."""
         return not self.origin or not job.folder or f"/{job.folder}/" in self.origin
 
 
 def slurm_available() -> bool:
-    """Whether Slurm's commands are installed on this machine."""
+    """True if Slurm's commands are installed on this machine."""
     return all(shutil.which(command) for command in ("sbatch", "squeue"))
 
 
@@ -164,7 +164,7 @@ def accounting_states(job_ids: Iterable[str]) -> dict[str, JobState]:
 
 
 def accounting_enabled() -> bool:
-    """Whether the cluster keeps accounting. Raises Phase2Error if sacct does not answer."""
+    """True if the cluster keeps accounting. Raises Phase2Error if sacct does not answer."""
     try:
         run_slurm("sacct", "--noheader", "--allocations", "--starttime=now", "--format=JobID")
     except AccountingDisabled:

@@ -89,7 +89,7 @@ def partitions() -> dict[str, Partition]:
     return found
 
 
-def would_start(options: Sequence[str]) -> str:
+def expected_start(options: Sequence[str]) -> str:
     """Answer of ``sbatch --test-only`` to these options, in one line; submits nothing.
 
     Raises Phase2Error with Slurm's reason if it would refuse the job.

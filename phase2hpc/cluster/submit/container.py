@@ -73,7 +73,7 @@ def checked_image(container: ContainerSettings) -> ContainerSettings:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether a file starts like an image that the runtimes accept."""
+    """True if a file starts like an image that the runtimes accept."""
     try:
         with path.open("rb") as file:
             head = file.read(2048)

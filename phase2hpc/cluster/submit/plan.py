@@ -94,7 +94,7 @@ class Plan:
 
     @property
     def is_unlimited(self) -> bool:
-        """Whether a local run has no time limit: an estimate does not limit it."""
+        """True if a local run has no time limit: an estimate does not limit it."""
         profile = self.profile
         given = self.request.wanted.time != AUTO or profile.hours or profile.max_hours
         return profile.executor == "local" and not given

@@ -57,7 +57,7 @@ def submit(plan: Plan) -> list[str]:
     _refuse_if_queued(plan)
     if plan.profile.executor == "local":
         return _run_here(plan)
-    if problem := not_shared(plan.script.folder):
+    if problem := unshared_reason(plan.script.folder):
         log.warning("%s", problem)
     with _new_directories(plan):
         prepare_id = None
@@ -105,12 +105,12 @@ def _calls(plan: Plan) -> list[Call]:
         )  # fmt: skip
         if train.resume:
             arguments += (planned.config.to_json(), train.accept_changes)
-        calls.append((train_task.train, arguments))
+        calls.append((train_task.run_training, arguments))
     return calls
 
 
 def _preparation(plan: Plan) -> Call:
-    return train_task.prepare, (str(plan.store), absolute_sources(plan.request.sources))
+    return train_task.run_preparation, (str(plan.store), absolute_sources(plan.request.sources))
 
 
 @contextmanager
@@ -184,8 +184,8 @@ def _refuse_if_queued(plan: Plan) -> None:
             )
 
 
-def not_shared(folder: Path) -> str | None:
-    """Why nodes will probably not see this folder; None if they may."""
+def unshared_reason(folder: Path) -> str | None:
+    """Reason why nodes will probably not see this folder; None for none."""
     path = folder.resolve()
     own = {
         Path(place).resolve() for place in ("/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())

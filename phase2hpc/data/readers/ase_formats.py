@@ -46,7 +46,7 @@ class _NoNextFrame(Exception):
     """The beginning of the next frame is not known; the message says why."""
 
 
-def read_extxyz(path: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
+def read_extxyz(path: Path, partition: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
     """Frames of an extended XYZ file; numbers of the comment line are labels.
 
     So are those that ase gives to a calculator (``energy``, ``free_energy``, ``magmom``). What is
@@ -63,7 +63,7 @@ def read_extxyz(path: Path, units: RecordPartition) -> Iterator[RawCrystal | Unr
     number = 0
     try:
         for number, frame in enumerate(_frames(path)):
-            if not units.take():
+            if not partition.take():
                 number += 1
                 continue
             name, place = f"{path.stem}#{number}", f"{path}#{number}"
@@ -89,7 +89,7 @@ def read_extxyz(path: Path, units: RecordPartition) -> Iterator[RawCrystal | Unr
                 columns, name, place,
             )  # fmt: skip
     except _NoNextFrame as error:
-        if units.take():
+        if partition.take():
             yield UnreadableRecord(
                 f"{path.stem}#{number}", f"{path}#{number}", f"bad frame: {error}"
             )
@@ -131,7 +131,7 @@ def _ids_as_written(comment: str, columns: Mapping[str, Any]) -> dict[str, str]:
     return {name: value.strip("\"'") for name, value in _PAIR.findall(comment) if name in numeric}
 
 
-def read_ase_db(path: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
+def read_ase_db(path: Path, partition: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
     """Rows of an ASE database (SQLite), which is only read.
 
     Labels are numeric key-value pairs and the energies and magnetic moment of a calculator.
@@ -144,7 +144,7 @@ def read_ase_db(path: Path, units: RecordPartition) -> Iterator[RawCrystal | Unr
             labels = _check_schema(path, database)
             columns = ", ".join((*_DB_COLUMNS, *labels))
             for row in database.execute(f"SELECT {columns} FROM systems"):
-                if units.take():
+                if partition.take():
                     fixed, results = row[: len(_DB_COLUMNS)], row[len(_DB_COLUMNS) :]
                     yield _db_row(path, dict(zip(labels, results, strict=True)), *fixed)
     except sqlite3.Error as error:

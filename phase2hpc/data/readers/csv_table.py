@@ -29,7 +29,7 @@ CIF_COLUMNS = ("cif", "structure", "cif_text", "cif_string", "cif_str", "structu
 _ROWS_SEEN = 20
 
 
-def read_csv(path: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
+def read_csv(path: Path, partition: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
     """One structure a row: CIF text, a pymatgen Structure as JSON, or the path of a file.
 
     The column of texts is named as in CIF_COLUMNS or is the first with a data_ block in it; the
@@ -48,7 +48,7 @@ def read_csv(path: Path, units: RecordPartition) -> Iterator[RawCrystal | Unread
     names = header.cells
     column = _text_column(names, head)
     if column is not None:
-        yield from _read_texts(path, names, column, units)
+        yield from _read_texts(path, names, column, partition)
         return
     column = _path_column(path, names, head)
     if column is None:
@@ -64,7 +64,7 @@ def read_csv(path: Path, units: RecordPartition) -> Iterator[RawCrystal | Unread
     table = LabelTable(
         path, named_columns(names, body), body, column, column if ident is None else ident
     )
-    yield from read_labelled(table, lambda cell: _file(path, cell), units)
+    yield from read_labelled(table, lambda cell: _file(path, cell), partition)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -82,7 +82,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _read_texts(
-    path: Path, names: Sequence[str], column: int, units: RecordPartition
+    path: Path, names: Sequence[str], column: int, partition: RecordPartition
 ) -> Iterator[RawCrystal | UnreadableRecord]:
     ident, split = id_column(names), _index_of(names, SPLIT)
     apart = {i for i in (column, ident, split) if i is not None}
@@ -101,7 +101,7 @@ def _read_texts(
     with open_table(path) as rows:
         next(rows)
         for number, row in enumerate(rows, start=1):
-            if not units.take():
+            if not partition.take():
                 continue
             cells, place = row.cells, f"{path}:{row.line}"
             identifier = _cell(cells, ident) or f"row {number}"

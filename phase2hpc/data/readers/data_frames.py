@@ -31,7 +31,7 @@ def frame_rows(
     frame: Mapping[str, Any],
     rows: Iterable[Any],
     stream: JsonStream,
-    units: RecordPartition,
+    partition: RecordPartition,
 ) -> Iterator[RawCrystal | UnreadableRecord]:
     """Items of the rows (arrays of values) of a frame of orient "split".
 
@@ -53,7 +53,7 @@ def frame_rows(
                 names = ", ".join(columns)[:200]
                 raise InputError(f"{path}: no column '{STRUCTURE}' or '{CIF}', only {names}")
             known = True
-        if not units.take():
+        if not partition.take():
             continue
         fallback = str(index[number]) if number < len(index) else f"row {number}"
         place = f"{path}#{number}"

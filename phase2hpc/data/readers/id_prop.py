@@ -29,7 +29,7 @@ FILE_COLUMNS = (
 
 
 def read_id_prop(
-    folder: Path, units: RecordPartition, table: Path | None = None
+    folder: Path, partition: RecordPartition, table: Path | None = None
 ) -> Iterator[RawCrystal | UnreadableRecord]:
     """The structures that a table of labels lists, in its order, then files without a row.
 
@@ -62,9 +62,9 @@ def read_id_prop(
     for row in labels.rows:
         if labels.key < len(row.cells):
             find(row.cells[labels.key])
-    yield from read_labelled(labels, find, units)
+    yield from read_labelled(labels, find, partition)
     for file in files:
-        if file not in listed and units.take():
+        if file not in listed and partition.take():
             reason = f"no row: {path.name} has no line for this file"
             yield UnreadableRecord(structure_id(file), str(file), reason)
 

@@ -17,7 +17,7 @@ from phase2hpc.data.readers.data_frames import (
 )
 from phase2hpc.data.readers.json_records import is_record, is_structure, raw_crystal
 from phase2hpc.data.readers.json_stream import JsonStream, json_error, unique_keys
-from phase2hpc.data.readers.optimade import pages_left
+from phase2hpc.data.readers.optimade import missing_pages_warning
 from phase2hpc.data.readers.text_files import bounded_lines, is_unicode, open_text, plain_name
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
@@ -33,11 +33,11 @@ _KNOWN = (
 _log = logging.getLogger(__name__)
 
 
-def read_json_lines(path: Path, units: RecordPartition) -> Items:
+def read_json_lines(path: Path, partition: RecordPartition) -> Items:
     """One record a line; a line that is no JSON object becomes UnreadableRecord."""
     with open_text(path) as handle:
         for number, line in enumerate(bounded_lines(path, handle), start=1):
-            if not line.strip() or not units.take():
+            if not line.strip() or not partition.take():
                 continue
             place = f"{path}:{number}"
             try:
@@ -51,13 +51,13 @@ def read_json_lines(path: Path, units: RecordPartition) -> Items:
             yield raw_crystal(record, f"line {number}", place)
 
 
-def read_json(path: Path, units: RecordPartition) -> Items:
+def read_json(path: Path, partition: RecordPartition) -> Items:
     """Records of a JSON document in any form that ``_KNOWN`` names, streamed but for data frames
     by column.
 
     Raises InputError for a document that is damaged, or in none of these forms.
     """
-    first = units.count
+    first = partition.count
     try:
         with open_text(path) as handle:
             stream = JsonStream(handle)
@@ -65,21 +65,19 @@ def read_json(path: Path, units: RecordPartition) -> Items:
             if start not in ("[", "{"):
                 raise InputError(f"{path}: neither a JSON array nor a JSON object")
             read = _read_array if start == "[" else _read_object
-            yield from read(path, stream, units)
+            yield from read(path, stream, partition)
     except json.JSONDecodeError as error:
-        done = units.count - first
+        done = partition.count - first
         raise InputError(
             f"{path}: damaged or cut short, not valid JSON ({error.msg}, record {done})"
         ) from None
     except (ValueError, RecursionError) as error:
-        done = units.count - first
-        raise InputError(
-            f"{path}: record {done} is no JSON to read ({json_error(error)})"
-        ) from None
+        done = partition.count - first
+        raise InputError(f"{path}: record {done} is not valid JSON ({json_error(error)})") from None
 
 
-def _read_array(path: Path, stream: JsonStream, units: RecordPartition) -> Items:
-    yield from _records(path, stream.array(), stream, units)
+def _read_array(path: Path, stream: JsonStream, partition: RecordPartition) -> Items:
+    yield from _records(path, stream.array(), stream, partition)
     _check_end(stream, "something follows the array")
 
 
@@ -87,7 +85,7 @@ def _records(
     path: Path,
     records: Iterable[Any],
     stream: JsonStream,
-    units: RecordPartition,
+    partition: RecordPartition,
     index: tuple[str, ...] = (),
 ) -> Items:
     """Items of records in an array; ``index`` are the fields that name a record."""
@@ -97,7 +95,7 @@ def _records(
                 f"{path}: an array of arrays, a table without column names (pandas "
                 "orient='values'?): write it with orient='split' or 'records'"
             )
-        if not units.take():
+        if not partition.take():
             continue
         place, name = f"{path}#{number}", f"record {number}"
         if index and isinstance(record, dict):
@@ -118,7 +116,7 @@ def _check_end(stream: JsonStream, message: str) -> None:
         raise json.JSONDecodeError(message, rest, 0)
 
 
-def _read_object(path: Path, stream: JsonStream, units: RecordPartition) -> Items:
+def _read_object(path: Path, stream: JsonStream, partition: RecordPartition) -> Items:
     document: dict[str, Any] = {}
     streamed = ""
     keys = stream.keys()
@@ -127,11 +125,11 @@ def _read_object(path: Path, stream: JsonStream, units: RecordPartition) -> Item
             raise InputError(f"{path}: the key {key[:40]!a} occurs twice")
         if stream.peek() == "[" and not streamed:
             if key == "data" and "columns" in document and "index" in document:
-                yield from frame_rows(path, document, stream.array(), stream, units)
+                yield from frame_rows(path, document, stream.array(), stream, partition)
                 streamed = key
             elif key in _LISTS and stream.peek_inside() == "{":
                 index = _primary_key(document)
-                yield from _records(path, stream.array(), stream, units, index)
+                yield from _records(path, stream.array(), stream, partition, index)
                 streamed = key
             if streamed:
                 document[key] = None
@@ -139,17 +137,17 @@ def _read_object(path: Path, stream: JsonStream, units: RecordPartition) -> Item
         value = stream.value(MAX_FRAME_BYTES)
         named = key in _LISTS or is_record({key: value})
         if not document and is_record(value) and not named:
-            yield from _records_by_id(path, key, value, keys, stream, units)
+            yield from _records_by_id(path, key, value, keys, stream, partition)
             return _check_end(stream, "something follows the object")
         if stream.repeated:
             raise InputError(f"{path}: the key {stream.repeated!a} occurs twice in {key[:40]!a}")
         document[key] = value
-    if warning := pages_left(document):
+    if warning := missing_pages_warning(document):
         _log.warning("%s: %s", path, warning)
     if not streamed:
-        yield from _whole(path, document, stream, units)
+        yield from _whole(path, document, stream, partition)
         if is_record(document):
-            yield from _more_lines(path, stream, units)
+            yield from _more_lines(path, stream, partition)
     _check_end(stream, "something follows the object")
 
 
@@ -166,12 +164,12 @@ def _records_by_id(
     value: Any,
     keys: Iterator[str],
     stream: JsonStream,
-    units: RecordPartition,
+    partition: RecordPartition,
 ) -> Items:
     """Records of an object by id, streamed; the first is read already."""
     seen: set[str] = set()
     while True:
-        if units.take():
+        if partition.take():
             place = f"{path}#{key}"
             if key in seen:
                 yield UnreadableRecord(key, place, "bad record: its key occurs twice in the object")
@@ -184,14 +182,14 @@ def _records_by_id(
 
 
 def _whole(
-    path: Path, document: dict[str, Any], stream: JsonStream, units: RecordPartition
+    path: Path, document: dict[str, Any], stream: JsonStream, partition: RecordPartition
 ) -> Items:
     """Items of an object that could not be streamed."""
     if (text := wrapped_frame(document)) is not None:
         loaded = json.loads(text, object_pairs_hook=unique_keys) if isinstance(text, str) else text
         document = loaded if isinstance(loaded, dict) else {}
     if "columns" in document and "data" in document:
-        yield from frame_rows(path, document, document["data"], stream, units)
+        yield from frame_rows(path, document, document["data"], stream, partition)
         return
     records: Iterable[tuple[str, Any]] | None = column_records(document)
     if records is None and is_record(document):
@@ -209,7 +207,7 @@ def _whole(
     if records is None:
         raise InputError(f"{path}: {_other_document(document)}; a JSON source is {_KNOWN}")
     for number, (name, record) in enumerate(records):
-        if units.take():
+        if partition.take():
             yield raw_crystal(record, name, f"{path}#{number}")
 
 
@@ -217,13 +215,13 @@ def _holds_structure(value: Any) -> bool:
     return is_record(value) or (isinstance(value, dict) and any(map(is_structure, value.values())))
 
 
-def _more_lines(path: Path, stream: JsonStream, units: RecordPartition) -> Items:
+def _more_lines(path: Path, stream: JsonStream, partition: RecordPartition) -> Items:
     """Records after a first one that is an object by itself: JSON lines under another name."""
     number = 0
     while stream.peek() == "{":
         record = stream.value()
         number += 1
-        if units.take():
+        if partition.take():
             yield _item(record, f"record {number}", f"{path}#{number}", stream)
 
 

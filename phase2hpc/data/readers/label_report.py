@@ -151,7 +151,7 @@ class LabelReport:
 _LOCATION = re.compile(r"[:#]\d+$")
 
 
-def spoken_place(place: str) -> str:
+def describe_place(place: str) -> str:
     """ "line 3 of t.csv" for "folder/t.csv:3", "record 3 of t.json" for "folder/t.json#3"."""
     path, number = _LOCATION.sub("", place), place[len(_LOCATION.sub("", place)) :]
     name = path.rpartition("/")[2]
@@ -161,7 +161,7 @@ def spoken_place(place: str) -> str:
 
 
 def _line(name: str, column: ColumnReport, kind: Kind, cells: CellCount) -> str:
-    first = f"first {cells.text!r} in {spoken_place(cells.place)}"
+    first = f"first {cells.text!r} in {describe_place(cells.place)}"
     count = cells.count
     cell = "cell" if count == 1 else "cells"
     if kind == "text":
@@ -176,11 +176,11 @@ def _line(name: str, column: ColumnReport, kind: Kind, cells: CellCount) -> str:
     elif kind == "duplicate":
         text = (
             f"{count} {cell} of column {cells.text!r} not taken: another column has the same name "
-            f"and other values (rename one), first in {spoken_place(cells.place)}"
+            f"and other values (rename one), first in {describe_place(cells.place)}"
         )
     else:
         text = (
             f"{count} {cell} of column {cells.text!r} not taken: {name} has another unit here "
-            f"(convert it, or rename the column), first in {spoken_place(cells.place)}"
+            f"(convert it, or rename the column), first in {describe_place(cells.place)}"
         )
     return one_line(f"{name}: {text}")

@@ -11,7 +11,7 @@ from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.readers.delimited import Row
 from phase2hpc.data.readers.json_records import ID_FIELDS
 from phase2hpc.data.readers.labels import Labels, decimal_comma_columns, labels_in
-from phase2hpc.data.readers.structure_files import Items, read_files
+from phase2hpc.data.readers.structure_files import Items, read_structure_files
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
 from phase2hpc.utils.text import name_problem
@@ -64,16 +64,16 @@ def id_column(names: Sequence[str]) -> int | None:
 def read_labelled(
     table: LabelTable,
     find: Callable[[str], Path | str],
-    units: RecordPartition,
+    partition: RecordPartition,
 ) -> Iterator[RawCrystal | UnreadableRecord]:
     """The structures that a table lists, in its order, with its labels.
 
     find: the file of a row's key cell, or the reason in one line why there is none.
     """
     comma = decimal_comma_columns(map(table.columns, table.rows))
-    mine = [(units.current, row) for row in table.rows if units.take()]
+    mine = [(partition.current, row) for row in table.rows if partition.take()]
     found = [_file_of(table, row, find) for _, row in mine]
-    read = read_files(
+    read = read_structure_files(
         (path, _id_of(table, row))
         for (_, row), path in zip(mine, found, strict=True)
         if isinstance(path, Path)
@@ -88,7 +88,7 @@ def read_labelled(
             item = _labelled(next(read), _id_of(table, row), labels, split_name)
         else:
             item = UnreadableRecord(_id_of(table, row), place, path, labels)
-        units.current = block
+        partition.current = block
         yield item
 
 

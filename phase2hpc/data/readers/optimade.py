@@ -84,7 +84,7 @@ def label_columns(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if name.startswith("_")}
 
 
-def pages_left(document: Mapping[str, Any]) -> str:
+def missing_pages_warning(document: Mapping[str, Any]) -> str:
     """A warning where a response is one page of several, else ""."""
     meta, links = document.get("meta"), document.get("links")
     more = isinstance(meta, dict) and meta.get("more_data_available") is True

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.elements import atomic_number
-from phase2hpc.data.readers.truncation import ends_openly, looks_cut
+from phase2hpc.data.readers.truncation import ends_openly, looks_truncated
 from phase2hpc.utils.text import one_line
 
 MAX_ATOMS = 100_000
@@ -130,7 +130,7 @@ def _structure(
     coords = np.array([_floats(lines, i, "coordinates") for i in rows])
     words = [_words(lines[i]) for i in rows]
     at_end = open_end and rows.stop == len(lines)
-    if at_end and looks_cut(words[-1][2], [row[2] for row in words[:-1]]):
+    if at_end and looks_truncated(words[-1][2], [row[2] for row in words[:-1]]):
         raise PoscarError(
             f"truncated POSCAR: the file ends in '{words[-1][2][:20]}', which looks cut (if the "
             "file is whole, end it with a line end)"

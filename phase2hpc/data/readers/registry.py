@@ -41,6 +41,7 @@ from phase2hpc.data.readers.structure_files import (
     read_structure_file,
     read_structure_files,
     structure_files,
+    structure_id,
 )
 from phase2hpc.data.readers.text_files import DAMAGED, content_name, head, plain_name
 from phase2hpc.data.record_partition import RecordPartition
@@ -69,24 +70,25 @@ def read(
     *,
     id_prop: bool = True,
     labels: Path | None = None,
-    units: RecordPartition | None = None,
+    partition: RecordPartition | None = None,
 ) -> Items:
     """Raw crystals of a source in its order, streamed where the format allows.
 
     A record that cannot be read is an UnreadableRecord in its place. With ``id_prop=False`` a
     folder is all its structure files by name, whatever its id_prop.csv says. ``labels``: a table
-    to read in place of a folder's id_prop.csv; other sources have their own. ``units`` chooses and
-    counts the records that are read; None: all.
+    to read in place of a folder's id_prop.csv; other sources have their own. ``partition``: reads
+    and counts only its records; None: all.
+
     Raises InputError at once for a missing path, an empty folder or an unknown format; while
     reading for a file that is damaged as a whole or holds nothing.
     """
-    units = units or RecordPartition()
+    partition = partition or RecordPartition()
     if str(source).startswith(JARVIS_PREFIX):
-        return _watched(_read_jarvis_tools(str(source), units), str(source), units)
+        return _watched(_read_jarvis_tools(str(source), partition), str(source), partition)
     path = _existing(source)
     if labels is not None and path.is_dir():
-        return _watched(read_id_prop(path, units, _existing(labels)), str(source), units)
-    return _watched(_reader(path, id_prop)(path, units), str(source), units)
+        return _watched(read_id_prop(path, partition, _existing(labels)), str(source), partition)
+    return _watched(_reader(path, id_prop)(path, partition), str(source), partition)
 
 
 def check_source(source: str | Path, *, id_prop: bool = True) -> None:
@@ -101,13 +103,13 @@ def is_structure_file(source: str | Path) -> bool:
     return (is_cif(path) or is_poscar(path)) and not path.is_dir()
 
 
-def read_files(paths: Iterable[Path], units: RecordPartition) -> Items:
+def read_each(paths: Iterable[Path], partition: RecordPartition) -> Items:
     """As ``read`` of each of these structure files, in order, in one process for all: to start
     one takes longer than to read a file."""
     known_labels: set[str] = set()
-    for items in read_structure_files(map(_existing, paths)):
+    for items in read_structure_files((path, structure_id(path)) for path in map(_existing, paths)):
         for item in items:
-            if units.take():
+            if partition.take():
                 yield with_usable_names(item, known_labels)
 
 
@@ -204,9 +206,9 @@ def _reader(path: Path, id_prop: bool) -> Reader:
     raise InputError(f"{path}: unknown format; a source is {ACCEPTED}")
 
 
-def _read_one(path: Path, units: RecordPartition) -> Items:
+def _read_one(path: Path, partition: RecordPartition) -> Items:
     for item in read_structure_file(path):
-        if units.take():
+        if partition.take():
             yield item
 
 
@@ -227,13 +229,13 @@ _BY_CONTENT: tuple[tuple[Callable[[bytes], bool], Reader], ...] = (
 )
 
 
-def _watched(items: Items, source: str, units: RecordPartition) -> Items:
+def _watched(items: Items, source: str, partition: RecordPartition) -> Items:
     """The items; an error of the file as a whole becomes InputError, and notes become warnings."""
     ehull: list[float] = []
     notes: Counter[str] = Counter()
     crystals = 0
     known_labels: set[str] = set()
-    first = units.count
+    first = partition.count
     try:
         for item in items:
             checked = with_usable_names(item, known_labels)
@@ -245,7 +247,7 @@ def _watched(items: Items, source: str, units: RecordPartition) -> Items:
             yield checked
     except (*DAMAGED, csv.Error) as error:
         raise InputError(f"{source}: damaged or cut short, cannot be read ({error})") from None
-    if units.count == first:
+    if partition.count == first:
         raise InputError(f"{source}: no structure in it")
     for note, count in notes.items():
         _log.warning("%s: %d of %d structures: %s", source, count, crystals, note)
@@ -274,7 +276,7 @@ def with_usable_names(
     return item
 
 
-def _read_jarvis_tools(source: str, units: RecordPartition) -> Items:
+def _read_jarvis_tools(source: str, partition: RecordPartition) -> Items:
     """Records that jarvis-tools downloads (or has in its cache): ``jarvis:dft_3d`` and others.
 
     ``dft_3d`` is the 2022 edition where jarvis-tools has several, since others have other labels.
@@ -300,6 +302,6 @@ def _read_jarvis_tools(source: str, units: RecordPartition) -> Items:
         kind = type(error).__name__
         raise InputError(f"{source}: the download failed ({kind}); {advice}") from None
     for number, record in enumerate(records):
-        if not units.take():
+        if not partition.take():
             continue
         yield raw_crystal(record, f"record {number}", f"{source}#{number}")

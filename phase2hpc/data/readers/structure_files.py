@@ -94,15 +94,12 @@ def read_structure_file(path: Path, name: str | None = None) -> list[RawCrystal 
     Never raises for the file's content: what fails is UnreadableRecord. It is read in a process
     with limits, as all structure files are.
     """
-    return next(read_files([(path, structure_id(path) if name is None else name)]))
+    return next(read_structure_files([(path, structure_id(path) if name is None else name)]))
 
 
-def read_structure_files(paths: Iterable[Path]) -> Iterator[Items]:
-    """As ``read_structure_file`` of each, in order, in one process for all."""
-    return read_files((path, structure_id(path)) for path in paths)
-
-
-def read_folder(folder: Path, units: RecordPartition) -> Iterator[RawCrystal | UnreadableRecord]:
+def read_folder(
+    folder: Path, partition: RecordPartition
+) -> Iterator[RawCrystal | UnreadableRecord]:
     """Every structure file of a folder, by name, not recursive; ids are unique."""
     files = structure_files(folder)
     others = files_not_read(folder)
@@ -118,13 +115,13 @@ def read_folder(folder: Path, units: RecordPartition) -> Iterator[RawCrystal | U
         for path, name in zip(files, names, strict=True)
     ]
     # Files are read ahead, so their blocks are kept until their items are yielded.
-    mine = [(units.current, task) for task in tasks if units.take()]
-    for (block, _), items in zip(mine, read_files(task for _, task in mine), strict=True):
-        units.current = block
+    mine = [(partition.current, task) for task in tasks if partition.take()]
+    for (block, _), items in zip(mine, read_structure_files(task for _, task in mine), strict=True):
+        partition.current = block
         yield from items
 
 
-def read_files(tasks: Iterable[tuple[Path, str]]) -> Iterator[Items]:
+def read_structure_files(tasks: Iterable[tuple[Path, str]]) -> Iterator[Items]:
     """Items of each (path, id), read in a process whose time and memory are limited."""
     return sandboxed_map(_read, tasks, _unreadable)
 

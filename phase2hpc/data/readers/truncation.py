@@ -14,7 +14,7 @@ def ends_openly(data: bytes) -> bool:
     return not data.rstrip(b"\0")[-1:].isspace()
 
 
-def looks_cut(last: str, others: Sequence[str]) -> bool:
+def looks_truncated(last: str, others: Sequence[str]) -> bool:
     """True if ``last`` lacks decimals that all of ``others``, at least two, have in equal
     number."""
     matches = [_DECIMALS.fullmatch(value) for value in others]

@@ -17,7 +17,7 @@ from phase2hpc.data.split_counts import SplitCounts
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verified_cache import remember, state_of
-from phase2hpc.data.store.verify import trust
+from phase2hpc.data.store.verify import verify_once
 from phase2hpc.data.store.writer import StoreWriter
 from phase2hpc.errors import InputError
 
@@ -62,7 +62,7 @@ def merge_stores(
     if out.exists():
         raise InputError(f"{out} exists: give another --store or remove it")
     for path in paths:
-        trust(path)
+        verify_once(path)
     stores = [Store.open(path, budget=0) for path in paths]
     _check_equal_settings(stores)
     columns = _columns(stores)

@@ -33,37 +33,37 @@ CHUNK_OVERHEAD = 1 << 10
 _FILTERS = {h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32}
 
 
-class Unsound(ValueError):
+class InvalidStore(ValueError):
     """The file is not a valid store; the message names the object and the problem."""
 
 
 def text_attribute(attributes: h5py.AttributeManager, name: str) -> str:
-    """Value of a scalar string attribute. Raises Unsound for any other."""
+    """Value of a scalar string attribute. Raises InvalidStore for any other."""
     if name not in attributes:
-        raise Unsound(f"the attribute '{name}' is missing")
+        raise InvalidStore(f"the attribute '{name}' is missing")
     found = attributes.get_id(name)
     if found.shape != () or found.get_type().get_class() != h5t.STRING:
-        raise Unsound(f"the attribute '{name}' is not a string")
+        raise InvalidStore(f"the attribute '{name}' is not a string")
     if found.get_storage_size() > MAX_TEXT_BYTES:
-        raise Unsound(f"the attribute '{name}' is too long")
+        raise InvalidStore(f"the attribute '{name}' is too long")
     value = attributes[name]
     if not isinstance(value, str):
-        raise Unsound(f"the attribute '{name}' is not a UTF-8 string")
+        raise InvalidStore(f"the attribute '{name}' is not a UTF-8 string")
     return value
 
 
 def members(group: h5py.Group, name: str) -> h5py.Group | None:
-    """A subgroup, or None if it does not exist. Raises Unsound for another object."""
+    """A subgroup, or None if it does not exist. Raises InvalidStore for another object."""
     if not group.id.links.exists(name.encode()):
         return None
     found = _linked(group, name)
     if not isinstance(found, h5py.Group):
-        raise Unsound(f"'{name}' is not a group")
+        raise InvalidStore(f"'{name}' is not a group")
     return found
 
 
 def check_structure(file: h5py.File, labels: str) -> None:
-    """Raise Unsound unless the file has every array in its type, shape and storage.
+    """Raise InvalidStore unless the file has every array in its type, shape and storage.
 
     labels: the name of the group of label columns.
     """
@@ -79,7 +79,7 @@ def check_structure(file: h5py.File, labels: str) -> None:
         lengths[path], size = _check_dataset(_linked(columns, name, path), path, (np.float32,), ())
         stored += size
     if stored > file.id.get_filesize():
-        raise Unsound("its arrays claim more bytes than the file has")
+        raise InvalidStore("its arrays claim more bytes than the file has")
     crystals, nodes, edges = (lengths[name] for name in ("lattice", "atomic_number", "sender"))
     wanted = dict.fromkeys(("node_ptr", "edge_ptr", "id_ptr"), crystals + 1)
     wanted |= {"frac_coords": nodes, "receiver": edges, "image": edges}
@@ -87,16 +87,16 @@ def check_structure(file: h5py.File, labels: str) -> None:
     wanted["split"] = crystals
     for name, length in wanted.items():
         if lengths[name] != length:
-            raise Unsound(f"'{name}' has {lengths[name]} rows, not {length}")
+            raise InvalidStore(f"'{name}' has {lengths[name]} rows, not {length}")
 
 
 def _linked(group: h5py.Group, name: str, path: str | None = None) -> Any:
-    """The object of a hard link; ``path`` names it in messages. Raises Unsound."""
+    """The object of a hard link; ``path`` names it in messages. Raises InvalidStore."""
     key = name.encode(errors="surrogateescape")
     if not group.id.links.exists(key):
-        raise Unsound(f"'{path or name}' is missing")
+        raise InvalidStore(f"'{path or name}' is missing")
     if group.id.links.get_info(key).type != h5l.TYPE_HARD:
-        raise Unsound(f"'{path or name}' is a soft or external link")
+        raise InvalidStore(f"'{path or name}' is a soft or external link")
     return group[key]
 
 
@@ -105,13 +105,13 @@ def _check_dataset(
 ) -> tuple[int, int]:
     """Rows of the dataset and its bytes in the file."""
     if not isinstance(dataset, h5py.Dataset):
-        raise Unsound(f"'{name}' is not an array")
+        raise InvalidStore(f"'{name}' is not an array")
     found = dataset.dtype
     if found not in [np.dtype(t).newbyteorder("<") for t in types]:
-        raise Unsound(f"'{name}' is {found}, not {' or '.join(t.__name__ for t in types)}")
+        raise InvalidStore(f"'{name}' is {found}, not {' or '.join(t.__name__ for t in types)}")
     shape = dataset.shape
     if shape is None or len(shape) != 1 + len(tail) or shape[1:] != tail:
-        raise Unsound(f"'{name}' has shape {shape}, not {('N', *tail)}".replace("'N'", "N"))
+        raise InvalidStore(f"'{name}' has shape {shape}, not {('N', *tail)}".replace("'N'", "N"))
     return shape[0], _check_storage(dataset, name, tail)
 
 
@@ -120,16 +120,16 @@ def _check_storage(dataset: h5py.Dataset, name: str, tail: tuple[int, ...]) -> i
     raw data, virtual datasets and fill values have no chunks."""
     plan = dataset.id.get_create_plist()
     if plan.get_layout() != h5d.CHUNKED:
-        raise Unsound(f"'{name}' is not stored in chunks of this file")
+        raise InvalidStore(f"'{name}' is not stored in chunks of this file")
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
     if h5z.FILTER_FLETCHER32 not in filters:
-        raise Unsound(f"'{name}' has no checksums")
+        raise InvalidStore(f"'{name}' has no checksums")
     if not _FILTERS.issuperset(filters) or len(set(filters)) < len(filters):
-        raise Unsound(f"'{name}' is packed by filters {filters} that are not a store's")
+        raise InvalidStore(f"'{name}' is packed by filters {filters} that are not a store's")
     chunk = plan.get_chunk()
     whole = dataset.dtype.itemsize * int(np.prod(chunk, dtype=object))
     if chunk[1:] != tail or not 0 < whole <= MAX_CHUNK_BYTES:
-        raise Unsound(f"'{name}' has chunks of shape {chunk}")
+        raise InvalidStore(f"'{name}' has chunks of shape {chunk}")
     count = sizes = largest = 0
     masked = False
 
@@ -142,30 +142,30 @@ def _check_storage(dataset: h5py.Dataset, name: str, tail: tuple[int, ...]) -> i
 
     dataset.id.chunk_iter(look)
     if count != -(-dataset.shape[0] // chunk[0]):
-        raise Unsound(f"'{name}' claims {dataset.shape[0]} rows but has {count} chunks")
+        raise InvalidStore(f"'{name}' claims {dataset.shape[0]} rows but has {count} chunks")
     if masked:
-        raise Unsound(f"'{name}' has chunks without checksum")
+        raise InvalidStore(f"'{name}' has chunks without checksum")
     if largest > whole + CHUNK_OVERHEAD:
-        raise Unsound(f"'{name}' has a chunk of {largest} bytes for {whole}")
+        raise InvalidStore(f"'{name}' has a chunk of {largest} bytes for {whole}")
     return sizes
 
 
 def check_pointers(pointers: Mapping[str, npt.NDArray[np.int64]], ends: Mapping[str, int]) -> None:
-    """Raise Unsound unless each pointer ascends from 0 to the length of its arrays.
+    """Raise InvalidStore unless each pointer ascends from 0 to the length of its arrays.
 
     Each crystal has 1 to ``MAX_ATOMS`` atoms.
     """
     for name, pointer in pointers.items():
         # Differences of such numbers may overflow; comparisons cannot.
         if pointer[0] != 0 or pointer[-1] != ends[name]:
-            raise Unsound(f"'{name}' does not span its arrays")
+            raise InvalidStore(f"'{name}' does not span its arrays")
         if (pointer[1:] < pointer[:-1]).any():
-            raise Unsound(f"'{name}' does not ascend")
+            raise InvalidStore(f"'{name}' does not ascend")
     atoms = np.diff(pointers["node_ptr"])
     if (atoms == 0).any():
-        raise Unsound("'node_ptr': a crystal without atoms")
+        raise InvalidStore("'node_ptr': a crystal without atoms")
     if (atoms > MAX_ATOMS).any():
-        raise Unsound(f"'node_ptr': a crystal of more than {MAX_ATOMS} atoms")
+        raise InvalidStore(f"'node_ptr': a crystal of more than {MAX_ATOMS} atoms")
 
 
 def index_problems(arrays: GraphArrays) -> list[str]:
@@ -187,7 +187,7 @@ def index_problems(arrays: GraphArrays) -> list[str]:
 
 
 def _is_text(arrays: GraphArrays) -> bool:
-    """Whether every id is UTF-8: all of them together, and none begins within a character."""
+    """True if every id is UTF-8: all of them together, and none begins within a character."""
     try:
         arrays.id_bytes.tobytes().decode()
     except UnicodeDecodeError:

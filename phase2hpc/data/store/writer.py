@@ -32,7 +32,7 @@ from phase2hpc.data.store.layout import (
 )
 from phase2hpc.errors import Phase2Error
 from phase2hpc.utils.atomic_io import PartialFile
-from phase2hpc.utils.os_errors import refused, refused_place
+from phase2hpc.utils.os_errors import path_error, write_error
 from phase2hpc.utils.time_format import utc_now
 
 # Rows per chunk: below HDF5's default chunk cache of 1 MiB for every array except labels.
@@ -75,7 +75,7 @@ class StoreWriter:
         try:
             self._partial = PartialFile(self.path)
         except OSError as error:
-            raise refused_place(error, f"cannot write the store {self.path}") from error
+            raise path_error(error, f"cannot write the store {self.path}") from error
         try:
             self._disk = DeferredErrorFile(self._partial.path)
         except OSError as error:
@@ -178,7 +178,7 @@ class StoreWriter:
                 self._disk.close()
 
     def _failed(self, error: OSError) -> Phase2Error:
-        return refused(
+        return write_error(
             error,
             f"cannot write the store {self.path}",
             note="the incomplete new store was removed"

@@ -53,7 +53,7 @@ def _receive_all(
             except TimeoutError:
                 missing = ", ".join(str(r) for r in range(size) if r not in abouts)
                 raise Phase2Error(
-                    f"of {size} processes these have not come within {RENDEZVOUS_SECONDS:g} s: "
+                    f"of {size} processes these did not connect within {RENDEZVOUS_SECONDS:g} s: "
                     f"rank {missing}; look at their logs"
                 ) from None
             try:

@@ -124,7 +124,7 @@ def _shared_failure(error: BaseException, rank_monitor: RankMonitor) -> BaseExce
 
 def _failure_of(error: BaseException, rank: int) -> Failure:
     reason = error.reason if isinstance(error, StoppedEarly) else None
-    return Failure(rank, _exit_code(error), describe_error(error), reason)
+    return Failure(rank, _exit_code(error), error_message(error), reason)
 
 
 def _reported_elsewhere(failure: Failure) -> Phase2Error:
@@ -142,7 +142,7 @@ def _reported_elsewhere(failure: Failure) -> Phase2Error:
 
 
 def _is_collective_error(error: BaseException) -> bool:
-    """Whether ``error`` comes from a collective, which fails when another rank is gone.
+    """True if ``error`` comes from a collective, which fails when another rank is gone.
 
     gloo raises plain RuntimeErrors: they are known by the module that raised them.
     """
@@ -162,7 +162,7 @@ def _exit_code(error: BaseException) -> int:
     return error.exit_code if isinstance(error, Phase2Error) else Phase2Error.exit_code
 
 
-def describe_error(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """``error`` in one line, for the other ranks and the manifest."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"

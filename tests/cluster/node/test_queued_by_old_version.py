@@ -15,30 +15,33 @@ from submitit.core.utils import DelayedSubmission
 from submitted_run import submitted
 from tiny import Tiny
 
-from phase2hpc.cluster.node import shard_task, train_task
 from phase2hpc.data.store.info import read_info
 from phase2hpc.utils.shard_folder import ShardFolder
 
-OLD = {train_task: "phase2hpc.cluster.task", shard_task: "phase2hpc.cluster.shard_task"}
+TASK, SHARD_TASK = "phase2hpc.cluster.task", "phase2hpc.cluster.shard_task"
 OPTIONS: dict[str, Any] = {"graph": {}, "split": None, "seed": 0, "float64": False}
 
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``start(module, name, *arguments)`` writes the pickle of a call as the old version did, by
-    reference to its module, and starts it as the old batch script did."""
+    reference to its old module and name, and starts it as the old batch script did."""
     folder = tmp_path / "job"
     folder.mkdir()
 
-    def run(module: Any, name: str, *arguments: object) -> None:
+    def run(module: str, name: str, *arguments: object) -> None:
         # Imported, or the function would be pickled by value.
-        import_module(OLD[module])
+        function = getattr(import_module(module), name)
         pickle = folder / "local-ab_submitted.pkl"
         with monkeypatch.context() as patch:
-            patch.setattr(getattr(module, name), "__module__", OLD[module])
-            DelayedSubmission(getattr(module, name), *arguments).dump(pickle)
-        assert OLD[module].encode() in pickle.read_bytes()
-        assert b"cluster.node" not in pickle.read_bytes()
+            for attribute, value in (
+                ("__module__", module), ("__name__", name), ("__qualname__", name)
+            ):  # fmt: skip
+                patch.setattr(function, attribute, value)
+            DelayedSubmission(function, *arguments).dump(pickle)
+        written = pickle.read_bytes()
+        assert module.encode() in written and name.encode() in written
+        assert b"cluster.node" not in written
         variables = {
             "SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "local-ab",
             "SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
@@ -56,14 +59,14 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
 
 def test_a_training_job(start: Callable[..., None], tiny: Tiny, tmp_path: Path) -> None:
     run = submitted(tmp_path / "models", tiny.store, epochs=1)
-    start(train_task, "train", str(run.path), 1.0, 120)
+    start(TASK, "train", str(run.path), 1.0, 120)
     assert run.read_manifest().state == "finished" and run.best.exists()
 
 
 def test_the_job_that_prepares_a_store(
     start: Callable[..., None], tiny: Tiny, tmp_path: Path
 ) -> None:
-    start(train_task, "prepare", str(tmp_path / "s.h5"), [str(tiny.source)])
+    start(TASK, "prepare", str(tmp_path / "s.h5"), [str(tiny.source)])
     assert read_info(tmp_path / "s.h5").content_hash == read_info(tiny.store).content_hash
 
 
@@ -74,6 +77,6 @@ def test_shards_and_the_job_that_merges_them(
     folder = ShardFolder.beside(store, 2, {"sources": sources})
     shared = (str(tmp_path), str(folder.path), 2)
     for shard in range(2):
-        start(shard_task, "prepare_shard", *shared, shard, sources, OPTIONS, 1)
-    start(shard_task, "merge_prepared", *shared, sources, str(store), OPTIONS, False)
+        start(SHARD_TASK, "prepare_shard", *shared, shard, sources, OPTIONS, 1)
+    start(SHARD_TASK, "merge_prepared", *shared, sources, str(store), OPTIONS, False)
     assert read_info(store).content_hash == read_info(tiny.store).content_hash

@@ -21,7 +21,9 @@ from phase2hpc.runs.run_directory import RunDirectory
 
 def on_a_node(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """The call in a process of its own, as submitit makes it."""
-    program = f"from phase2hpc.cluster.node import train_task; train_task.train(*{arguments!r})"
+    program = (
+        f"from phase2hpc.cluster.node import train_task; train_task.run_training(*{arguments!r})"
+    )
     return subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,

@@ -200,11 +200,11 @@ def test_cancelling_what_is_anothers_is_not(slurm_commands):
 def test_the_trial_of_a_job(slurm_commands):
     words = "sbatch: Job 9 to start at 2026-11-24T01:50:33 using 1 processors on nodes p1\n"
     slurm_commands(sbatch=("", words, 0))
-    assert slurm_cluster.would_start(["--partition=batch"]) == words.strip()
+    assert slurm_cluster.expected_start(["--partition=batch"]) == words.strip()
     assert slurm_commands() == ["sbatch --test-only --partition=batch --wrap=true"]
     slurm_commands(sbatch=("", "allocation failure: Invalid feature specification\n", 1))
     with pytest.raises(Phase2Error, match="^sbatch: allocation failure: Invalid feature"):
-        slurm_cluster.would_start([])
+        slurm_cluster.expected_start([])
 
 
 @pytest.mark.parametrize(

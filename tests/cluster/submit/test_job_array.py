@@ -20,7 +20,7 @@ from phase2hpc.cluster.profiles.profile import find_profile
 from phase2hpc.cluster.submit.job_array import scripts
 from phase2hpc.cluster.submit.sbatch_options import start_after
 from phase2hpc.cluster.submit.sharded_work import predict_in_shards, prepare_in_shards
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.store.info import read_info
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.shard_folder import ShardFolder
@@ -50,7 +50,7 @@ def test_prepared_here(site: Path, command: Command) -> None:
     """By relative names, without a profile, and again."""
     code, out, err = command("prepare", "in.jsonl", "--store", "s.h5", "--shards", 2)
     assert code == 0, err
-    alone = prepare(["in.jsonl"], "alone.h5", workers=1)
+    alone = prepare_store(["in.jsonl"], "alone.h5", workers=1)
     assert read_info("s.h5").content_hash == alone.content_hash
     assert Path("s.h5.rejects.csv").read_text() == alone.rejects_report.read_text()
     assert "in 150   kept 150" in out

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from phase2hpc.cluster.submit.resume_command import resume_command
-from phase2hpc.cluster.submit.submission import not_shared
+from phase2hpc.cluster.submit.submission import unshared_reason
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory, create_run
 
@@ -225,12 +225,12 @@ def test_the_command_that_goes_on_asks_for_the_same_job(
 
 
 def test_folders_that_other_machines_do_not_see() -> None:
-    assert "temporary files" in str(not_shared(Path("/tmp/models"))) or "tmpfs" in str(
-        not_shared(Path("/tmp/models"))
+    assert "temporary files" in str(unshared_reason(Path("/tmp/models"))) or "tmpfs" in str(
+        unshared_reason(Path("/tmp/models"))
     )
-    assert "/dev/shm" in str(not_shared(Path("/dev/shm/models")))
-    assert not_shared(Path("/usr/share/models")) is None or "overlay" in str(
-        not_shared(Path("/usr/share/models"))
+    assert "/dev/shm" in str(unshared_reason(Path("/dev/shm/models")))
+    assert unshared_reason(Path("/usr/share/models")) is None or "overlay" in str(
+        unshared_reason(Path("/usr/share/models"))
     )
 
 

@@ -15,7 +15,7 @@ from ase.io import read as read_by_ase
 from ase.io import write
 
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.readers.registry import read
 from phase2hpc.errors import InputError
 
@@ -84,7 +84,9 @@ def test_ids(tmp_path: Path, comment: str, name: str) -> None:
 def test_case_of_a_duplicate_numeric_id(tmp_path: Path) -> None:
     assert [item.id for item in read(CASES / "x_dup_id.xyz")] == ["7", "7"]
     other = frames(tmp_path / "b.xyz", *(f"id={i}" for i in range(100, 130)))
-    summary = prepare([CASES / "x_dup_id.xyz", other], tmp_path / "s.h5", split="random", workers=1)
+    summary = prepare_store(
+        [CASES / "x_dup_id.xyz", other], tmp_path / "s.h5", split="random", workers=1
+    )
     assert summary.rejected == {"duplicate id": 1} and summary.kept == 31
 
 

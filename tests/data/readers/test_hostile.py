@@ -22,7 +22,7 @@ from paths import EXAMPLES
 from phase2hpc.data.convert import Rejection, graphs_of
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.readers import structure_files
 from phase2hpc.data.readers.cif.structures import structures_in_cif
 from phase2hpc.data.readers.cif.syntax import MAX_BYTES
@@ -88,7 +88,7 @@ def test_prepare_keeps_the_good_ones_among_them(tmp_path) -> None:
     shutil.copytree(HOSTILE, folder)
     for path in EXAMPLE_FILES:
         shutil.copy(path, folder)
-    summary = prepare([folder], tmp_path / "s.h5", split="random", workers=1)
+    summary = prepare_store([folder], tmp_path / "s.h5", split="random", workers=1)
     good = sum(row["status"] == "ok" for row in EXPECTED)
     assert summary.kept == good + len(EXAMPLE_FILES)
     assert summary.read == len(EXPECTED) + len(EXAMPLE_FILES)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from phase2hpc.data.readers.header_units import same_unit, split_unit
-from phase2hpc.data.readers.label_report import LabelReport, spoken_place
+from phase2hpc.data.readers.label_report import LabelReport, describe_place
 from phase2hpc.data.readers.labels import (
     Labels,
     decimal_comma_columns,
@@ -144,7 +144,9 @@ def test_of_a_column_without_numbers_the_report_has_one_row() -> None:
         report.add_record("a", f"t.jsonl:{line + 1}", labels_in({"formula": "NaCl"}))
     assert len(list(report.rows())) == 1
     assert report.lines()[0].startswith("formula: 100 of 100 cells are not a number")
-    assert spoken_place("a/b.json#3") == "record 3 of b.json" and spoken_place("b.csv") == "b.csv"
+    assert (
+        describe_place("a/b.json#3") == "record 3 of b.json" and describe_place("b.csv") == "b.csv"
+    )
 
 
 def test_one_column_in_two_units_is_refused() -> None:

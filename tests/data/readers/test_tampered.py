@@ -17,7 +17,7 @@ import pytest
 from tiny import Tiny
 
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.readers import json_stream, text_files
 from phase2hpc.data.readers.registry import read
 from phase2hpc.data.store.reader import Store
@@ -98,15 +98,15 @@ def test_a_bad_record_is_rejected_and_the_rest_goes_on(
 
 
 class rejections:
-    """What graphs can be made of, and what is said of the rest."""
+    """Ids of the records that graphs were made of, and the reasons against the others."""
 
     def __init__(self, path: Path) -> None:
         from phase2hpc.data.convert import Converter
         from phase2hpc.data.graph import GraphSettings
 
-        arrays, left_out, *_ = Converter(GraphSettings())(list(read(path)))
-        self.kept = [{"id": name} for name in arrays.ids()]
-        self.reasons = [item.reason for item in left_out]
+        converted = Converter(GraphSettings())(list(read(path)))
+        self.kept = [{"id": name} for name in converted.graphs.ids()]
+        self.reasons = [item.reason for item in converted.rejections]
 
 
 def test_bytes_that_are_no_text_reject_their_line_only(tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "UTF-16 cut": ("s.jsonl", raw().encode("utf-16")[:-1], "damaged or cut short"),
     "gzip cut": ("s.jsonl.gz", gzip.compress(raw().encode() * 99)[:-20], "damaged or cut short"),
     "bzip2 by another name": ("s.json.gz", bz2.compress(b"[]"), "no structure in it"),
-    "an array too deep": ("s.json", b"[" * DEEP, "record 0 is no JSON to read (nested too deeply)"),
+    "an array too deep": ("s.json", b"[" * DEEP, "record 0 is not valid JSON (nested too deeply)"),
     "an array with a huge integer": (
-        "s.json", f"[{raw()}, {HUGE}]".encode(), "record 1 is no JSON to read (Exceeds"),
+        "s.json", f"[{raw()}, {HUGE}]".encode(), "record 1 is not valid JSON (Exceeds"),
     "an array cut": ("s.json", f"[{raw()}, {{".encode(), "not valid JSON"),
     "an array and more": ("s.json", f"[{raw()}] []".encode(), "something follows the array"),
     "columns that are a number": (
@@ -334,7 +334,7 @@ def test_names_of_a_source_never_become_paths(
             changed = {**row, "id": f"../../{number}", "properties": labels}
             lines.write(json.dumps(changed) + "\n")
     before = set(tmp_path.parent.rglob("*"))
-    prepare([source], out / "s.h5", workers=1)
+    prepare_store([source], out / "s.h5", workers=1)
     store = Store.open(out / "s.h5")
     assert set(names) <= set(store.labels)
     run = train_tiny(out / "models", store=out / "s.h5", properties=",".join(names), epochs=1)

@@ -26,12 +26,12 @@ from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import FIELDS, GraphArrays, concatenate, pack
 from phase2hpc.data.store import verify
 from phase2hpc.data.store.info import info_lines, read_info
-from phase2hpc.data.store.layout import NoStore, content_hash
+from phase2hpc.data.store.layout import StoreNotFound, content_hash
 from phase2hpc.data.store.memory_budget import store_budget
 from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.structure_checks import index_problems
-from phase2hpc.data.store.verify import block_problems, trust, verify_store
+from phase2hpc.data.store.verify import block_problems, verify_once, verify_store
 from phase2hpc.data.store.writer import StoreWriter
 from phase2hpc.errors import InputError, Phase2Error
 
@@ -234,7 +234,7 @@ def test_truncated_files(arrays: GraphArrays, tmp_path: Path) -> None:
             Store.open(path)
         assert "\n" not in str(failure.value)
         if size < 8:  # without its signature it is no HDF5 file
-            with pytest.raises(NoStore):
+            with pytest.raises(StoreNotFound):
                 verify_store(path)
         else:
             assert not verify_store(path).ok
@@ -269,12 +269,12 @@ def test_what_is_no_store(
     if message == "incomplete":
         assert not verify_store(path).ok
         return
-    with pytest.raises(NoStore, match=message):
+    with pytest.raises(StoreNotFound, match=message):
         verify_store(path)
 
 
 def test_a_folder_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(NoStore, match="is not a file"):
+    with pytest.raises(StoreNotFound, match="is not a file"):
         verify_store(tmp_path)
 
 
@@ -453,20 +453,20 @@ def test_a_store_is_verified_once(
     path = tmp_path / "s.h5"
     write_store(path, arrays, SETTINGS)
     (tmp_path / "link.h5").symlink_to(path)
-    trust(path)
-    trust(path)
-    trust(tmp_path / "link.h5")
+    verify_once(path)
+    verify_once(path)
+    verify_once(tmp_path / "link.h5")
     assert len(verified) == 1
     os.utime(path, ns=(1, 1))
-    trust(path)
-    trust(path)
+    verify_once(path)
+    verify_once(path)
     assert len(verified) == 2
     # Neither size nor time tells, but the root does.
     path.write_bytes(path.read_bytes().replace(read_info(path).content_hash.encode(), b"0" * 64))
     os.utime(path, ns=(1, 1))
     for _ in range(2):
         with pytest.raises(InputError, match=r"s\.h5 is damaged: the content hash") as failure:
-            trust(path)
+            verify_once(path)
         assert "prepare the store again" in str(failure.value)
     assert len(verified) == 4
 
@@ -479,10 +479,10 @@ def test_stores_made_here_are_trusted(
     write_store(new, arrays.block(25, 41), SETTINGS)
     merge_stores([old, new], out)
     assert verified == [old, new]
-    trust(out)
+    verify_once(out)
     assert verified == [old, new]
-    with pytest.raises(NoStore, match="no store at"):
-        trust(tmp_path / "none.h5")
+    with pytest.raises(StoreNotFound, match="no store at"):
+        verify_once(tmp_path / "none.h5")
 
 
 def test_damage_is_told_with_the_dataset(
@@ -496,7 +496,7 @@ def test_damage_is_told_with_the_dataset(
     data[chunk.byte_offset + chunk.size // 2] ^= 0x10
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"s\.h5.*'lattice' is damaged.*prepare") as failure:
-        trust(path)
+        verify_once(path)
     assert "\n" not in str(failure.value)
 
 
@@ -516,6 +516,6 @@ def test_a_cache_that_cannot_be_used(
     else:
         cache.mkdir()
         (cache / "verified_stores.json").write_bytes(content)
-    trust(path)
-    trust(path)
+    verify_once(path)
+    verify_once(path)
     assert len(verified) == (2 if content is None else 1)

@@ -29,10 +29,10 @@ from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import FIELDS
 from phase2hpc.data.store import verify
 from phase2hpc.data.store.info import read_info
-from phase2hpc.data.store.layout import NoStore, content_hash, dataset_paths, describe
+from phase2hpc.data.store.layout import StoreNotFound, content_hash, dataset_paths, describe
 from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store
-from phase2hpc.data.store.verify import inspect, trust, verify_store
+from phase2hpc.data.store.verify import inspect, verify_once, verify_store
 from phase2hpc.errors import InputError
 from phase2hpc.utils.rlimits import limit_memory, limit_seconds
 from phase2hpc.utils.worker_pool import Worker
@@ -448,7 +448,7 @@ def test_a_tampered_store_is_refused(
     assert not report.ok
     lines = report.lines()
     assert lines[0].endswith("s.h5: DAMAGED") and expected in "".join(lines)
-    assert expected in refusal(lambda: trust(path))
+    assert expected in refusal(lambda: verify_once(path))
     if kind in CONTENT:
         return
     for budget in (None, 0):
@@ -517,8 +517,8 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path, tiny: Tiny) -> None:
     (tmp_path / "device.h5").symlink_to("/dev/zero")
     for name in ("pipe", "folder", "circle", "device"):
         path = tmp_path / f"{name}.h5"
-        for read in (verify_store, trust, Store.open, read_info):
-            with pytest.raises(NoStore, match=f"{name}.h5"):
+        for read in (verify_store, verify_once, Store.open, read_info):
+            with pytest.raises(StoreNotFound, match=f"{name}.h5"):
                 read(path)
 
 
@@ -532,12 +532,12 @@ def test_bytes_before_the_store_are_refused(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_store_that_changes_is_verified_again(tiny: Tiny, tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
     path.write_bytes(tiny.store.read_bytes())
-    trust(path)
+    verify_once(path)
     with h5py.File(path, "r+") as file:
         KINDS["images far away"][0](file)
     rehash(path)
     os.utime(path, ns=(2, 2))
-    assert "an edge longer" in refusal(lambda: trust(path))
+    assert "an edge longer" in refusal(lambda: verify_once(path))
 
 
 def test_a_store_replaced_while_in_use_is_not_mixed_with_the_new(
@@ -639,7 +639,7 @@ def test_flipped_bytes_never_crash_a_reader_unseen(
         path.write_bytes(flipped)
         try:
             report = verify_store(path)
-        except NoStore as error:
+        except StoreNotFound as error:
             assert "\n" not in str(error)
             refused += 1
             continue

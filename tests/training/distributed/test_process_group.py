@@ -153,7 +153,7 @@ def bug() -> None:
 def on_a_node(variables: Mapping[str, str], *words: object) -> None:
     """What submitit calls in each task of a job."""
     os.environ.update(variables)
-    task.train(*words)  # type: ignore[arg-type]
+    task.run_training(*words)  # type: ignore[arg-type]
 
 
 def hasty(act: Callable[..., None], seconds: float, *words: object) -> None:
@@ -403,7 +403,7 @@ def test_one_that_never_comes_is_named(tiny, tmp_path) -> None:
     with Ranks(2, tmp_path / "log", hasty, command_line, 1.0, *words, launcher=three_of) as ranks:
         assert ranks.codes() == [1, 1], ranks.text()
     assert any(
-        line.endswith("have not come within 1 s: rank 2; look at their logs")
+        line.endswith("did not connect within 1 s: rank 2; look at their logs")
         for line in ranks.lines()
     ), ranks.text()
 

@@ -30,7 +30,7 @@ from phase2hpc.data.readers.cif.unstated_symmetry import (
     refuse_evidence_against_p1,
     refuse_modulated,
 )
-from phase2hpc.data.readers.truncation import ends_openly, looks_cut
+from phase2hpc.data.readers.truncation import ends_openly, looks_truncated
 
 MAX_IMAGES = 100_000
 
@@ -111,7 +111,7 @@ def _refuse_cut_value(block: Block) -> None:
     column = columns[last_tag]
     if not column:
         return
-    cut = looks_cut(column[-1], column[:-1])
+    cut = looks_truncated(column[-1], column[:-1])
     if last_tag == "_atom_site_type_symbol" and "_atom_site_label" in columns:
         # "Na1 ... N" of "Na1 ... Na".
         label = re.match(r"[A-Z][a-z]?", columns["_atom_site_label"][-1])

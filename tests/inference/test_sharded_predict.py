@@ -14,7 +14,7 @@ from phase2hpc.errors import Phase2Error
 from phase2hpc.inference import predictor as module
 from phase2hpc.inference.prediction_table import STATUSES, write_predictions
 from phase2hpc.inference.predictor import Predictor
-from phase2hpc.inference.sharding import join_shards, predict_shard
+from phase2hpc.inference.sharded_predict import join_shards, predict_shard
 from phase2hpc.utils.shard_folder import ShardFolder
 
 CPU = torch.device("cpu")

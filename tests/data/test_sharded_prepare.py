@@ -20,10 +20,10 @@ from tiny import Tiny
 from phase2hpc.data.convert import Converter
 from phase2hpc.data.crystal import RawCrystal
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.prepare import PrepareSummary, prepare
+from phase2hpc.data.prepare import PrepareSummary, prepare_store
 from phase2hpc.data.readers.registry import read
 from phase2hpc.data.record_partition import RecordPartition
-from phase2hpc.data.sharding import BLOCK, make_shard, merge_shards
+from phase2hpc.data.sharded_prepare import BLOCK, merge_shards, write_shard
 from phase2hpc.data.store.info import read_info
 from phase2hpc.data.store.verify import verify_store
 from phase2hpc.errors import InputError, Phase2Error
@@ -39,7 +39,7 @@ def by_shards(
 ) -> tuple[PrepareSummary, ShardFolder]:
     folder = ShardFolder.beside(store, shards, {})
     for shard in range(shards):
-        make_shard(folder, shard, sources, converter(**options), workers=1)
+        write_shard(folder, shard, sources, converter(**options), workers=1)
     return merge_shards(folder, sources, store, converter(**options)), folder
 
 
@@ -98,7 +98,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def of_one_process(hostile: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PrepareSummary:
     store = tmp_path_factory.mktemp("alone") / "s.h5"
-    return prepare(hostile, store, GraphSettings(cutoff=3.5), workers=1)
+    return prepare_store(hostile, store, GraphSettings(cutoff=3.5), workers=1)
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 7, 20])
@@ -111,7 +111,7 @@ def test_equal_to_one_process(
     assert "rare" in of_one_process.labels and "of_a_duplicate" not in of_one_process.labels
     assert_same_result(summary, of_one_process)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.h5", "s.h5.rejects.csv"]
-    again = prepare(hostile, tmp_path / "s.h5", GraphSettings(cutoff=3.5))
+    again = prepare_store(hostile, tmp_path / "s.h5", GraphSettings(cutoff=3.5))
     assert again.already_there
 
 
@@ -125,7 +125,9 @@ def test_every_split_rule(rule: str, tmp_path: Path) -> None:
         lines = [f"{r['id']},{split}\n" for r, split in zip(records, three, strict=False)]
         Path(rule).write_text("".join(lines))
     options = {"split": rule, "seed": 5, "float64": True}
-    alone = prepare([source], tmp_path / "a.h5", GraphSettings(cutoff=3.5), workers=1, **options)
+    alone = prepare_store(
+        [source], tmp_path / "a.h5", GraphSettings(cutoff=3.5), workers=1, **options
+    )
     assert_same_result(by_shards([source], tmp_path / "s.h5", 3, **options)[0], alone)
 
 
@@ -140,7 +142,9 @@ def test_a_split_may_be_empty_in_a_shard_but_not_in_the_store(tmp_path: Path) ->
     only_train = write(tmp_path / "train.jsonl", records[:BLOCK])
     messages = []
     for attempt in (
-        lambda: prepare([only_train], tmp_path / "t.h5", GraphSettings(cutoff=3.5), workers=1),
+        lambda: prepare_store(
+            [only_train], tmp_path / "t.h5", GraphSettings(cutoff=3.5), workers=1
+        ),
         lambda: by_shards([only_train], tmp_path / "t.h5", 3),
     ):
         with pytest.raises(InputError, match="split val and test would be empty") as error:
@@ -155,7 +159,7 @@ def test_a_shard_in_which_nothing_can_be_used(tmp_path: Path) -> None:
         if (place // BLOCK) % 4 == 2:
             record["species"] = ["Qq"] * len(record["species"])
     source = write(tmp_path / "in.jsonl", records)
-    alone = prepare([source], tmp_path / "a.h5", GraphSettings(cutoff=3.5), workers=1)
+    alone = prepare_store([source], tmp_path / "a.h5", GraphSettings(cutoff=3.5), workers=1)
     assert alone.rejected == {"unknown element": 2 * BLOCK}
     assert_same_result(by_shards([source], tmp_path / "s.h5", 4)[0], alone)
     bad = write(tmp_path / "bad.jsonl", records[2 * BLOCK : 3 * BLOCK])
@@ -269,7 +273,9 @@ def test_every_kind_of_source(kind: Callable[..., Path], tmp_path: Path) -> None
     before = write(tmp_path / "before.jsonl", rows(2 * BLOCK + 40)[2 * BLOCK + 9 :])
     sources = [before, source, EXAMPLES / "C-diamond.cif"]
     options: dict[str, Any] = {"split": "random"}
-    alone = prepare(sources, tmp_path / "a.h5", GraphSettings(cutoff=3.5), workers=1, **options)
+    alone = prepare_store(
+        sources, tmp_path / "a.h5", GraphSettings(cutoff=3.5), workers=1, **options
+    )
     assert alone.read >= 2 * BLOCK + 9 + 31 + 1
     assert_same_result(by_shards(sources, tmp_path / "s.h5", 3, **options)[0], alone)
 
@@ -281,11 +287,11 @@ def test_others_units_are_stepped_past(kind: Callable[..., Path], tmp_path: Path
     found: list[tuple[int, str, bool]] = []
     counts = set()
     for shard in range(3):
-        units = RecordPartition(shard, 3, 8)
-        for item in read(source, units=units):
-            assert units.current % 3 == shard
-            found.append((units.current, item.input, isinstance(item, RawCrystal)))
-        counts.add(units.count)
+        partition = RecordPartition(shard, 3, 8)
+        for item in read(source, partition=partition):
+            assert partition.current % 3 == shard
+            found.append((partition.current, item.input, isinstance(item, RawCrystal)))
+        counts.add(partition.count)
     everything = [(item.input, isinstance(item, RawCrystal)) for item in read(source)]
     assert [row[1:] for row in sorted(found, key=lambda row: row[0])] == everything
     assert len(counts) == 1
@@ -310,7 +316,7 @@ def test_a_damaged_source_is_told_by_every_shard(
     folder = ShardFolder.beside(tmp_path / "s.h5", 3, {})
     for shard in range(3):
         with pytest.raises(InputError, match=reason):
-            make_shard(folder, shard, [tmp_path / name], converter(), workers=1)
+            write_shard(folder, shard, [tmp_path / name], converter(), workers=1)
     assert folder.missing() == [0, 1, 2]
 
 
@@ -323,7 +329,7 @@ def made(tiny: Tiny, tmp_path: Path) -> tuple[ShardFolder, list[Path], Path]:
     source = shutil.copy(tiny.source, tmp_path / "in.jsonl")
     folder = ShardFolder.beside(tmp_path / "s.h5", 3, {})
     for shard in range(3):
-        make_shard(folder, shard, [source], converter(), workers=1)
+        write_shard(folder, shard, [source], converter(), workers=1)
     return folder, [source], tmp_path / "s.h5"
 
 
@@ -335,7 +341,7 @@ def test_a_missing_shard_is_named_and_made_alone(made: Any) -> None:
         merge_shards(folder, sources, store, converter())
     assert folder.missing() == [1] and not store.exists()
     for shard in range(3):
-        make_shard(folder, shard, sources, converter(), workers=1)
+        write_shard(folder, shard, sources, converter(), workers=1)
     assert kept == {shard: folder.part(shard).stat().st_mtime_ns for shard in (0, 2)}
     summary = merge_shards(folder, sources, store, converter())
     assert summary.kept == 150 and not folder.path.parent.exists()
@@ -358,7 +364,7 @@ def test_a_damaged_shard_is_told_and_made_anew(what: str, made: Any) -> None:
     with pytest.raises(Phase2Error, match="shard 2 was damaged and is removed"):
         merge_shards(folder, sources, store, converter())
     assert folder.missing() == [2] and not store.exists()
-    make_shard(folder, 2, sources, converter(), workers=1)
+    write_shard(folder, 2, sources, converter(), workers=1)
     assert merge_shards(folder, sources, store, converter()).kept == 150
 
 

@@ -36,7 +36,7 @@ from phase2hpc.data.readers.label_report import LabelReport
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verified_cache import remember, state_of
-from phase2hpc.data.store.verify import trust
+from phase2hpc.data.store.verify import verify_once
 from phase2hpc.data.store.writer import StoreWriter
 from phase2hpc.data.validation import reason_kind
 from phase2hpc.errors import InputError, Phase2Error
@@ -55,10 +55,10 @@ BLOCK = 32
 MERGE_BYTES = 1 << 26
 
 # [id, input] of a kept record, [id, input, reason, kind, is a structure] of a rejected one.
-Fate = list[Any]
+Outcome = list[Any]
 
 
-def make_shard(
+def write_shard(
     folder: ShardFolder,
     shard: int,
     sources: Sequence[Source],
@@ -75,9 +75,9 @@ def make_shard(
     if folder.part(shard).exists():
         return
     begin = time.monotonic()
-    units = RecordPartition(shard, folder.count, BLOCK)
-    raws = reject_duplicate_ids(read_sources(sources, converter, units))
-    numbered = groupby(((units.current, raw) for raw in raws), key=itemgetter(0))
+    partition = RecordPartition(shard, folder.count, BLOCK)
+    raws = reject_duplicate_ids(read_sources(sources, converter, partition))
+    numbered = groupby(((partition.current, raw) for raw in raws), key=itemgetter(0))
     blocks = ((block, [raw for _, raw in group]) for block, group in numbered)
     function = _BlockConverter(converter)
     with (
@@ -88,15 +88,15 @@ def make_shard(
         with StoreWriter(
             folder.store(shard), graph_settings=converter.settings, float64=converter.float64
         ) as writer:
-            for block, graphs, fates, labels in results:
+            for block, graphs, outcomes, labels in results:
                 writer.append(graphs)
-                write_line(part, [block, fates, labels])
+                write_line(part, [block, outcomes, labels])
                 if progress is not None:
-                    progress(len(fates))
+                    progress(len(outcomes))
             digest = writer.finish()
         remember(state_of(folder.store(shard)), digest)
         seconds = time.monotonic() - begin
-        write_line(part, {"content_hash": digest, "units": units.count, "seconds": seconds})
+        write_line(part, {"content_hash": digest, "units": partition.count, "seconds": seconds})
 
 
 def _fingerprints(sources: Sequence[Source], converter: Converter) -> list[Any]:
@@ -105,21 +105,21 @@ def _fingerprints(sources: Sequence[Source], converter: Converter) -> list[Any]:
 
 @dataclass(frozen=True)
 class _BlockConverter:
-    """A numbered block of raw crystals -> its number, graphs, fates and label cells; for worker
+    """A numbered block of raw crystals -> its number, graphs, outcomes and label cells; for worker
     processes."""
 
     converter: Converter
 
     def __call__(
         self, task: tuple[int, list[Raw]]
-    ) -> tuple[int, GraphArrays, list[Fate], dict[str, Any]]:
+    ) -> tuple[int, GraphArrays, list[Outcome], dict[str, Any]]:
         block, raws = task
         graphs, results = self.converter.convert(raws)
-        fates = [_fate(raw, no) for raw, no in zip(raws, results, strict=True)]
-        return block, graphs, fates, label_report(raws).to_json()
+        outcomes = [_outcome(raw, no) for raw, no in zip(raws, results, strict=True)]
+        return block, graphs, outcomes, label_report(raws).to_json()
 
 
-def _fate(raw: Raw, rejection: Rejection | None) -> Fate:
+def _outcome(raw: Raw, rejection: Rejection | None) -> Outcome:
     if rejection is None:
         return [raw.id, raw.input]
     is_structure = not isinstance(raw, UnreadableRecord)
@@ -148,7 +148,7 @@ def merge_shards(
     folder.require_all()
     shards = [_Shard(folder, number) for number in range(folder.count)]
     now = _fingerprints(sources, converter)
-    if any(shard.sources != now for shard in shards) or len({s.units for s in shards}) > 1:
+    if any(shard.sources != now for shard in shards) or len({s.records for s in shards}) > 1:
         folder.remove()
         raise Phase2Error(
             "the sources changed while their shards were prepared; the shards were removed: run "
@@ -164,20 +164,20 @@ def _merged(shards: Sequence[_Shard]) -> Iterator[Converted]:
     """Batches as an unsharded conversion of all records would yield them, in order."""
     seen: set[str] = set()
     blocks = heapq.merge(*(shard.blocks() for shard in shards), key=itemgetter(0))
-    for _, graphs, fates, labels in blocks:
+    for _, graphs, outcomes, labels in blocks:
         kept: list[bool] = []
         rejections: list[Rejection] = []
-        for fate in fates:
-            identifier, place = fate[:2]
-            reason, kind, is_structure = fate[2:] or ("", "", True)
+        for outcome in outcomes:
+            identifier, place = outcome[:2]
+            reason, kind, is_structure = outcome[2:] or ("", "", True)
             if identifier in seen and is_structure:
                 reason, kind = DUPLICATE, reason_kind(DUPLICATE)
             seen.add(identifier)
             if reason:
                 rejections.append(Rejection(identifier, place, kind, reason))
-            if len(fate) == 2:
+            if len(outcome) == 2:
                 kept.append(not reason)
-        yield Converted(_chosen(graphs, kept), rejections, len(fates), labels)
+        yield Converted(_chosen(graphs, kept), rejections, len(outcomes), labels)
 
 
 def _chosen(graphs: GraphArrays, kept: Sequence[bool]) -> GraphArrays:
@@ -191,8 +191,8 @@ def _chosen(graphs: GraphArrays, kept: Sequence[bool]) -> GraphArrays:
 class _Shard:
     """An existing shard, read block by block.
 
-    sources: fingerprints of the sources when it was made. units: their number of records. seconds:
-    time that it took. Raises Phase2Error for a damaged shard, and removes it.
+    sources: fingerprints of the sources when it was made. records: their number of records.
+    seconds: time that it took. Raises Phase2Error for a damaged shard, and removes it.
     """
 
     def __init__(self, folder: ShardFolder, number: int) -> None:
@@ -202,9 +202,9 @@ class _Shard:
         for value in read_lines(self._part):
             first, last = first or value, value
         try:
-            self.sources, self.units = first["sources"], last["units"]
+            self.sources, self.records = first["sources"], last["units"]
             self.seconds = last["seconds"]
-            trust(folder.store(number))
+            verify_once(folder.store(number))
             self._store = Store.open(folder.store(number), budget=0)
             if self._store.content_hash != last["content_hash"]:
                 raise InputError(f"{folder.store(number)} is from another attempt")
@@ -215,17 +215,17 @@ class _Shard:
                 "again to prepare it again"
             ) from error
 
-    def blocks(self) -> Iterator[tuple[int, GraphArrays, list[Fate], LabelReport]]:
-        """Number, graphs, fates and label cells of each block, in order."""
-        graphs = _Taken(self._store.blocks(self._most_bytes))
+    def blocks(self) -> Iterator[tuple[int, GraphArrays, list[Outcome], LabelReport]]:
+        """Number, graphs, outcomes and label cells of each block, in order."""
+        graphs = _GraphQueue(self._store.blocks(self._most_bytes))
         for value in read_lines(self._part):
             if isinstance(value, list):
-                number, fates, labels = value
-                kept = graphs.next(sum(len(fate) == 2 for fate in fates))
-                yield number, kept, fates, LabelReport.from_json(labels)
+                number, outcomes, labels = value
+                kept = graphs.next(sum(len(outcome) == 2 for outcome in outcomes))
+                yield number, kept, outcomes, LabelReport.from_json(labels)
 
 
-class _Taken:
+class _GraphQueue:
     """Regroups blocks of graphs into runs of requested length."""
 
     def __init__(self, blocks: Iterable[GraphArrays]) -> None:
