@@ -77,4 +77,4 @@ class RejectsReport:
             self._partial.discard()
 
     def _failed(self, error: OSError) -> Phase2Error:
-        return refused(error, f"cannot write {self._path}", note="no store was written")
+        return write_error(error, f"cannot write {self._path}", note="no store was written")

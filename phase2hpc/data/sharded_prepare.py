@@ -55,7 +55,7 @@ BLOCK = 32
 MERGE_BYTES = 1 << 26
 
 # [id, input] of a kept record, [id, input, reason, kind, is a structure] of a rejected one.
-Fate = list[Any]
+Outcome = list[Any]
 
 
 def write_shard(
@@ -191,8 +191,8 @@ def _chosen(graphs: GraphArrays, kept: Sequence[bool]) -> GraphArrays:
 class _Shard:
     """An existing shard, read block by block.
 
-    sources: fingerprints of the sources when it was made. units: their number of records. seconds:
-    time that it took. Raises Phase2Error for a damaged shard, and removes it.
+    sources: fingerprints of the sources when it was made. records: their number of records.
+    seconds: time that it took. Raises Phase2Error for a damaged shard, and removes it.
     """
 
     def __init__(self, folder: ShardFolder, number: int) -> None:
@@ -225,7 +225,7 @@ class _Shard:
                 yield number, kept, outcomes, LabelReport.from_json(labels)
 
 
-class _Taken:
+class _GraphQueue:
     """Regroups blocks of graphs into runs of requested length."""
 
     def __init__(self, blocks: Iterable[GraphArrays]) -> None:

@@ -32,7 +32,7 @@ def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
         _clear(exported, was_there)
         reason = error if isinstance(error, OSError) else error.__cause__
         if isinstance(reason, OSError):
-            raise refused_place(
+            raise path_error(
                 reason, f"{folder}: cannot be written", note="the incomplete export was removed"
             ) from error
         raise

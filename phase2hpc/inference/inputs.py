@@ -87,7 +87,7 @@ def _as_iterable(structures: Structures) -> Iterable[object]:
     )
 
 
-def _to_the_end(source: str, raws: Iterator[Raw], units: RecordPartition) -> Iterator[Raw]:
+def _to_the_end(source: str, raws: Iterator[Raw], partition: RecordPartition) -> Iterator[Raw]:
     """The crystals of a source; if it cannot be read to its end, the last one has the reason."""
     try:
         yield from raws

@@ -96,7 +96,7 @@ def write_records(path: Path, records: Iterable[dict[str, Any]], properties: Seq
         write_atomically(path, stream.getvalue())
     except OSError as error:
         note = "the existing file is unchanged" if path.exists() else ""
-        raise refused(error, f"--output {path}: cannot be written", note=note) from None
+        raise write_error(error, f"--output {path}: cannot be written", note=note) from None
 
 
 def _write_json(file: TextIO, records: Iterable[dict[str, Any]]) -> None:

@@ -41,7 +41,7 @@ def write_first_files(run: RunDirectory, config: RunConfig, manifest: Manifest) 
     Raises InputError where another process has begun the run meanwhile. Where a file cannot be
     written, raises as ``path_error`` and removes the directory.
     """
-    if not never_began(run):
+    if not never_started(run):
         raise InputError(
             f"{run.path}: another process has started this run: continue it with --resume"
         )

@@ -15,7 +15,7 @@ import torch
 from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_once
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
@@ -224,7 +224,7 @@ def _train_and_evaluate(
     except OSError as error:
         _write_failure(run, lease, world, error, **loop.progress())
         then, note = f"continue with --resume --run-id {run.id}", "saved checkpoints are intact"
-        raise refused(error, then=then, note=note) from error
+        raise write_error(error, then=then, note=note) from error
     except BaseException as error:
         _write_failure(run, lease, world, error, **loop.progress())
         raise

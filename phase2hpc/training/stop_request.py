@@ -20,7 +20,7 @@ JOB_TIME_LIMIT_MESSAGE = "the job's time limit is near (it is requeued)"
 _entered: list[StopRequest] = []
 
 
-def hours_over(max_hours: float) -> str:
+def max_hours_message(max_hours: float) -> str:
     return f"--max-hours {max_hours:g} reached"
 
 

@@ -23,7 +23,7 @@ from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.prepare import PrepareSummary, prepare_store
 from phase2hpc.data.readers.registry import read
 from phase2hpc.data.record_partition import RecordPartition
-from phase2hpc.data.sharding import BLOCK, make_shard, merge_shards
+from phase2hpc.data.sharded_prepare import BLOCK, merge_shards, write_shard
 from phase2hpc.data.store.info import read_info
 from phase2hpc.data.store.verify import verify_store
 from phase2hpc.errors import InputError, Phase2Error

@@ -12,7 +12,7 @@ import pytest
 from tiny import Tiny
 from virtual_cluster import VirtualCluster
 
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.store.info import read_info
 from phase2hpc.inference.prediction_table import write_predictions
 from phase2hpc.inference.predictor import load_predictor

@@ -25,7 +25,7 @@ def left_by_a_killed_maker(models: Path, *names: str) -> RunDirectory:
 @pytest.mark.parametrize("names", [(), ("config.json", ".manifest.json.host.0123456789ab.partial")])
 def test_it_begins_anew_under_its_own_id(names, train_tiny, tmp_path) -> None:
     run = left_by_a_killed_maker(tmp_path, *names)
-    assert never_began(run)
+    assert never_started(run)
     with pytest.raises(
         InputError, match="stopped before its manifest was written.*leave out --resume"
     ):

@@ -73,9 +73,7 @@ def read_json(path: Path, partition: RecordPartition) -> Items:
         ) from None
     except (ValueError, RecursionError) as error:
         done = partition.count - first
-        raise InputError(
-            f"{path}: record {done} is not valid JSON ({json_error(error)})"
-        ) from None
+        raise InputError(f"{path}: record {done} is not valid JSON ({json_error(error)})") from None
 
 
 def _read_array(path: Path, stream: JsonStream, partition: RecordPartition) -> Items:

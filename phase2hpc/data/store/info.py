@@ -26,7 +26,7 @@ from phase2hpc.data.store.layout import (
 )
 from phase2hpc.data.store.structure_checks import (
     H5_ERRORS,
-    Unsound,
+    InvalidStore,
     check_structure,
     text_attribute,
 )
@@ -116,7 +116,7 @@ def info_of(path: Path, file: h5py.File) -> StoreInfo:
     """
     try:
         if file.userblock_size:
-            raise Unsound(f"it begins with {file.userblock_size} bytes that are not its own")
+            raise InvalidStore(f"it begins with {file.userblock_size} bytes that are not its own")
         check_structure(file, LABELS)
         attributes = file.attrs
         labels = label_datasets(file)
@@ -124,7 +124,7 @@ def info_of(path: Path, file: h5py.File) -> StoreInfo:
         datasets = [file[name] for name in FIELDS] + list(labels.values())
         digest = text_attribute(attributes, "content_hash")
         if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise Unsound("the attribute 'content_hash' is not a SHA-256 digest")
+            raise InvalidStore("the attribute 'content_hash' is not a SHA-256 digest")
         return StoreInfo(
             path=path,
             crystals=len(file["lattice"]),
@@ -153,30 +153,30 @@ def _json_attribute(attributes: h5py.AttributeManager, name: str) -> dict[str, A
     try:
         value = json.loads(text_attribute(attributes, name))
     except json.JSONDecodeError as error:
-        raise Unsound(f"the attribute '{name}' is not JSON") from error
+        raise InvalidStore(f"the attribute '{name}' is not JSON") from error
     except RecursionError as error:
-        raise Unsound(f"the attribute '{name}' is nested too deeply") from error
+        raise InvalidStore(f"the attribute '{name}' is nested too deeply") from error
     if not isinstance(value, dict):
-        raise Unsound(f"the attribute '{name}' is not a JSON object")
+        raise InvalidStore(f"the attribute '{name}' is not a JSON object")
     return value
 
 
 def _graph_settings(values: Mapping[str, Any]) -> GraphSettings:
     keys = [field.name for field in fields(GraphSettings)]
     if sorted(values) != sorted(keys):
-        raise Unsound(f"the attribute 'graph_settings' does not hold {', '.join(keys)}")
+        raise InvalidStore(f"the attribute 'graph_settings' does not hold {', '.join(keys)}")
     most = values["max_neighbors"]
     if any(type(values[key]) not in (int, float) for key in keys if key != "max_neighbors") or type(
         most
     ) not in (int, type(None)):
-        raise Unsound("the attribute 'graph_settings' has a value that is not a number")
+        raise InvalidStore("the attribute 'graph_settings' has a value that is not a number")
     return GraphSettings(**values)
 
 
 def _summary(values: dict[str, Any]) -> dict[str, Any]:
-    """Counts, counts by name, and counts by two names; raises Unsound for anything else."""
+    """Counts, counts by name, and counts by two names; raises InvalidStore for anything else."""
     if any(not _is_counts(value) for value in values.values()):
-        raise Unsound("the attribute 'summary' has a value that is not a count")
+        raise InvalidStore("the attribute 'summary' has a value that is not a count")
     return values
 
 

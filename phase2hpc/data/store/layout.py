@@ -25,7 +25,7 @@ from phase2hpc.data.graph_arrays import FIELDS
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.structure_checks import (
     H5_ERRORS,
-    Unsound,
+    InvalidStore,
     members,
     text_attribute,
 )
@@ -48,7 +48,7 @@ class StoreNotFound(InputError):
 def open_file(path: str | os.PathLike[str]) -> h5py.File:
     """The HDF5 file of a complete store, read-only and without locks.
 
-    Raises NoStore for a file that is not a store, InputError for a damaged or incomplete one.
+    Raises StoreNotFound for a file that is not a store, InputError for a damaged or incomplete one.
     """
     path = Path(path)
     if not path.exists():
@@ -86,14 +86,14 @@ def read_dataset(file: h5py.File, name: str, rows: slice = slice(None)) -> npt.N
 
 
 def label_datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Label columns of an open store by name, sorted. Raises Unsound for an invalid name."""
+    """Label columns of an open store by name, sorted. Raises InvalidStore for an invalid name."""
     columns = {}
     for member, dataset in (members(file, LABELS) or {}).items():
         name = text_attribute(dataset.attrs, "name")
         if problem := name_problem(name):
             raise InvalidStore(f"the label name {name[:40]!a} {problem}")
         if label_path(name) != f"{LABELS}/{member}":
-            raise Unsound(f"'{LABELS}/{member}' has the name {name[:40]!a}")
+            raise InvalidStore(f"'{LABELS}/{member}' has the name {name[:40]!a}")
         columns[name] = dataset
     return dict(sorted(columns.items()))
 
@@ -145,17 +145,19 @@ def write_column(dataset: h5py.Dataset, name: str, column: ColumnSettings) -> No
 
 
 def column_settings(dataset: h5py.Dataset) -> ColumnSettings:
-    """Settings in the attributes of a label column. Raises Unsound for invalid ones."""
+    """Settings in the attributes of a label column. Raises InvalidStore for invalid ones."""
     attributes = dataset.attrs
     bound = scale = None
     if "lower_bound" in attributes:
         bound = _scalar(attributes, "lower_bound")
         if not isinstance(bound, (np.floating, np.integer)) or not np.isfinite(bound):
-            raise Unsound("the attribute 'lower_bound' of a label column is not a finite number")
+            raise InvalidStore(
+                "the attribute 'lower_bound' of a label column is not a finite number"
+            )
     if "scale" in attributes:
         scale = text_attribute(attributes, "scale")
         if scale not in SCALES:
-            raise Unsound("the attribute 'scale' of a label column is not a known scale")
+            raise InvalidStore("the attribute 'scale' of a label column is not a known scale")
     return ColumnSettings.model_validate(
         {
             "unit": one_line(text_attribute(attributes, "unit")),
@@ -204,7 +206,7 @@ def _scalar(attributes: h5py.AttributeManager, name: str) -> Any:
 def _number(attributes: h5py.AttributeManager, name: str) -> int:
     value = _scalar(attributes, name)
     if not isinstance(value, np.integer) or value < 1:
-        raise Unsound(f"the attribute '{name}' is not a positive integer")
+        raise InvalidStore(f"the attribute '{name}' is not a positive integer")
     return int(value)
 
 
@@ -213,7 +215,7 @@ def _is_complete(attributes: h5py.AttributeManager) -> bool:
         return False
     value = _scalar(attributes, "complete")
     if not isinstance(value, np.bool_):
-        raise Unsound("the attribute 'complete' is not a boolean")
+        raise InvalidStore("the attribute 'complete' is not a boolean")
     return bool(value)
 
 

@@ -59,7 +59,8 @@ class Store:
         """Read a store; ``budget`` is the memory its arrays may take, in bytes.
 
         The default is PHASE2HPC_STORE_BUDGET ("8G"), else half of the free memory. Structure,
-        pointers and indices are checked before use; the content hash only by ``verify.trust``.
+        pointers and indices are checked before use; the content hash only by
+        ``verify.verify_once``.
 
         Raises InputError for a missing file, a file that is not a store of a known version, and
         invalid structure, pointers or indices.

@@ -33,27 +33,27 @@ CHUNK_OVERHEAD = 1 << 10
 _FILTERS = {h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32}
 
 
-class Unsound(ValueError):
+class InvalidStore(ValueError):
     """The file is not a valid store; the message names the object and the problem."""
 
 
 def text_attribute(attributes: h5py.AttributeManager, name: str) -> str:
-    """Value of a scalar string attribute. Raises Unsound for any other."""
+    """Value of a scalar string attribute. Raises InvalidStore for any other."""
     if name not in attributes:
         raise InvalidStore(f"the attribute '{name}' is missing")
     found = attributes.get_id(name)
     if found.shape != () or found.get_type().get_class() != h5t.STRING:
-        raise Unsound(f"the attribute '{name}' is not a string")
+        raise InvalidStore(f"the attribute '{name}' is not a string")
     if found.get_storage_size() > MAX_TEXT_BYTES:
         raise InvalidStore(f"the attribute '{name}' is too long")
     value = attributes[name]
     if not isinstance(value, str):
-        raise Unsound(f"the attribute '{name}' is not a UTF-8 string")
+        raise InvalidStore(f"the attribute '{name}' is not a UTF-8 string")
     return value
 
 
 def members(group: h5py.Group, name: str) -> h5py.Group | None:
-    """A subgroup, or None if it does not exist. Raises Unsound for another object."""
+    """A subgroup, or None if it does not exist. Raises InvalidStore for another object."""
     if not group.id.links.exists(name.encode()):
         return None
     found = _linked(group, name)
@@ -91,12 +91,12 @@ def check_structure(file: h5py.File, labels: str) -> None:
 
 
 def _linked(group: h5py.Group, name: str, path: str | None = None) -> Any:
-    """The object of a hard link; ``path`` names it in messages. Raises Unsound."""
+    """The object of a hard link; ``path`` names it in messages. Raises InvalidStore."""
     key = name.encode(errors="surrogateescape")
     if not group.id.links.exists(key):
         raise InvalidStore(f"'{path or name}' is missing")
     if group.id.links.get_info(key).type != h5l.TYPE_HARD:
-        raise Unsound(f"'{path or name}' is a soft or external link")
+        raise InvalidStore(f"'{path or name}' is a soft or external link")
     return group[key]
 
 
@@ -120,7 +120,7 @@ def _check_storage(dataset: h5py.Dataset, name: str, tail: tuple[int, ...]) -> i
     raw data, virtual datasets and fill values have no chunks."""
     plan = dataset.id.get_create_plist()
     if plan.get_layout() != h5d.CHUNKED:
-        raise Unsound(f"'{name}' is not stored in chunks of this file")
+        raise InvalidStore(f"'{name}' is not stored in chunks of this file")
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
     if h5z.FILTER_FLETCHER32 not in filters:
         raise InvalidStore(f"'{name}' has no checksums")
@@ -151,7 +151,7 @@ def _check_storage(dataset: h5py.Dataset, name: str, tail: tuple[int, ...]) -> i
 
 
 def check_pointers(pointers: Mapping[str, npt.NDArray[np.int64]], ends: Mapping[str, int]) -> None:
-    """Raise Unsound unless each pointer ascends from 0 to the length of its arrays.
+    """Raise InvalidStore unless each pointer ascends from 0 to the length of its arrays.
 
     Each crystal has 1 to ``MAX_ATOMS`` atoms.
     """

@@ -19,7 +19,7 @@ from phase2hpc.data.graph_arrays import NO_SPLIT, GraphArrays
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.info import StoreInfo, read_info, stored_hash
 from phase2hpc.data.store.layout import (
-    NoStore,
+    StoreNotFound,
     content_hash,
     damaged,
     dataset_paths,
@@ -76,7 +76,7 @@ class VerifyReport:
 def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
     """Read all of a store in a child process and report its problems.
 
-    Raises NoStore (an InputError) for a file that is not a store.
+    Raises StoreNotFound (an InputError) for a file that is not a store.
     """
     path = Path(path)
     report = VerifyReport(path)
@@ -104,7 +104,7 @@ def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
         report.problems += worker.receive()
     except WorkerDied as error:
         report.problems.append(f"reading {doing} crashed or exceeded its limits ({error})")
-    except NoStore:
+    except StoreNotFound:
         raise
     except InputError as error:
         report.problems.append(str(error))
@@ -113,10 +113,10 @@ def verify_store(path: str | os.PathLike[str]) -> VerifyReport:
     return report
 
 
-def trust(path: str | os.PathLike[str]) -> None:
+def verify_once(path: str | os.PathLike[str]) -> None:
     """Verify a store, unless the cache of verified stores contains it in its current state.
 
-    Raises InputError naming what is damaged, NoStore for a file that is not a store.
+    Raises InputError naming what is damaged, StoreNotFound for a file that is not a store.
     """
     path = Path(path)
     try:

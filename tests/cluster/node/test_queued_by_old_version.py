@@ -15,7 +15,6 @@ from submitit.core.utils import DelayedSubmission
 from submitted_run import submitted
 from tiny import Tiny
 
-from phase2hpc.cluster.node import shard_task, train_task
 from phase2hpc.data.store.info import read_info
 from phase2hpc.utils.shard_folder import ShardFolder
 

@@ -20,7 +20,7 @@ from phase2hpc.cluster.profiles.profile import find_profile
 from phase2hpc.cluster.submit.job_array import scripts
 from phase2hpc.cluster.submit.sbatch_options import start_after
 from phase2hpc.cluster.submit.sharded_work import predict_in_shards, prepare_in_shards
-from phase2hpc.data.prepare import prepare
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.store.info import read_info
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.shard_folder import ShardFolder

@@ -26,7 +26,7 @@ from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import FIELDS, GraphArrays, concatenate, pack
 from phase2hpc.data.store import verify
 from phase2hpc.data.store.info import info_lines, read_info
-from phase2hpc.data.store.layout import NoStore, content_hash
+from phase2hpc.data.store.layout import StoreNotFound, content_hash
 from phase2hpc.data.store.memory_budget import store_budget
 from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store

@@ -29,7 +29,7 @@ from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import FIELDS
 from phase2hpc.data.store import verify
 from phase2hpc.data.store.info import read_info
-from phase2hpc.data.store.layout import NoStore, content_hash, dataset_paths, describe
+from phase2hpc.data.store.layout import StoreNotFound, content_hash, dataset_paths, describe
 from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import inspect, verify_once, verify_store
