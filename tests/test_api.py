@@ -245,7 +245,7 @@ def test_ids_of_objects(model: phase2hpc.Predictor) -> None:
     bad = atoms.copy()
     bad.info["id"] = "two\nlines"
     frame = model.predict([structure, atoms, bad])
-    assert frame["id"].tolist() == ["mp-1", "mine", "structures#2"]
+    assert frame["id"].tolist() == ["mp-1", "mine", "two\\nlines"]
     assert frame["status"].tolist() == ["ok", "ok", "failed"]
 
 
@@ -256,7 +256,7 @@ def test_ids_of_objects(model: phase2hpc.Predictor) -> None:
         ("gone.cif", phase2hpc.InputError, "gone.cif: no such file"),
         ([SALT, "gone.cif"], phase2hpc.InputError, "gone.cif: no such file"),
         (iter(["gone.cif"]), phase2hpc.InputError, "gone.cif: no such file"),
-        ([__file__], phase2hpc.InputError, "unknown format"),
+        ([__file__], phase2hpc.InputError, "Python file"),
     ],
 )
 def test_wrong_arguments(

@@ -17,6 +17,7 @@ from phase2hpc.data.readers.registry import (
     is_structure_file,
     read,
     read_each,
+    with_usable_names,
 )
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
@@ -66,7 +67,7 @@ def _read_items(
                     source, read(source, id_prop=id_prop, partition=partition), partition
                 )
             elif partition.take():
-                yield read_object(item, f"structures#{index}")
+                yield with_usable_names(read_object(item, f"structures#{index}"), set())
 
 
 def _is_file(item: object) -> bool:

@@ -30,7 +30,7 @@ def source(tiny: Tiny, tmp_path: Path) -> Path:
 
 
 def assert_workers_end(workers: list[int]) -> None:
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while any(map(is_running, workers)):
         assert time.monotonic() < limit, "workers outlive their parent"
         time.sleep(0.02)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+from typing import get_args
 
 import pytest
 from paths import ROOT
 
 import phase2hpc
+from phase2hpc.runs.state import State
 
 TROUBLE = ROOT / "docs" / "when-things-go-wrong.md"
 # What the operating system, not this program, says.
@@ -59,3 +61,10 @@ def test_the_python_api_is_documented() -> None:
     page = (ROOT / "docs" / "python-api.md").read_text()
     documented = set(re.findall(r"^::: phase2hpc\.(\w+)$", page, re.MULTILINE))
     assert documented == set(phase2hpc.__all__) - {"__version__"}
+
+
+def test_the_states_of_the_page_are_those_of_the_program() -> None:
+    page = (ROOT / "docs" / "on-your-cluster.md").read_text()
+    table = page.split("| state | meaning |", 1)[1].split("\n\n", 1)[0]
+    cells = re.findall(r"^\|(.*?)\|", table, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", "".join(cells))) == sorted(get_args(State))

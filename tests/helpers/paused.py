@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -76,7 +77,7 @@ class PausedCommand:
             out, err = self.process.communicate()
             raise AssertionError(f"it ended before that call: {line}{out}{err}")
 
-    def finish(self, timeout: float = 60.0) -> tuple[int, str]:
+    def finish(self, timeout: float = 300.0) -> tuple[int, str]:
         """Let it run to its end; its exit code and stderr (its workers' too)."""
         _, err = self.process.communicate(timeout=timeout)
         return self.process.returncode, err
@@ -93,3 +94,26 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+class PausePoint:
+    """The ``number``-th call of ``function`` (``module:attribute.path``) in a process that gets
+    ``environment``, or in a child of it: there it waits for a signal.
+    """
+
+    def __init__(self, paused: Path, function: str, number: int) -> None:
+        self._paused = paused
+        self.environment = {
+            "PYTHONPATH": str(Path(__file__).with_name("pausing")),
+            "PAUSE_AT": f"{function}#{number}",
+            "PAUSED": str(paused),
+        }
+
+    def wait(self, process: subprocess.Popen[str], seconds: float = 300.0) -> None:
+        """Until it is reached; ``process`` is the one that leads there."""
+        deadline = time.monotonic() + seconds
+        while not self._paused.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                raise AssertionError(f"not reached: {process.communicate()}")
+            time.sleep(0.01)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from phase2hpc.config.run_config import build_config
 from phase2hpc.errors import InputError
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
@@ -23,6 +24,7 @@ def make_run(models: Path, name: str, level: str = "std", **manifest: Any) -> Ru
     run.write_manifest(
         Manifest(run_id=name, algorithm="cgcnn", level=level, epochs=1, seed=0, **values)
     )
+    run.write_config(build_config("cgcnn", level, ["band_gap"]))
     return run
 
 

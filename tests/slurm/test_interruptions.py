@@ -94,7 +94,7 @@ def test_requeued_by_hand_and_again_when_finished(site: Site) -> None:
     site.slurm.requeue(job.id)
     job.finished(restarts=2)
     assert before == {path: path.read_bytes() for path in before}
-    assert "finished already" in job.log
+    assert "already finished" in job.log
 
 
 @at_once

@@ -76,7 +76,7 @@ def test_the_store_keeps_the_settings(store: Path, tmp_path: Path) -> None:
     tampered.write_bytes(store.read_bytes())
     with h5py.File(tampered, "a") as file:
         file["labels/tail"].attrs["lower_bound"] = 2.0
-    assert "content hash does not fit" in verify_store(tampered).problems[0]
+    assert "content hash does not match" in verify_store(tampered).problems[0]
 
 
 @pytest.mark.parametrize(

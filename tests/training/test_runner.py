@@ -193,7 +193,7 @@ def test_a_signal_in_the_evaluation_stops_it(batch, train_tiny, tmp_path, monkey
 
 def test_a_failed_evaluation_is_done_by_resume(train_tiny, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "write_metrics", lambda run, metrics: 1 / 0)
+        patch.setattr(evaluation, "write_metrics", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train_tiny(tmp_path, epochs=1)
     run = train_tiny(tmp_path, resume=True)

@@ -56,7 +56,7 @@ def test_modules_can_be_imported_and_are_found_again():
     assert done.stdout.strip() == "[]"
     assert modules("data")[: len(modules(""))] == modules("")
     assert [extra_with(m) for m in ("yaml", "h5py", "torch_geometric")] == ["", "data", "train"]
-    assert extra_with("pandas") is None and extra_with("") is None
+    assert extra_with("pytest") is None and extra_with("") is None
 
 
 def test_versions_of_what_is_installed(monkeypatch):

@@ -110,7 +110,7 @@ def read_each(paths: Iterable[Path], partition: RecordPartition) -> Items:
     for items in read_structure_files((path, structure_id(path)) for path in map(_existing, paths)):
         for item in items:
             if partition.take():
-                yield _storable(item, known_labels)
+                yield with_usable_names(item, known_labels)
 
 
 def describe(source: str | Path) -> str:
@@ -238,7 +238,7 @@ def _watched(items: Items, source: str, partition: RecordPartition) -> Items:
     first = partition.count
     try:
         for item in items:
-            checked = _storable(item, known_labels)
+            checked = with_usable_names(item, known_labels)
             if isinstance(checked, RawCrystal):
                 crystals += 1
                 notes.update([checked.note] if checked.note else ())
@@ -255,7 +255,7 @@ def _watched(items: Items, source: str, partition: RecordPartition) -> Items:
         _log.warning("%s: %s", source, warning)
 
 
-def _storable(
+def with_usable_names(
     item: RawCrystal | UnreadableRecord, known_labels: set[str]
 ) -> RawCrystal | UnreadableRecord:
     """The item, or UnreadableRecord if its id or the name of a label is not a usable name.

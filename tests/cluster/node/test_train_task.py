@@ -39,7 +39,7 @@ def test_to_the_end_and_once_more(tiny: Any, tmp_path: Path) -> None:
     assert (manifest.restarts, manifest.device, manifest.processes) == (0, "cpu", 1)
     # Requeued by hand after its end: there is nothing to do.
     ended = on_a_node(str(run.path), 1.0, 120, SLURM_JOB_ID="17", PHASE2HPC_RESTARTS="1")
-    assert ended.returncode == 0 and "finished already" in ended.stdout, ended.stderr
+    assert ended.returncode == 0 and "already finished" in ended.stdout, ended.stderr
 
 
 def test_the_jobs_limit_ends_it_with_75_and_other_settings_go_on(tiny: Any, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_images(at: Path) -> None:
         checked_image(ContainerSettings(image="gone.sif"))
     for content in (b"", b"hello", b"PK\3\4"):
         (at / "work" / "other.sif").write_bytes(content)
-        with pytest.raises(InputError, match="container image other.sif: a file of another kind"):
+        with pytest.raises(InputError, match="container image other.sif: not an image"):
             checked_image(ContainerSettings(image="other.sif"))
 
 

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from paused import PausePoint
 from recorded_script import recorded_form
 from tiny import Tiny
 
@@ -77,20 +77,18 @@ def test_a_killed_shard_is_made_alone(site: Path, command: Command) -> None:
 
 
 def test_a_signal_keeps_what_is_done(site: Path) -> None:
-    """Many crystals, all but the first as duplicates, so that it is caught in the middle."""
-    text = Path("in.jsonl").read_text()
-    Path("in.jsonl").write_text(text * 400)
+    """It comes in the middle of the first shard."""
+    pause = PausePoint(site / "paused", "phase2hpc.data.store.writer:StoreWriter.finish", 1)
     process = subprocess.Popen(
         [sys.executable, "-m", "phase2hpc.cli.main", "prepare", "in.jsonl", "--store", "s.h5",
          "--shards", "2", "--workers", "1"],
         text=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | pause.environment, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not list(site.glob("s.h5.shards/*/.0000.jsonl*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    pause.wait(process)
+    assert list(site.glob("s.h5.shards/*/.0000.jsonl*"))
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     last = err.splitlines()[-1]
     assert process.returncode == 75 and "repeat the command for the rest" in last, err
     assert not [path for path in site.glob("s.h5.shards/*/*") if path.name.startswith(".")]

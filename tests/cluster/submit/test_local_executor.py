@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from paused import PausePoint
 
 from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
 from phase2hpc.cluster.submit import local_executor as local
@@ -32,12 +32,14 @@ def here(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def submission(*arguments: str) -> subprocess.Popen[str]:
+def submission(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "phase2hpc.cli.main", "submit", "--level", "lite", "--profile",
          "here.yaml", "--store", "tiny.h5", *arguments],
         text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}, start_new_session=True,
     )  # fmt: skip
 
 
@@ -50,13 +52,8 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
         process.communicate()
 
 
-def wait_for_an_epoch(run: RunDirectory) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if run.history.exists() and '"epoch"' in run.history.read_text():
-            return
-        time.sleep(0.05)
-    raise AssertionError("no epoch has ended")
+def at_step(step: int, folder: Path) -> PausePoint:
+    return PausePoint(folder / "paused", "phase2hpc.training.trainer:Trainer.optimise", step)
 
 
 def test_e3nn_from_submission_to_result(here: Path) -> None:
@@ -76,20 +73,23 @@ def test_killed_and_resumed_by_submit(here: Path, processes: list[subprocess.Pop
     """The same numbers as without the kill."""
     arguments = ("--algorithm", "cgcnn", "--epochs", "20", *FEW)
     whole = submission(*arguments, "--run-id", "whole")
-    killed = submission(*arguments, "--run-id", "killed", "--checkpoint-steps", "7")
+    pause = at_step(13, here)
+    killed = submission(
+        *arguments, "--run-id", "killed", "--checkpoint-steps", "7", environment=pause.environment
+    )
     processes += [whole, killed]
     family = here / "models/multitask_cgcnn_lite"
     run = RunDirectory(family / "run_killed")
-    wait_for_an_epoch(run)
+    pause.wait(killed)
     os.kill(run.read_manifest().pid, signal.SIGKILL)
-    _, err = killed.communicate(timeout=60)
+    _, err = killed.communicate(timeout=300)
     assert killed.returncode == 1 and "exited with code 137" in err, err
     assert status_of(run, SlurmScheduler()).state == "interrupted"
     resumed = submission("--algorithm", "cgcnn", "--resume", "--run-id", "killed")
     processes.append(resumed)
-    out, err = resumed.communicate(timeout=120)
+    out, err = resumed.communicate(timeout=300)
     assert resumed.returncode == 0 and "resuming from step" in out, err
-    _, err = whole.communicate(timeout=120)
+    _, err = whole.communicate(timeout=300)
     assert whole.returncode == 0, err
     assert run.metrics_json.read_text() == (family / "run_whole/metrics.json").read_text()
     assert len(run.read_manifest().job_ids) == 2
@@ -98,12 +98,15 @@ def test_killed_and_resumed_by_submit(here: Path, processes: list[subprocess.Pop
 def test_a_signal_stops_it_with_state_saved(
     here: Path, processes: list[subprocess.Popen[str]]
 ) -> None:
-    process = submission("--algorithm", "cgcnn", "--epochs", "9999", *FEW, "--run-id", "a")
+    pause = at_step(13, here)
+    process = submission(
+        "--algorithm", "cgcnn", *FEW, "--run-id", "a", environment=pause.environment
+    )
     processes.append(process)
     run = RunDirectory(here / "models/multitask_cgcnn_lite/run_a")
-    wait_for_an_epoch(run)
+    pause.wait(process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 75, err
     assert "state saved at step" in err and "--resume" in err.splitlines()[-1]
     assert run.read_manifest().state == "stopped"

@@ -232,21 +232,21 @@ STRUCTURE: dict[str, tuple[Tamper, str]] = {
     "a label cut": (edit(LABEL, lambda v: v[:-1]), "'labels/band_gap' has 149 rows, not 150"),
     "a split more": (edit("split", lambda v: np.append(v, v[:1])), "'split' has 151 rows"),
     "receivers cut": (edit("receiver", lambda v: v[:-1]), "'receiver' has"),
-    "soft link": (instead("sender", lambda file: h5py.SoftLink("/receiver")), "'sender' is a link"),
+    "soft link": (instead("sender", lambda file: h5py.SoftLink("/receiver")), "'sender' is a soft"),
     "dangling soft link": (
-        instead("sender", lambda file: h5py.SoftLink("/none")), "'sender' is a link"),
+        instead("sender", lambda file: h5py.SoftLink("/none")), "'sender' is a soft"),
     "link to itself": (
-        instead("sender", lambda file: h5py.SoftLink("/sender")), "'sender' is a link"),
+        instead("sender", lambda file: h5py.SoftLink("/sender")), "'sender' is a soft"),
     "link to another file": (
         instead("sender", lambda file: h5py.ExternalLink("other.h5", "/sender")),
-        "'sender' is a link"),
+        "'sender' is a soft"),
     "labels in another file": (
         lambda file: (file.move("labels", "mine"),
                       file.__setitem__("labels", h5py.ExternalLink("other.h5", "/labels"))),
-        "'labels' is a link"),
+        "'labels' is a soft"),
     "a label in another file": (
         instead(LABEL, lambda file: h5py.ExternalLink("other.h5", "/split")),
-        "'labels/band_gap' is a link"),
+        "'labels/band_gap' is a soft"),
     "labels are the root": (
         lambda file: (file.move("labels", "mine"), file.__setitem__("labels", file["/"])),
         "'labels/"),
@@ -254,11 +254,11 @@ STRUCTURE: dict[str, tuple[Tamper, str]] = {
         lambda file: (file.move("labels", "mine"), file.__setitem__("labels", file["split"])),
         "'labels' is not a group"),
     "raw data in another file": (
-        instead("atomic_number", raw_data_elsewhere), "'atomic_number' is not kept in chunks"),
-    "an array made of others": (instead("split", virtual), "'split' is not kept in chunks"),
+        instead("atomic_number", raw_data_elsewhere), "'atomic_number' is not stored in chunks"),
+    "an array made of others": (instead("split", virtual), "'split' is not stored in chunks"),
     "not in chunks": (
         edit("split", lambda v: v, chunks=None, fletcher32=False, compression=None, maxshape=None),
-        "'split' is not kept in chunks"),
+        "'split' is not stored in chunks"),
     "no checksums": (edit("split", lambda v: v, fletcher32=False), "'split' has no checksums"),
     "checksums left out": (without_checksum, "'split' has chunks without checksum"),
     "rows of nothing": (claimed("id_bytes", 1 << 60), "'id_bytes' claims 1152921504606846976 rows"),
@@ -549,7 +549,10 @@ def test_a_store_replaced_while_in_use_is_not_mixed_with_the_new(
     state = pickle.dumps(store)
     path.touch()
     assert len(store.read_block(3, 9)) == 6
-    for kind, reason in (("a flat lattice", "was replaced"), ("soft link", "is a link")):
+    for kind, reason in (
+        ("a flat lattice", "was replaced"),
+        ("soft link", "is a soft or external link"),
+    ):
         tampered(kind).replace(path)
         assert reason in refusal(lambda: store.read_block(3, 9))
         assert reason in refusal(lambda: store.ids(np.array([1])))
