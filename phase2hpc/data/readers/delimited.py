@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
-from phase2hpc.data.readers.json_records import MAX_RECORD_BYTES, bounded_lines
+from phase2hpc.data.readers.text_files import MAX_RECORD_BYTES, bounded_lines
 from phase2hpc.errors import InputError
 from phase2hpc.utils.text import one_line
 

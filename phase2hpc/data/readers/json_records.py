@@ -24,10 +24,6 @@ from phase2hpc.data.readers.pymatgen_json import (
     unwrapped,
 )
 from phase2hpc.data.readers.record_geometry import Geometry, RecordError
-from phase2hpc.data.readers.text_files import MAX_RECORD_BYTES as MAX_RECORD_BYTES
-from phase2hpc.data.readers.text_files import bounded_lines as bounded_lines
-from phase2hpc.data.readers.text_files import is_unicode as is_unicode
-from phase2hpc.data.readers.text_files import open_text as open_text
 
 ID_FIELDS = (
     "id", "jid", "material_id", "mp_id", "mpid", "matbench_id", "name", "entry_id", "mat_id",

@@ -190,8 +190,8 @@ def _parsed(value: Any, decimal_comma: bool) -> tuple[float | None, Kind | None]
         text = value.strip()
         if text.lower() in ("true", "false"):
             return float(text.lower() == "true"), "boolean"
-        if text.startswith(_UNICODE_MINUS):
-            text, kind = f"-{text[1:]}", "minus"
+        if _UNICODE_MINUS in text:
+            text, kind = text.replace(_UNICODE_MINUS, "-"), "minus"
         if decimal_comma and _COMMA_NUMBER.fullmatch(text):
             text, kind = text.replace(",", "."), "comma"
         if not _NUMBER.fullmatch(text):

@@ -26,6 +26,10 @@ DENSITY_UNIT = 1.66053907
 MAX_FORMULA = 200
 # Cells that are a multiple of one another, as centred and primitive ones are.
 _CELL_RATIOS = ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (3, 1), (4, 1))
+# In the order in which they are trusted; all but the first are often free text.
+_FORMULA_TAGS = tuple(
+    f"_chemical_formula_{kind}" for kind in ("sum", "moiety", "structural", "analytical", "iupac")
+)
 _DENSITY_TAGS = (
     "_exptl_crystal_density_diffrn",
     "_exptl_crystal_density_meas",
@@ -46,9 +50,9 @@ def check_volume(block: Block, volume: float) -> None:
         )
 
 
-def formula_counts(block: Block) -> dict[int, float] | None:
-    """Atoms by atomic number in ``_chemical_formula_sum``, None where it is free text."""
-    text = block.undisputed_text("_chemical_formula_sum")
+def formula_counts(block: Block, tag: str = "_chemical_formula_sum") -> dict[int, float] | None:
+    """Atoms by atomic number in a formula, None where it is free text or absent."""
+    text = block.undisputed_text(tag) if tag in block else None
     parts = text.replace(",", " ").split() if text and len(text) <= MAX_FORMULA else []
     counts: dict[int, float] = {}
     for part in parts:
@@ -105,15 +109,26 @@ def _fractions_differ(
 
 def check_units_of_unstated_symmetry(block: Block, species: Sequence[str]) -> None:
     """Refuse sites without symmetry that make fewer formula units than the cell is said to hold."""
-    counts, units, n = formula_counts(block), formula_units(block), len(species)
-    if counts is None or not units:
+    units, n = formula_units(block), len(species)
+    if not units:
+        return
+    formulas = ((tag, formula_counts(block, tag)) for tag in _FORMULA_TAGS)
+    tag, counts = next(((t, c) for t, c in formulas if c is not None), ("", None))
+    if counts is None:
+        short = {symbol: k for symbol, k in Counter(species).items() if k % units}
+        if short:
+            symbol, count = next(iter(short.items()))
+            raise CifError(
+                f"missing symmetry: the file states none, and {count} sites of {symbol} do not "
+                f"make _cell_formula_units_Z {units} equal formula units"
+            )
         return
     total = sum(counts.values())
     whole_cell = all(count % units == 0 for count in counts.values())
     if not (abs(n - units * total) < 0.5 or (whole_cell and abs(n - total) < 0.5)):
         raise CifError(
             f"missing symmetry: the file states none, and its {n} sites do not make "
-            f"_cell_formula_units_Z {units} times _chemical_formula_sum, {units * total:g} atoms"
+            f"_cell_formula_units_Z {units} times {tag}, {units * total:g} atoms"
         )
 
 

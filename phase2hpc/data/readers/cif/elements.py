@@ -12,6 +12,8 @@ from phase2hpc.data.readers.cif.block import CifError
 # Names of scattering factors for bonded atoms (International Tables C; SHELX): valence carbon.
 _SCATTERING_FACTOR = re.compile(r"([A-Z][a-z]?)(?:val|va|iso|\.)")
 _VACANCY = re.compile(r"(?:vac|vacancy)[\d_]*", re.IGNORECASE)
+# Of a label, Va may be a site of vanadium.
+_VACANCY_TYPE = re.compile(r"Va\d*")
 # What follows an element in a label, as AMCSD writes them: a site (FeT, CaM1, AlVI, AlOct, Ala), a
 # number. More small letters make another word (Site, Cen).
 _ELEMENT_AND_SITE = re.compile(r"([A-Z][a-z])(?:[A-Z]*|[a-d]|Oct|Tet)(?![A-Za-z])")
@@ -20,8 +22,13 @@ _ANION_AND_SITE = re.compile(r"([OH]|D(?=w))[a-z](?![A-Za-z])")
 
 
 def is_vacancy(type_symbol: str | None, label: str | None) -> bool:
-    """Whether a site is declared as empty."""
-    name = type_symbol if type_symbol is not None and not cif.is_null(type_symbol) else label
+    """True for a site that is declared as empty."""
+    if type_symbol is not None and not cif.is_null(type_symbol):
+        name: str | None = type_symbol
+        if _VACANCY_TYPE.fullmatch(cif.as_string(type_symbol)):
+            return True
+    else:
+        name = label
     return name is not None and _VACANCY.fullmatch(cif.as_string(name)) is not None
 
 

@@ -203,6 +203,7 @@ READ = {
         "_atom_site_disorder_assembly\n_atom_site_disorder_group", "A 1", "B 2", NUMBER
     ),
     "vacancy": with_head(NUMBER) + "V1 Vac .25 .25 .25\n",
+    "vacancy of a type": with_head(NUMBER) + "Va1 Va .25 .25 .25\n",
     "multiplicity written wrongly": with_column(
         "_atom_site_symmetry_multiplicity", "192", "1", NUMBER
     ),
@@ -262,6 +263,14 @@ REFUSED = {
     "weight": (
         with_head("_chemical_formula_weight 58.44\n_cell_formula_units_Z 4\n"), "missing symmetry",
     ),
+    "units alone": (with_head("_cell_formula_units_Z 4\n"), "1 sites of Na do not make"),
+    **{
+        f"units and {kind} formula": (
+            with_head(f"_chemical_formula_{kind} 'Na Cl'\n_cell_formula_units_Z 4\n"),
+            f"4 times _chemical_formula_{kind}, 8 atoms",
+        )
+        for kind in ("moiety", "structural", "analytical", "iupac")
+    },
     "symmetry in another block": (
         "data_g\n_symmetry_space_group_name_H-M 'F m -3 m'\n" + with_head(""),
         "_symmetry_space_group_name_H-M in the block data_g",
