@@ -144,7 +144,7 @@ def test_gives_up_with_the_names_of_the_crystals(train_tiny, tiny, tmp_path, mon
     message = str(caught.value)
     assert "\n" not in message and "--accept-changes --lr" in message
     assert tried == [*range(12), *range(5, 12)]
-    names = message.partition("last batch: crystals ")[2].partition(". Look")[0].split(", ")
+    names = message.partition("last batch: crystals ")[2].partition(". Check")[0].split(", ")
     assert set(names) <= {str(record["id"]) for record in tiny.of_split("train")}
     run = RunDirectory(tmp_path / "multitask_cgcnn_lite" / "run_one")
     assert run.read_manifest().state == "failed" and message in run.read_manifest().message
