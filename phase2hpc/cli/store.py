@@ -108,7 +108,7 @@ def prepare(
 
 @store_app.command("info")
 def store_info(file: Path) -> None:
-    """What a store holds and how it was made."""
+    """Show the content of a store."""
     from phase2hpc.data.store.info import info_lines
     from phase2hpc.data.store.verify import inspect
 

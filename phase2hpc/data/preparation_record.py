@@ -91,7 +91,7 @@ def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | No
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """How the preparation of a store differs, old -> new; "" where it does not."""
+    """Differences between two preparations, old -> new; "" for none."""
     if "merged" in old:
         return f"merged from {len(old['merged'])} stores"
     changes = []

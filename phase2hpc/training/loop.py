@@ -132,7 +132,7 @@ class TrainingLoop:
             self._seconds, self._per_second = progress.seconds, progress.per_second
 
     def _save_is_due(self) -> bool:
-        """Whether to save after the next step; always False on other ranks than the main rank."""
+        """True if the next step is followed by a save; False on all ranks but the main one."""
         every = self.runtime.checkpoint_steps
         by_step = bool(every) and (self.trainer.step + 1) % (every or 1) == 0
         by_time = time.monotonic() - self._last_save > 60 * self.runtime.checkpoint_minutes

@@ -163,7 +163,7 @@ def _column(rows: Sequence[Row], index: int) -> list[str]:
 
 
 def _is_structure_name(cell: str) -> bool:
-    """Whether a cell may be a file's name: one short line, and a suffix or name of the formats."""
+    """True for a cell that may be a file name: one short line with a suffix or name of a format."""
     if not cell or "\n" in cell or len(cell) > 4096 or "\0" in cell:
         return False
     return is_cif(Path(cell)) or is_poscar(Path(cell))

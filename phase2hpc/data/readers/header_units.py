@@ -33,7 +33,7 @@ def split_unit(header: str) -> tuple[str, str]:
 
 
 def same_unit(first: str, second: str) -> bool:
-    """Whether two units are written for the same one: ``eV per atom`` is ``eV/atom``."""
+    """True for two spellings of one unit: ``eV per atom`` is ``eV/atom``."""
     return _normal(first) == _normal(second)
 
 

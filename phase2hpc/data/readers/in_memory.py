@@ -17,7 +17,7 @@ NOT_PERIODIC = "not periodic: a crystal repeats in three directions"
 
 
 def is_structure(value: object) -> bool:
-    """Whether ``value`` is a structure or molecule of pymatgen or ASE."""
+    """True if ``value`` is a structure or molecule of pymatgen or ASE."""
     from ase import Atoms
     from pymatgen.core import SiteCollection
 

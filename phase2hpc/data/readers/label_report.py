@@ -17,7 +17,7 @@ MAX_CELLS = 1000
 
 @dataclass
 class CellCount:
-    """How many cells of one kind a column has, and the text and place of the first."""
+    """Number of cells of one kind in a column, and text and place of the first."""
 
     count: int
     text: str
@@ -106,7 +106,7 @@ class LabelReport:
 
     @property
     def not_numbers(self) -> dict[str, int]:
-        """How many cells of each column are not a number, for the columns that have any."""
+        """Number of cells that are not a number, by column, for columns that have any."""
         return {
             name: column.kinds["text"].count
             for name, column in self.columns.items()

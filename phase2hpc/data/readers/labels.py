@@ -71,12 +71,12 @@ def label_value(value: Any) -> float | None:
 
 
 def may_be_label(value: Any) -> bool:
-    """Whether a cell holds a number, with a point or a comma, a boolean or a missing marker."""
+    """True for a cell that holds a number, with a point or a comma, a boolean or a missing marker."""
     return is_missing(value) or _parsed(value, decimal_comma=True)[0] is not None
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell is a missing marker: None, NaN, blank, "N/A", "--" and their like."""
+    """True for a missing marker: None, NaN, blank, "N/A", "--" and their like."""
     if isinstance(value, str):
         return value.strip().lower() in MISSING_MARKERS
     # math.isnan overflows on large integers.

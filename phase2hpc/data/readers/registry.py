@@ -98,7 +98,7 @@ def check_source(source: str | Path, *, id_prop: bool = True) -> None:
 
 
 def is_structure_file(source: str | Path) -> bool:
-    """Whether ``source`` has the name of a CIF or POSCAR file and is not a folder."""
+    """True if ``source`` has the name of a CIF or POSCAR file and is not a folder."""
     path = Path(source)
     return (is_cif(path) or is_poscar(path)) and not path.is_dir()
 

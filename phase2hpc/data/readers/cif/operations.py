@@ -72,7 +72,7 @@ def operation_set(group: gemmi.GroupOps) -> frozenset[str]:
 
 
 def point_group_signature(group: gemmi.GroupOps) -> tuple[object, ...]:
-    """How many rotations of each kind there are: equal for all settings of a space group."""
+    """Number of rotations of each kind, equal for all settings of a space group."""
     kinds = Counter(
         (op.det_rot() > 0, sum(op.rot[i][i] for i in range(3)) // gemmi.Op.DEN)
         for op in group.sym_ops
@@ -160,7 +160,7 @@ def _closed_group(listed: Sequence[gemmi.Op]) -> gemmi.GroupOps:
 
 
 def _is_closed(group: gemmi.GroupOps) -> bool:
-    """Whether products of operations are operations again.
+    """True if products of operations are operations again.
 
     gemmi completes the rotations, and takes the centring vectors and translations on trust.
     """

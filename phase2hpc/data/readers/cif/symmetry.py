@@ -52,7 +52,7 @@ _NUMBER = re.compile(r"(?:no\.?\s*|#\s*)?(\d{1,3})(?:\.0*)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class _Statement:
-    """What one tag says: the group of a symbol, or the operations of a Hall symbol, or nothing."""
+    """Statement of one tag: the group of a symbol, the operations of a Hall symbol, or nothing."""
 
     source: str
     named: NamedGroup | None = None
