@@ -71,7 +71,7 @@ def label_value(value: Any) -> float | None:
 
 
 def may_be_label(value: Any) -> bool:
-    """True for a cell that holds a number, with a point or a comma, a boolean or a missing marker."""
+    """True for a cell that holds a number, a boolean or a missing marker."""
     return is_missing(value) or _parsed(value, decimal_comma=True)[0] is not None
 
 
