@@ -359,7 +359,7 @@ def test_from_crystals_to_a_model(
     code, out, err = command(
         "prepare", tiny.source, "--cutoff", 5.0, "--max-neighbors", 8, "--workers", 1
     )
-    assert code == 0 and "already exists" in out, err
+    assert code == 0 and "exists already" in out, err
     settings = {**LITTLE["cgcnn"], "epochs": 1}
     run = phase2hpc.train(
         "data/tiny.h5", algorithm="cgcnn", level="lite", properties=["band_gap", "ehull"],

@@ -133,7 +133,7 @@ def test_renames():
     for wrong in ("gap", "=x", "x="):
         with pytest.raises(InputError, match="write it as OLD=NEW"):
             parse_renames([wrong])
-    with pytest.raises(InputError, match="two names"):
+    with pytest.raises(InputError, match="two different new names"):
         parse_renames(["a=b", "a=c"])
 
 
