@@ -309,7 +309,7 @@ def test_other_numbers_of_processes_go_on(train_tiny, tiny, tmp_path) -> None:
     reference = train_tiny(tmp_path / "alone", properties="all9", **settings)
     with pytest.raises(StoppedEarly):
         train_tiny(tmp_path, properties="all9", max_hours=1e-6, **settings)
-    said = "processes {} -> {}: same weights and crystals, but the result is not identical bit by bit"
+    said = "processes {} -> {}: same weights and crystals, but the result is not identical"
     on = resume(tmp_path, "--max-hours", "1")
     for size, before, step in ((3, 1, 4), (2, 3, None)):
         act = (disturbed, sigterm, 1, step) if step else (command_line,)
