@@ -98,7 +98,7 @@ def test_another_number_of_processes_goes_on(site: Site) -> None:
     stop, before = stopped_at(job), json.loads(job.run.history.read_text())
     weights = load_newest(job.run)
     said = site.train("cancelled", "--algorithm", "cgcnn", "--level", "lite", "--resume")
-    assert "processes 2 -> 1: on from the same weights and the same crystals, but not to" in said
+    assert "processes 2 -> 1: same weights and crystals, but the result is not identical" in said
     assert f"resuming from step {stop} of {TOTAL}" in said
     manifest = job.manifest
     assert (manifest.state, manifest.processes, manifest.step) == ("finished", 1, TOTAL)
