@@ -1,0 +1,158 @@
+"""Calibration of a trained model: what it was trained on, and its errors in validation.
+
+One safetensors file beside best.pt. Error models and intervals are derived from it when a model is
+loaded, in the same way for one model and for an ensemble.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from phase2hpc.errors import InputError
+from phase2hpc.inference.batched import Outputs
+from phase2hpc.inference.training_embedding import TrainingEmbedding
+from phase2hpc.utils.atomic_io import write_atomically
+from phase2hpc.utils.error_text import first_line
+from phase2hpc.utils.regular_file import open_regular
+
+FORMAT = "phase2hpc calibration"
+VERSION = "1"
+MAX_BYTES = 1 << 30
+
+Array = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Statistics of training and validation crystals under one model.
+
+    weights_hash: of the model (``TrainedModel.weights_hash``). validation: name of the crystals in
+    validation; equal for models that can be calibrated as an ensemble. scaled: (n, R) their
+    scaled predictions of the reported properties, targets: (n, R) labels in physical units, NaN
+    where missing; distance: (n,) to the training crystals. max_atoms: in the cell of a training
+    crystal.
+    """
+
+    weights_hash: str
+    validation: str
+    properties: tuple[str, ...]
+    embedding: TrainingEmbedding
+    scaled: Array
+    targets: Array
+    distance: Array
+    max_atoms: int
+
+    @classmethod
+    def fit(
+        cls,
+        *,
+        weights_hash: str,
+        validation: str,
+        properties: tuple[str, ...],
+        training_vectors: Array,
+        outputs: Outputs,
+        targets: Array,
+        max_atoms: int,
+    ) -> Calibration:
+        """From the vectors of training crystals, and outputs and labels of validation crystals."""
+        embedding = TrainingEmbedding.fit(training_vectors)
+        return cls(
+            weights_hash,
+            validation,
+            properties,
+            embedding,
+            outputs.scaled[:, : len(properties)].astype(np.float32),
+            targets.astype(np.float32),
+            embedding.distance(outputs.vectors).astype(np.float32),
+            max_atoms,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the file; OSError where it cannot be written."""
+        from safetensors.numpy import save
+
+        tensors = {
+            "embedding.center": self.embedding.center,
+            "embedding.projection": self.embedding.projection,
+            "embedding.crystals": self.embedding.crystals,
+            "validation.scaled": self.scaled,
+            "validation.targets": self.targets,
+            "validation.distance": self.distance,
+        }
+        metadata = {
+            "format": FORMAT,
+            "version": VERSION,
+            "weights": self.weights_hash,
+            "validation": self.validation,
+            "properties": json.dumps(list(self.properties)),
+            "embedding.limit": repr(self.embedding.limit),
+            "max_atoms": str(self.max_atoms),
+        }
+        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        write_atomically(path, save(contiguous, metadata))
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration | None:
+        """Read the file; None where there is none. Raises InputError where it is not valid."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            with open_regular(path) as file:
+                content = file.read(MAX_BYTES)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        try:
+            tensors = load(content)
+            return cls._checked(tensors, _metadata(content))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: not a calibration of this version ({first_line(error)}): make it again "
+                "by phase2hpc calibrate, or remove it"
+            ) from None
+
+    @classmethod
+    def _checked(cls, tensors: dict[str, Any], metadata: dict[str, str]) -> Calibration:
+        if (metadata["format"], metadata["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"{metadata['format']} {metadata['version']}")
+        properties = tuple(json.loads(metadata["properties"]))
+        center, projection, crystals = (
+            tensors[f"embedding.{name}"] for name in ("center", "projection", "crystals")
+        )
+        scaled, targets, distance = (
+            tensors[f"validation.{name}"] for name in ("scaled", "targets", "distance")
+        )
+        components, n = projection.shape[1], len(distance)
+        shapes = [
+            (center, (len(center),)), (projection, (len(center), components)),
+            (crystals, (len(crystals), components)), (distance, (n,)),
+            (scaled, (n, len(properties))), (targets, (n, len(properties))),
+        ]  # fmt: skip
+        for array, shape in shapes:
+            if array.shape != shape or array.dtype.kind != "f":
+                raise ValueError(f"a tensor of shape {array.shape} where {shape} is expected")
+        return cls(
+            metadata["weights"],
+            metadata["validation"],
+            properties,
+            TrainingEmbedding(center, projection, crystals, float(metadata["embedding.limit"])),
+            scaled,
+            targets,
+            distance,
+            int(metadata["max_atoms"]),
+        )
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Metadata of a safetensors file, which begins with the length of its JSON header."""
+    length = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
+    return metadata
