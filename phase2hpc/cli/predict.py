@@ -1,4 +1,4 @@
-"""Commands ``predict`` and ``export``."""
+"""Commands ``predict``, ``calibrate`` and ``export``."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     max_atoms: MaxAtoms = None,
+    interval: Annotated[
+        float,
+        typer.Option(metavar="COVERAGE", help="Share of crystals that the intervals cover."),
+    ] = 0.9,
     shards: Shards = None,
     profile: ShardProfile = None,
 ) -> None:
@@ -68,6 +72,7 @@ def predict(
         work = predict_in_shards(
             inputs, output, runs, shards,
             plain_folder=folder is not None, device=device, threads=threads, max_atoms=max_atoms,
+            interval=interval,
         )  # fmt: skip
         run_sharded(work, profile)
         return
@@ -77,10 +82,10 @@ def predict(
 
     if output is not None:
         check_output(output)
-    model = load_model(runs, device=device, threads=threads, max_atoms=max_atoms)
+    model = load_model(runs, device=device, threads=threads, max_atoms=max_atoms, interval=interval)
     rows = model.predict_all(inputs, id_prop=folder is None)
     if output is None:
-        print(prediction_table.table(rows, model.properties, model.units))
+        print(prediction_table.table(rows, model.properties, model.units, interval))
     else:
         prediction_table.write_predictions(output, rows, model.properties)
     counts: Counter[str] = Counter()
@@ -92,6 +97,28 @@ def predict(
     )
     if not counts["ok"]:
         raise typer.Exit(InputError.exit_code)
+
+
+def calibrate(
+    run: RunArgument,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", help="Store it was trained on; default: as recorded by the run."),
+    ] = None,
+    models_dir: ModelsDir = Path("models"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Measure a finished model's errors and domain, for sigma, intervals and in_domain.
+
+    Training does this at its end; a model of an older version needs it once.
+    """
+    from phase2hpc.runs.registry import find_run
+
+    found = find_run(models_dir, run)
+    from phase2hpc.api import calibrate as calibrate_run
+
+    print(f"calibrated: {calibrate_run(found, store, device=device, threads=threads)}")
 
 
 def export(

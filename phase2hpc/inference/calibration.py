@@ -19,11 +19,10 @@ from phase2hpc.inference.batched import Outputs
 from phase2hpc.inference.training_embedding import TrainingEmbedding
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.error_text import first_line
-from phase2hpc.utils.regular_file import open_regular
+from phase2hpc.utils.tensor_file import read_tensor_file
 
 FORMAT = "phase2hpc calibration"
 VERSION = "1"
-MAX_BYTES = 1 << 30
 
 Array = npt.NDArray[np.floating]
 
@@ -100,20 +99,13 @@ class Calibration:
     @classmethod
     def load(cls, path: Path) -> Calibration | None:
         """Read the file; None where there is none. Raises InputError where it is not valid."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
         try:
-            with open_regular(path) as file:
-                content = file.read(MAX_BYTES)
+            tensors, metadata = read_tensor_file(path, FORMAT)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         try:
-            tensors = load(content)
-            return cls._checked(tensors, _metadata(content))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            return cls._checked(tensors, metadata)
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path}: not a calibration of this version ({first_line(error)}): make it again "
                 "by phase2hpc calibrate, or remove it"
@@ -121,8 +113,8 @@ class Calibration:
 
     @classmethod
     def _checked(cls, tensors: dict[str, Any], metadata: dict[str, str]) -> Calibration:
-        if (metadata["format"], metadata["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"{metadata['format']} {metadata['version']}")
+        if metadata["version"] != VERSION:
+            raise ValueError(f"version {metadata['version']}")
         properties = tuple(json.loads(metadata["properties"]))
         center, projection, crystals = (
             tensors[f"embedding.{name}"] for name in ("center", "projection", "crystals")
@@ -149,10 +141,3 @@ class Calibration:
             distance,
             int(metadata["max_atoms"]),
         )
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """Metadata of a safetensors file, which begins with the length of its JSON header."""
-    length = int.from_bytes(content[:8], "little")
-    metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
-    return metadata

@@ -40,8 +40,8 @@ class TrainingEmbedding:
         exact = vectors.astype(np.float64)
         center, spread = exact.mean(axis=0), exact.std(axis=0)
         spread[spread < 1e-6 * (spread.max() or 1.0)] = np.inf
-        covariance = np.cov(((exact - center) / spread).T)
-        values, directions = np.linalg.eigh(np.atleast_2d(covariance))
+        standard = (exact - center) / spread
+        values, directions = np.linalg.eigh(standard.T @ standard)
         count = min(MAX_COMPONENTS, len(values))
         projection = directions[:, np.argsort(values)[::-1][:count]] / spread[:, None]
         # Half precision: the numbers are of order one.

@@ -19,6 +19,7 @@ Array = npt.NDArray[np.float64]
 KNOTS = (0.01, 0.2, 0.4, 0.6, 0.8, 0.99)
 # Added to distances and spreads, which have no logarithm at zero.
 TINY = 1e-6
+DEFAULT_COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,15 @@ class ErrorEstimator:
             for p in range(errors.shape[1])
         ]
 
-    def estimate(self, scaled: Array, distances: Array, coverage: float) -> Estimate:
-        """Uncertainty of crystals with these raw predictions (M, n, R) and distances (M, n)."""
+    def estimate(
+        self, scaled: Array, distances: Array, coverage: float = DEFAULT_COVERAGE
+    ) -> Estimate:
+        """Uncertainty of n crystals.
+
+        scaled: (M, n, P) predictions of each member as of ``Outputs``; distances: (M, n) to each
+        member's training crystals; coverage: of the intervals.
+        """
+        scaled = scaled[:, :, : len(self.models)]
         center, features = self._features(scaled, distances)
         sigma, width = (
             np.stack(
