@@ -34,6 +34,10 @@ def predict(
         Path | None,
         typer.Option("--output", help="CSV, or JSON (.json), a row per structure."),
     ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option("--features", help="HDF5 file for the crystal vectors of one model."),
+    ] = None,
     models_dir: ModelsDir = Path("models"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
@@ -62,6 +66,10 @@ def predict(
     from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
 
     runs = runs_to_predict_with(models_dir, None if run is None else run.split(","))
+    if features is not None:
+        if shards is not None or len(runs) > 1:
+            raise InputError("--features: of one model and without --shards")
+        check_output(features)
     if shards is not None:
         if output is None:
             raise InputError("--shards: say by --output where the table goes")
@@ -84,6 +92,10 @@ def predict(
         check_output(output)
     model = load_model(runs, device=device, threads=threads, max_atoms=max_atoms, interval=interval)
     rows = model.predict_all(inputs, id_prop=folder is None)
+    if features is not None:
+        from phase2hpc.inference.feature_file import write_features
+
+        write_features(features, rows, model.vectors(rows), describe_model(runs))
     if output is None:
         print(prediction_table.table(rows, model.properties, model.units, interval))
     else:
@@ -124,14 +136,22 @@ def calibrate(
 def export(
     run: RunArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", metavar="TEXT", help="Licence of the weights, for the card."),
+    ] = None,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Export a finished model to a new folder that ``predict --run`` reads."""
-    from phase2hpc.runs.registry import find_run
+    """Export a finished model to a new folder that ``predict --run`` reads.
 
-    found = find_run(models_dir, run)
-    from phase2hpc.inference.export import export_run
+    Weights (safetensors), settings, scaler, calibration, errors and a model card; several runs with
+    commas are an ensemble.
+    """
+    from phase2hpc.runs.model_selection import runs_to_predict_with
+
+    found = runs_to_predict_with(models_dir, run.split(","))
+    from phase2hpc.inference.export import export_runs
     from phase2hpc.utils.output_path import warn_if_lost
 
     warn_if_lost(folder)
-    print(f"exported: {export_run(found, folder).path}")
+    print(f"exported: {export_runs(found, folder, licence=licence).path}")

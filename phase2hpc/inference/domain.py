@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from phase2hpc.data.crystal import Crystal
 from phase2hpc.data.elements import SYMBOLS
 from phase2hpc.data.graph import Graph, isolated_atoms
+from phase2hpc.inference.training_embedding import INSIDE
 
 # A primitive cell of more than this many times the atoms of the largest cell in training is
 # outside.
@@ -51,8 +52,8 @@ class Domain:
                 reasons.append(f"large cell: {atoms} atoms, in training at most {self.max_atoms}")
         if remoteness > 1.0:
             reasons.append(
-                f"unlike the training crystals: {remoteness:.2g} times as far from them as nearly "
-                "all of them are from each other"
+                f"unlike the training crystals: {remoteness:.2g} times as far from the nearest of "
+                f"them as {INSIDE:.0%} of them are"
             )
         return "; ".join(reasons)
 

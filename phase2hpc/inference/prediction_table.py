@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+import numpy.typing as npt
+
 from phase2hpc.utils import tables
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.os_errors import write_error
@@ -35,6 +38,7 @@ class Prediction:
     failed), for the given ``reason``. values, sigmas, lows and highs: by property, where there is
     one and the status is "ok". in_domain: False if the crystal is unlike the training data, for
     the given ``reason``, and where there is no prediction.
+    vector: (F,) output of the encoder of a single model.
     """
 
     id: str
@@ -47,6 +51,7 @@ class Prediction:
     lows: dict[str, float] = field(default_factory=dict)
     highs: dict[str, float] = field(default_factory=dict)
     in_domain: bool = False
+    vector: npt.NDArray[np.floating] | None = None
 
 
 def columns(properties: Sequence[str]) -> list[str]:

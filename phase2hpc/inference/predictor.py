@@ -20,6 +20,7 @@ from phase2hpc.data.crystal import Crystal, UnreadableRecord
 from phase2hpc.data.elements import atomic_number
 from phase2hpc.data.graph import Graph
 from phase2hpc.data.graph_arrays import GraphArrays, pack
+from phase2hpc.data.loader import NUMPY_DTYPE
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.data.validation import DEFAULT_LIMITS, Limits
 from phase2hpc.errors import InputError
@@ -57,7 +58,8 @@ Array = npt.NDArray[Any]
 class _Inference:
     """Results for one crystal, (R,) each, NaN where unknown.
 
-    remoteness: distance to the training crystals over its limit.
+    remoteness: distance to the training crystals over its limit. vector: (F,) crystal vector under
+    the one model, else None.
     """
 
     values: Array
@@ -65,6 +67,7 @@ class _Inference:
     low: Array
     high: Array
     remoteness: float
+    vector: Array | None
 
 
 class Predictor:
@@ -158,27 +161,18 @@ class Predictor:
         Raises:
             InputError: as ``predict``; and for an ensemble, whose members' vectors are unrelated.
         """
+        return self.vectors(list(self.predict_raw(read_structures(structures))))
+
+    def vectors(self, rows: Sequence[Prediction]) -> npt.NDArray[np.floating]:
+        """Crystal vectors (n, F) of predictions of this one model, NaN where there is none."""
         if len(self.models) > 1:
             raise InputError(
                 f"features: the vectors of {len(self.models)} models are unrelated: load one model"
             )
         (model,) = self.models
-        width = model.model.out_features
-        dtype = np.dtype(np.float64 if model.dtype == torch.float64 else np.float32)
-        blocks = [np.empty((0, width), dtype)]
-        for chunk in _chunks(read_structures(structures)):
-            block = np.full((len(chunk), width), np.nan, dtype)
-            accepted = [
-                (i, result)
-                for i, result in enumerate(graphs_of(chunk, self.graph_settings, self.limits))
-                if not isinstance(result, Rejection)
-            ]
-            vectors = self._compute(self._crystal_vectors, [pair for _, pair in accepted])
-            for (i, _), vector in zip(accepted, vectors, strict=True):
-                if not isinstance(vector, str):
-                    block[i] = vector
-            blocks.append(block)
-        return np.concatenate(blocks)
+        nothing = np.full(model.model.out_features, np.nan, NUMPY_DTYPE[model.dtype])
+        found = [nothing if row.vector is None else row.vector for row in rows]
+        return np.stack(found) if found else nothing[None][:0]
 
     def predict_raw(self, raws: Iterable[Raw]) -> Iterator[Prediction]:
         """One prediction per raw crystal, in order."""
@@ -234,6 +228,7 @@ class Predictor:
                 row.highs = self._by_property(found.high)
                 row.reason = self._domain.outside(*pair, found.remoteness)
                 row.in_domain = not row.reason
+                row.vector = found.vector
         return rows
 
     def _by_property(self, values: Array) -> dict[str, float]:
@@ -282,19 +277,17 @@ class Predictor:
             scaled = [found.scaled[:, : len(self.properties)] for found in outputs]
             estimate = self._estimator.estimate(np.stack(scaled), distances, self.interval)
             sigma, low, high = estimate.sigma, estimate.low, estimate.high
+        vectors: Sequence[Array | None] = [None] * len(arrays)
+        if len(outputs) == 1:
+            vectors = list(outputs[0].vectors)
         return [
-            _Inference(values[i], sigma[i], low[i], high[i], float(remoteness[i]))
+            _Inference(values[i], sigma[i], low[i], high[i], float(remoteness[i]), vectors[i])
             for i in range(len(arrays))
         ]
 
     def _outputs(self, model: TrainedModel, arrays: GraphArrays) -> Outputs:
         everything = np.arange(len(arrays))
         return infer(model.model, arrays, everything, device=self.device, dtype=model.dtype)
-
-    def _crystal_vectors(self, arrays: GraphArrays) -> Array:
-        """Crystal vectors of the one model, (crystals, F)."""
-        (model,) = self.models
-        return self._outputs(model, arrays).vectors
 
     def _make_estimator(self) -> ErrorEstimator | None:
         """None, with a warning, where models have no calibration, or not on the same crystals."""
