@@ -14,6 +14,7 @@ from phase2hpc.data.graph_arrays import GraphArrays
 from phase2hpc.data.loader import collate
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
+from phase2hpc.inference.symmetry_zeros import zero_by_symmetry
 from phase2hpc.inference.target_scaler import TargetScaler
 from phase2hpc.models.multitask import MultiTaskModel
 
@@ -61,12 +62,12 @@ def predict_graphs(
 ) -> npt.NDArray[np.float64]:
     """Predictions (n, R) of the reported properties in physical units, rows as in ``indices``.
 
-    The model is in eval mode.
+    What symmetry makes zero is zero. The model is in eval mode.
 
     max_edges: as of ``batches_by_size``. before_each: called before each batch; it may raise.
     """
     out = np.full((len(indices), len(scaler.reported)), np.nan)
-    for arrays, first in _in_memory(source):
+    for arrays, first in graphs_in_memory(source):
         here = np.flatnonzero((indices >= first) & (indices < first + len(arrays)))
         local = indices[here] - first
         for rows in batches_by_size(arrays, local, max_edges):
@@ -75,7 +76,9 @@ def predict_graphs(
             batch = collate(arrays, local[rows], dtype=dtype).to(device)
             with out_of_memory_errors(batch):
                 scaled = model(batch).to("cpu", torch.float64).numpy()
-            out[here[rows]] = scaler.physical(scaled)
+            values = scaler.physical(scaled)
+            values[zero_by_symmetry(arrays, local[rows], scaler.reported)] = 0.0
+            out[here[rows]] = values
     return out
 
 
@@ -84,7 +87,7 @@ def compositions(
 ) -> npt.NDArray[np.float64]:
     """Atomic fractions of crystals, (n, MAX_ATOMIC_NUMBER + 1), columns by atomic number."""
     out = np.zeros((len(indices), MAX_ATOMIC_NUMBER + 1))
-    for arrays, first in _in_memory(source):
+    for arrays, first in graphs_in_memory(source):
         for row in np.flatnonzero((indices >= first) & (indices < first + len(arrays))):
             begin, end = arrays.node_ptr[indices[row] - first : indices[row] - first + 2]
             numbers = arrays.atomic_number[begin:end]
@@ -92,7 +95,7 @@ def compositions(
     return out
 
 
-def _in_memory(source: Store | GraphArrays) -> Iterator[tuple[GraphArrays, int]]:
+def graphs_in_memory(source: Store | GraphArrays) -> Iterator[tuple[GraphArrays, int]]:
     """Blocks of graphs with the index of their first; one block where all are in memory."""
     if isinstance(source, GraphArrays):
         yield source, 0

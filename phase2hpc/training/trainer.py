@@ -30,6 +30,7 @@ from phase2hpc.training.ema import AveragedModel
 from phase2hpc.training.loss import MultiTaskLoss
 from phase2hpc.training.lr_schedule import learning_rate, parameter_groups
 from phase2hpc.training.nonfinite_steps import NonfiniteSteps
+from phase2hpc.training.symmetry_labels import without_symmetry_zeros
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 
@@ -69,6 +70,7 @@ class Trainer:
 
     history: one record per finished epoch (``history.json``). best_score: the lowest mean over
     properties of val MAE / MAD so far, of epoch ``best_epoch`` (from 1; 0: none yet).
+    training_labels: (N, outputs), NaN where missing or decided by symmetry.
     outputs: the properties of the model's heads: ``properties``, which are scored, then auxiliary
     ones. loss_sums: (1 + P,) sums over this epoch's crystals of the loss and each output's loss.
     counted: number of these crystals.
@@ -95,7 +97,9 @@ class Trainer:
                 f"{', '.join(self.properties)}, so no best epoch can be selected: prepare it "
                 "with another --split"
             )
-        labels = self.labels(self.train, self.outputs)
+        everything = self.labels(np.arange(len(store)), self.outputs)
+        self.training_labels = without_symmetry_zeros(store, everything, self.outputs)
+        labels = self.training_labels[self.train]
         _check_columns(config, store)
         auxiliary = len(config.auxiliary)
         self.set_scaler(TargetScaler.fit(self.outputs, labels, config.columns, auxiliary=auxiliary))
@@ -152,7 +156,7 @@ class Trainer:
 
     def set_scaler(self, scaler: TargetScaler) -> None:
         self.scaler = scaler
-        scaled = scaler.transform(self.labels(np.arange(len(self.store)), self.outputs))
+        scaled = scaler.transform(self.training_labels)
         self.targets = torch.tensor(scaled, dtype=self.dtype, device=self.device)
 
     def labels(
