@@ -92,6 +92,7 @@ def calibrate(
             return Outputs(
                 np.concatenate([part.scaled for part in found]),
                 np.concatenate([part.vectors for part in found]),
+                np.concatenate([part.zero for part in found]),
             )
 
         calibration = fit_calibration(best, source, outputs)

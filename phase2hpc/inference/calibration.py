@@ -34,7 +34,7 @@ class Calibration:
     weights_hash: of the model (``TrainedModel.weights_hash``). validation: name of the crystals in
     validation; equal for models that can be calibrated as an ensemble. scaled: (n, R) their
     scaled predictions of the reported properties, targets: (n, R) labels in physical units, NaN
-    where missing; distance: (n,) to the training crystals. max_atoms: in the cell of a training
+    where missing or where symmetry decides; distance: (n,) to the training crystals. max_atoms: in the cell of a training
     crystal.
     """
 
@@ -61,13 +61,14 @@ class Calibration:
     ) -> Calibration:
         """From the vectors of training crystals, and outputs and labels of validation crystals."""
         embedding = TrainingEmbedding.fit(training_vectors)
+        count = len(properties)
         return cls(
             weights_hash,
             validation,
             properties,
             embedding,
-            outputs.scaled[:, : len(properties)].astype(np.float32),
-            targets.astype(np.float32),
+            outputs.scaled[:, :count].astype(np.float32),
+            np.where(outputs.zero[:, :count], np.nan, targets).astype(np.float32),
             embedding.distance(outputs.vectors).astype(np.float32),
             max_atoms,
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from phase2hpc.inference.batched import Outputs
 from phase2hpc.inference.calibration import Calibration
 from phase2hpc.inference.error_model import SIGMA_COVERAGE, ErrorModel
 from phase2hpc.inference.target_scaler import TargetScaler
@@ -61,14 +62,14 @@ class ErrorEstimator:
         ]
 
     def estimate(
-        self, scaled: Array, distances: Array, coverage: float = DEFAULT_COVERAGE
+        self, outputs: Sequence[Outputs], distances: Array, coverage: float = DEFAULT_COVERAGE
     ) -> Estimate:
         """Uncertainty of n crystals.
 
-        scaled: (M, n, P) predictions of each member as of ``Outputs``; distances: (M, n) to each
-        member's training crystals; coverage: of the intervals.
+        outputs: of each member; distances: (M, n) to each member's training crystals; coverage: of
+        the intervals. What symmetry makes zero is certain.
         """
-        scaled = scaled[:, :, : len(self.models)]
+        scaled = np.stack([found.scaled[:, : len(self.models)] for found in outputs])
         center, features = self._features(scaled, distances)
         sigma, width = (
             np.stack(
@@ -82,11 +83,15 @@ class ErrorEstimator:
         )
         width[np.isinf(width)] = np.nan
         inverse, physical = self.scalers[0].inverse, self.scalers[0].physical
-        return Estimate(
+        estimate = Estimate(
             (inverse(center + sigma) - inverse(center - sigma)) / 2,
             physical(center - width),
             physical(center + width),
         )
+        zero = outputs[0].zero[:, : len(self.models)]
+        for values in (estimate.sigma, estimate.low, estimate.high):
+            values[zero] = 0.0
+        return estimate
 
     def _features(self, scaled: Array, distances: Array) -> tuple[Array, Array]:
         """Mean predictions on the first member's scale (n, R), and features (R, n, F)."""

@@ -51,7 +51,7 @@ def evaluate(
         indices = trainer.store.split_indices(split)
         labels = trainer.labels(indices)
         outputs = infer(model, indices)
-        prediction = best.scaler.physical(outputs.scaled)
+        prediction = outputs.physical(best.scaler)
         metrics[split] = metrics_by_property(trainer.properties, prediction, labels, reference)
         if trainer.world.is_main:
             constant = constant_by_property(trainer.properties, labels, reference)
@@ -59,7 +59,7 @@ def evaluate(
             print(metrics_table(metrics[split], constant, trainer.scaler.units), flush=True)
             before_write()
             distance = calibration.embedding.distance(outputs.vectors)
-            estimate = estimator.estimate(outputs.scaled[None], distance[None])
+            estimate = estimator.estimate([outputs], distance[None])
             LabelledPredictions.of_store(
                 trainer.store, indices, trainer.properties, prediction, labels, estimate.sigma
             ).write(run.predictions(split))

@@ -190,7 +190,7 @@ class TrainingLoop:
         outputs = self.infer_or_stop(trainer.averaged.module, trainer.val)
         metrics = metrics_by_property(
             trainer.properties,
-            trainer.scaler.physical(outputs.scaled),
+            outputs.physical(trainer.scaler),
             trainer.labels(trainer.val),
             trainer.labels(trainer.train),
         )
