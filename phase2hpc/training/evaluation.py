@@ -14,7 +14,6 @@ from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.metrics import (
     SPLITS,
     PropertyMetrics,
-    constant_by_property,
     metrics_by_property,
     metrics_table,
     write_metrics,
@@ -45,9 +44,8 @@ def evaluate(
         prediction = predict(model, indices)
         metrics[split] = metrics_by_property(trainer.properties, prediction, labels, reference)
         if trainer.world.is_main:
-            constant = constant_by_property(trainer.properties, labels, reference)
             print(f"\n{split}: {len(indices)} crystals, weights of epoch {best.epoch}")
-            print(metrics_table(metrics[split], constant, trainer.scaler.units), flush=True)
+            print(metrics_table(metrics[split], trainer.scaler.units), flush=True)
             before_write()
             LabelledPredictions.of_store(
                 trainer.store, indices, trainer.properties, prediction, labels
