@@ -18,6 +18,7 @@ from phase2hpc.cli.jobs import cancel, logs, status
 from phase2hpc.cli.levels import levels
 from phase2hpc.cli.options import RunCommand
 from phase2hpc.cli.predict import calibrate, export, predict
+from phase2hpc.cli.report import report
 from phase2hpc.cli.runs import runs_app
 from phase2hpc.cli.store import prepare, store_app
 from phase2hpc.cli.submit import submit
@@ -32,18 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    prepare,
-    train,
-    submit,
-    status,
-    logs,
-    cancel,
-    predict,
-    calibrate,
-    export,
-    levels,
+    prepare, train, submit, status, logs, cancel, predict, calibrate, report, export, levels,
     doctor,
-):
+):  # fmt: skip
     app.command(cls=RunCommand if command in (train, submit) else None)(command)
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")

@@ -34,8 +34,8 @@ class Calibration:
     weights_hash: of the model (``TrainedModel.weights_hash``). validation: name of the crystals in
     validation; equal for models that can be calibrated as an ensemble. scaled: (n, R) their
     scaled predictions of the reported properties, targets: (n, R) labels in physical units, NaN
-    where missing or where symmetry decides; distance: (n,) to the training crystals. max_atoms: in the cell of a training
-    crystal.
+    where missing or where symmetry decides; distance: (n,) to the training crystals.
+    max_atoms: in the cell of a training crystal.
     """
 
     weights_hash: str

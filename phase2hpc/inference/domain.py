@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from phase2hpc.data.crystal import Crystal
 from phase2hpc.data.elements import SYMBOLS
 from phase2hpc.data.graph import Graph, isolated_atoms
+from phase2hpc.data.symmetry import primitive_size
 from phase2hpc.inference.training_embedding import INSIDE
 
 # A primitive cell of more than this many times the atoms of the largest cell in training is
 # outside.
 FAR_LARGER = 2
-# Distance in angstrom within which atoms are equivalent.
-SYMMETRY_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Domain:
                 f"within {self.cutoff:g} A"
             )
         if self.max_atoms is not None and len(crystal.numbers) > FAR_LARGER * self.max_atoms:
-            atoms = primitive_size(crystal)
+            atoms = primitive_size(crystal.lattice, crystal.frac_coords, crystal.numbers)
             if atoms > FAR_LARGER * self.max_atoms:
                 reasons.append(f"large cell: {atoms} atoms, in training at most {self.max_atoms}")
         if remoteness > 1.0:
@@ -56,17 +55,3 @@ class Domain:
                 f"them as {INSIDE:.0%} of them are"
             )
         return "; ".join(reasons)
-
-
-def primitive_size(crystal: Crystal) -> int:
-    """Number of atoms of the primitive cell: a supercell is the same crystal."""
-    # Imported here: it takes a while, and few crystals are as large.
-    import spglib
-
-    cell = (crystal.lattice, crystal.frac_coords, crystal.numbers)
-    try:
-        primitive = spglib.find_primitive(cell, symprec=SYMMETRY_TOLERANCE)
-    # Its versions differ in what they raise, and whether they do.
-    except Exception:
-        primitive = None
-    return len(crystal.numbers) if primitive is None else len(primitive[2])

@@ -255,8 +255,7 @@ class Predictor:
         """Predictions with their uncertainty, one for each graph."""
         outputs = [self._outputs(model, arrays) for model in self.models]
         physical = [
-            model.scaler.physical(found.scaled)
-            for model, found in zip(self.models, outputs, strict=True)
+            found.physical(model.scaler) for model, found in zip(self.models, outputs, strict=True)
         ]
         values = np.mean(physical, axis=0)
         nothing = np.full_like(values, np.nan)
@@ -274,8 +273,7 @@ class Predictor:
             limits = np.array([[embedding.limit] for embedding, _ in known])
             remoteness = (distances / limits).mean(axis=0)
         if self._estimator is not None:
-            scaled = [found.scaled[:, : len(self.properties)] for found in outputs]
-            estimate = self._estimator.estimate(np.stack(scaled), distances, self.interval)
+            estimate = self._estimator.estimate(outputs, distances, self.interval)
             sigma, low, high = estimate.sigma, estimate.low, estimate.high
         vectors: Sequence[Array | None] = [None] * len(arrays)
         if len(outputs) == 1:

@@ -17,7 +17,6 @@ from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.metrics import (
     SPLITS,
     PropertyMetrics,
-    constant_by_property,
     metrics_by_property,
     metrics_table,
     write_metrics,
@@ -54,9 +53,8 @@ def evaluate(
         prediction = outputs.physical(best.scaler)
         metrics[split] = metrics_by_property(trainer.properties, prediction, labels, reference)
         if trainer.world.is_main:
-            constant = constant_by_property(trainer.properties, labels, reference)
             print(f"\n{split}: {len(indices)} crystals, weights of epoch {best.epoch}")
-            print(metrics_table(metrics[split], constant, trainer.scaler.units), flush=True)
+            print(metrics_table(metrics[split], trainer.scaler.units), flush=True)
             before_write()
             distance = calibration.embedding.distance(outputs.vectors)
             estimate = estimator.estimate([outputs], distance[None])

@@ -213,8 +213,7 @@ def test_the_model_in_best_is_what_the_metrics_are_of(trained, tiny) -> None:
     run = trained["cgcnn"]
     best = TrainedModel.load(run.best)
     trainer = Trainer(run.read_config(), Store.open(tiny.store))
-    outputs = trainer.infer_on_all_ranks(best.model, trainer.val)
-    prediction = trainer.scaler.physical(outputs.scaled)
+    prediction = trainer.infer_on_all_ranks(best.model, trainer.val).physical(trainer.scaler)
     metrics = json.loads(run.metrics_json.read_text())["val"]
     for column, name in enumerate(trainer.properties):
         error = np.abs(prediction[:, column] - trainer.labels(trainer.val)[:, column])
