@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from phase2hpc.checkpointing.file_errors import CheckpointError
-from phase2hpc.checkpointing.schema import SCHEMA_VERSION, migrate, versioned
+from phase2hpc.checkpointing.schema import migrate, versioned
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory, read_json
 from phase2hpc.utils.atomic_io import write_atomically
-from phase2hpc.utils.tensor_file import read_tensor_file
+from phase2hpc.utils.tensor_file import metadata_of, read_tensor_file
 
-KIND = "phase2hpc weights"
+KIND = "weights"
 
 
 def save_exported(run: RunDirectory, state: Mapping[str, Any]) -> None:
@@ -29,8 +29,7 @@ def save_exported(run: RunDirectory, state: Mapping[str, Any]) -> None:
     others = {k: v for k, v in versioned("best", dict(state)).items() if k != "weights"}
     del others["config"]
     weights = {name: tensor.contiguous().clone() for name, tensor in state["weights"].items()}
-    metadata = {"format": KIND, "schema_version": str(SCHEMA_VERSION)}
-    write_atomically(run.exported_weights, save(weights, metadata))
+    write_atomically(run.exported_weights, save(weights, metadata_of(KIND)))
     write_atomically(run.model_json, json.dumps(others, indent=1, allow_nan=False) + "\n")
 
 

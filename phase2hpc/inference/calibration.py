@@ -6,7 +6,7 @@ loaded, in the same way for one model and for an ensemble.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from phase2hpc.inference.batched import Outputs
 from phase2hpc.inference.training_embedding import TrainingEmbedding
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.error_text import first_line
-from phase2hpc.utils.tensor_file import read_tensor_file
+from phase2hpc.utils.tensor_file import metadata_of, read_tensor_file
 
-FORMAT = "phase2hpc calibration"
-VERSION = "1"
+KIND = "calibration"
+VERSION = 1
 
 Array = npt.NDArray[np.floating]
 
@@ -85,15 +85,15 @@ class Calibration:
             "validation.targets": self.targets,
             "validation.distance": self.distance,
         }
-        metadata = {
-            "format": FORMAT,
-            "version": VERSION,
-            "weights": self.weights_hash,
-            "validation": self.validation,
-            "properties": json.dumps(list(self.properties)),
-            "embedding.limit": repr(self.embedding.limit),
-            "max_atoms": str(self.max_atoms),
-        }
+        metadata = metadata_of(
+            KIND,
+            version=VERSION,
+            weights=self.weights_hash,
+            validation=self.validation,
+            properties=list(self.properties),
+            limit=self.embedding.limit,
+            max_atoms=self.max_atoms,
+        )
         contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
         write_atomically(path, save(contiguous, metadata))
 
@@ -101,7 +101,7 @@ class Calibration:
     def load(cls, path: Path) -> Calibration | None:
         """Read the file; None where there is none. Raises InputError where it is not valid."""
         try:
-            tensors, metadata = read_tensor_file(path, FORMAT)
+            tensors, metadata = read_tensor_file(path, KIND)
         except FileNotFoundError:
             return None
         try:
@@ -113,10 +113,10 @@ class Calibration:
             ) from None
 
     @classmethod
-    def _checked(cls, tensors: dict[str, Any], metadata: dict[str, str]) -> Calibration:
+    def _checked(cls, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> Calibration:
         if metadata["version"] != VERSION:
             raise ValueError(f"version {metadata['version']}")
-        properties = tuple(json.loads(metadata["properties"]))
+        properties = tuple(map(str, metadata["properties"]))
         center, projection, crystals = (
             tensors[f"embedding.{name}"] for name in ("center", "projection", "crystals")
         )
@@ -133,10 +133,10 @@ class Calibration:
             if array.shape != shape or array.dtype.kind != "f":
                 raise ValueError(f"a tensor of shape {array.shape} where {shape} is expected")
         return cls(
-            metadata["weights"],
-            metadata["validation"],
+            str(metadata["weights"]),
+            str(metadata["validation"]),
             properties,
-            TrainingEmbedding(center, projection, crystals, float(metadata["embedding.limit"])),
+            TrainingEmbedding(center, projection, crystals, float(metadata["limit"])),
             scaled,
             targets,
             distance,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from phase2hpc.checkpointing.exported_model import save_exported
 from phase2hpc.config.run_config import RunConfig
@@ -13,10 +14,13 @@ from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.inference.model_card import model_card
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.model_selection import whole_ensemble
 from phase2hpc.runs.registry import read_metrics
 from phase2hpc.runs.run_directory import PREFIX, RunDirectory
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.os_errors import path_error
+
+Metrics = dict[str, dict[str, dict[str, Any]]]
 
 NO_LICENCE = "not stated"
 # Facts of a run that others need; paths, hosts, jobs and messages stay behind.
@@ -53,7 +57,7 @@ def export_runs(
             for run in runs:
                 member = RunDirectory(folder / f"{PREFIX}{run.id}")
                 _write(run, member, licence or NO_LICENCE)
-            _write_card(runs, exported, licence or NO_LICENCE)
+            _write_ensemble(runs, exported, licence or NO_LICENCE)
     except (OSError, Phase2Error) as error:
         _clear(exported, was_there)
         reason = error if isinstance(error, OSError) else error.__cause__
@@ -78,18 +82,34 @@ def _write(run: RunDirectory, exported: RunDirectory, licence: str) -> None:
     for source, target in files:
         if source.is_file():
             write_atomically(target, source.read_bytes())
-    _write_card([run], exported, licence)
+    _write_card([run], exported, licence, read_metrics(run))
     exported.write_manifest(_public_manifest(run.read_manifest(), exported.id))
 
 
-def _write_card(runs: Sequence[RunDirectory], exported: RunDirectory, licence: str) -> None:
+def _write_ensemble(runs: Sequence[RunDirectory], exported: RunDirectory, licence: str) -> None:
+    """Write the card and, of a whole ensemble, its own errors."""
+    ensemble = whole_ensemble(runs)
+    metrics = None
+    if ensemble is not None:
+        metrics = read_metrics(ensemble.results)
+        target = RunDirectory(exported.path / ensemble.results.path.name)
+        if metrics is not None:
+            write_atomically(target.metrics_json, ensemble.results.metrics_json.read_bytes())
+    _write_card(runs, exported, licence, metrics)
+
+
+def _write_card(
+    runs: Sequence[RunDirectory],
+    exported: RunDirectory,
+    licence: str,
+    metrics: Metrics | None,
+) -> None:
     run = runs[0]
-    metrics = read_metrics(run) or {}
     text = model_card(
         exported.path.resolve().name,
         TrainedModel.load(run.weights),
         _public_manifest(run.read_manifest(), exported.id),
-        metrics.get("test", {}),
+        (metrics or {}).get("test", {}),
         licence=licence,
         members=len(runs),
         calibrated=all(one.calibration.is_file() for one in runs),

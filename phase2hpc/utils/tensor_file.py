@@ -1,8 +1,12 @@
-"""Reading of safetensors files with their metadata."""
+"""safetensors files with one JSON object as their metadata.
+
+safetensors writes several entries of metadata in random order; one makes equal files equal.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +14,17 @@ from phase2hpc.errors import InputError
 from phase2hpc.utils.error_text import first_line
 from phase2hpc.utils.regular_file import open_regular
 
+KEY = "phase2hpc"
 MAX_BYTES = 1 << 32
 
 
-def read_tensor_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """(NumPy arrays, metadata) of a safetensors file whose metadata has this ``format``.
+def metadata_of(kind: str, **values: Any) -> dict[str, str]:
+    """Metadata to save with tensors: the kind of file, and plain values."""
+    return {KEY: json.dumps({"kind": kind, **values}, sort_keys=True, allow_nan=True)}
+
+
+def read_tensor_file(path: Path, kind: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """(NumPy arrays, values of ``metadata_of``) of a file of this kind.
 
     Raises FileNotFoundError, and InputError where it cannot be read or is another file.
     """
@@ -32,11 +42,12 @@ def read_tensor_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, s
         tensors: dict[str, Any] = load(content)
         # The file begins with the length of its header.
         length = int.from_bytes(content[:8], "little")
-        metadata: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        header = json.loads(content[8 : 8 + length])
+        metadata = json.loads(header.get("__metadata__", {}).get(KEY, "{}"))
+        if not isinstance(metadata, dict) or metadata.get("kind") != kind:
+            raise InputError(f"{path}: not a file of phase2hpc's {kind}")
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: damaged, or not a safetensors file ({first_line(error)}): copy it again"
         ) from None
-    if metadata.get("format") != kind:
-        raise InputError(f"{path}: not a file of the kind '{kind}'")
     return tensors, metadata
