@@ -131,7 +131,16 @@ class RunOptions:
     models_dir: ModelsDir = Path("models")
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False
     run_id: Annotated[str | None, typer.Option(help="Name of the run.")] = None
-    init_from: Annotated[str | None, typer.Option(help="Run to take initial weights from.")] = None
+    init_from: Annotated[str | None, typer.Option(help="Run or shipped model to start from.")] = (
+        None
+    )
+    freeze: Annotated[
+        str | None,
+        typer.Option(
+            metavar="encoder[:N]",
+            help="Keep the encoder of --init-from as it is, or for the first N epochs.",
+        ),
+    ] = None
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Resume with changed settings, data or code.")

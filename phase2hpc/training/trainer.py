@@ -187,10 +187,23 @@ class Trainer:
         """Mean loss over this epoch's crystals so far."""
         return float(self.loss_sums[0].item() / max(1, self.counted))
 
-    def initialise_from(self, best: TrainedModel) -> None:
-        """Copy another run's encoder weights, and the heads of shared properties."""
-        best.copy_into(self.model)
+    def initialise_from(self, best: TrainedModel) -> str:
+        """Copy another run's encoder weights, and the heads of shared properties.
+
+        Returns what was taken over and what was not.
+        """
+        taken = best.copy_into(self.model, self.scaler)
         self.averaged = AveragedModel(self.model, self.settings.ema_decay)
+        return taken
+
+    def train_mode(self) -> None:
+        """Set the model to training, but for an encoder that is frozen in this epoch."""
+        self.model.train()
+        frozen = self.epoch < self.settings.frozen_epochs
+        self.model.encoder.requires_grad_(not frozen)
+        if frozen:
+            # Without dropout, and with the statistics of the data it was trained on.
+            self.model.encoder.eval()
 
     def optimise(
         self, parts: Iterator[CrystalData], global_batch_size: int, flags: Tensor | None = None
@@ -220,9 +233,8 @@ class Trainer:
         if flags is None:
             flags = sums.new_zeros(0)
         exchanged = torch.cat([sums, flags])
-        self.world.all_reduce_gradients(
-            [*self.model.parameters(), *self.loss.parameters()], exchanged
-        )
+        parameters = [*self.model.parameters(), *self.loss.parameters()]
+        self.world.all_reduce_gradients([p for p in parameters if p.requires_grad], exchanged)
         sums = exchanged[: len(sums)]
         flags.copy_(exchanged[len(sums) :])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
