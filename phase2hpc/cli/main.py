@@ -15,6 +15,7 @@ import typer
 
 from phase2hpc.cli.doctor import doctor
 from phase2hpc.cli.jobs import cancel, logs, status
+from phase2hpc.cli.leaderboard import leaderboard
 from phase2hpc.cli.levels import levels
 from phase2hpc.cli.options import RunCommand
 from phase2hpc.cli.predict import calibrate, export, predict
@@ -33,7 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    prepare, train, submit, status, logs, cancel, predict, calibrate, report, export, levels,
+    prepare, train, submit, status, logs, cancel, predict, calibrate, report, export,
+    leaderboard, levels,
     doctor,
 ):  # fmt: skip
     app.command(cls=RunCommand if command in (train, submit) else None)(command)
