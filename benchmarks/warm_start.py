@@ -2,8 +2,8 @@
 
 python benchmarks/warm_start.py FOLDER [--seeds 3] [--epochs 30]
 
-The labels are drawn from crystals of the sample's val split, which the shipped model was not trained
-on, a fifth of them to choose the epoch; the errors are of crystals of its test split.
+The labels are drawn from crystals of the sample's val split, which the shipped model was not
+trained on, a fifth of them to choose the epoch; the errors are of crystals of its test split.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from phase2hpc.checkpointing.exported_model import load_exported
 from phase2hpc.checkpointing.manager import load_best, save_best
@@ -139,7 +140,9 @@ class TrainedModel:
 
 def _rescale_head(model: MultiTaskModel, column: int, factor: float, offset: float) -> None:
     """Change predictions z of a property to factor z + offset."""
-    last = model.heads[column][-1]
+    head = model.heads[column]
+    assert isinstance(head, nn.Sequential)
+    last = head[-1]
     last.weight.data.mul_(factor)
     last.bias.data.mul_(factor).add_(offset)
     model.element.weight.data[:, column].mul_(factor)
