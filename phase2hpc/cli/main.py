@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from phase2hpc.cli.doctor import doctor
+from phase2hpc.cli.evaluate import evaluate
 from phase2hpc.cli.jobs import cancel, logs, status
 from phase2hpc.cli.levels import levels
 from phase2hpc.cli.options import RunCommand
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    prepare, train, submit, status, logs, cancel, predict, report, export, levels, doctor,
+    prepare, train, submit, status, logs, cancel, predict, evaluate, report, export, levels, doctor,
 ):  # fmt: skip
     app.command(cls=RunCommand if command in (train, submit) else None)(command)
 app.add_typer(store_app, name="store")
