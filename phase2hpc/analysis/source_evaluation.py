@@ -21,8 +21,8 @@ from phase2hpc.training.metrics import PropertyMetrics, metrics_table, property_
 from phase2hpc.utils import tables
 from phase2hpc.utils.progress import Progress
 
-# As many structures are listed one by one.
-MAX_LISTED = 12
+# As many labels are listed one by one.
+MAX_LISTED = 40
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Evaluation:
         """The table of errors; before it the structures where they are few."""
         labelled = {name: m for name, m in self.metrics.items() if m["n"]}
         lines = []
-        if len(self.predictions) <= MAX_LISTED:
+        if len(self.predictions) * len(labelled) <= MAX_LISTED:
             lines += [self._list(list(labelled)), ""]
         lines.append(metrics_table(labelled, self.units))
         lines.append("MAD and constant MAE: of these labels, about their mean and their median")
