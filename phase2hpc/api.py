@@ -202,6 +202,7 @@ def train(
     run_id: str | None = None,
     init_from: Run | None = None,
     seed: int | None = None,
+    seeds: str | Sequence[int] | None = None,
     accept_changes: bool = False,
     **settings: Any,
 ) -> RunDirectory:
@@ -222,12 +223,13 @@ def train(
         run_id: name of the run. None: a new one.
         init_from: run whose weights to start from.
         seed: of weights, order and dropout. None: 0, or with ``resume`` that of the run.
+        seeds: of an ensemble, one run each ("0-4", or a sequence); named ``run_id``.
         accept_changes: resume although settings, store or code change the result.
         **settings: any setting by name (``phase2hpc levels --settings``), ``preset`` among them.
 
     Returns:
         The run directory, with the trained model in ``best.pt`` and its errors in
-        ``metrics.json``.
+        ``metrics.json``; of an ensemble the folder of its results, which ``load_model`` takes.
 
     Raises:
         InputError: a setting, the store or the run is not valid.
@@ -239,9 +241,11 @@ def train(
         algorithm=algorithm, level=level, store=store, models_dir=models_dir,
         properties=properties, all_properties=all_properties, auxiliary=auxiliary, column=column,
         fold=fold, resume=resume, run_id=run_id,
-        init_from=init_from, seed=seed, accept_changes=accept_changes, settings=settings,
+        init_from=init_from, seed=seed, seeds=seeds, accept_changes=accept_changes,
+        settings=settings,
     )  # fmt: skip
     # Imported after the request is checked: this takes seconds.
+    from phase2hpc.analysis.report import write_report_of
     from phase2hpc.training.runner import train as run_training
 
-    return run_training(request)
+    return run_training(request, at_end=write_report_of)

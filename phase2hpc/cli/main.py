@@ -14,10 +14,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from phase2hpc.cli.doctor import doctor
+from phase2hpc.cli.evaluate import evaluate
 from phase2hpc.cli.jobs import cancel, logs, status
 from phase2hpc.cli.levels import levels
 from phase2hpc.cli.options import RunCommand
 from phase2hpc.cli.predict import export, predict
+from phase2hpc.cli.report import report
 from phase2hpc.cli.runs import runs_app
 from phase2hpc.cli.store import prepare, store_app
 from phase2hpc.cli.submit import submit
@@ -31,7 +33,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (prepare, train, submit, status, logs, cancel, predict, export, levels, doctor):
+for command in (
+    prepare, train, submit, status, logs, cancel, predict, evaluate, report, export, levels, doctor,
+):  # fmt: skip
     app.command(cls=RunCommand if command in (train, submit) else None)(command)
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")

@@ -60,6 +60,10 @@ class Manifest(BaseModel):
     store: str | None = None
     store_hash: str | None = None
     training_crystals: int | None = None
+    # Crystals of the splits val and test, with labels or without.
+    val_crystals: int | None = None
+    test_crystals: int | None = None
+    parameters: int | None = None
     device: str | None = None
     processes: int = 1
     job_ids: list[str] = []

@@ -100,8 +100,20 @@ class RunDirectory:
         return self.path / "metrics.csv"
 
     @property
+    def predictions_val(self) -> Path:
+        return self.path / "predictions_val.csv"
+
+    @property
     def predictions_test(self) -> Path:
         return self.path / "predictions_test.csv"
+
+    def predictions(self, split: str) -> Path:
+        """Predictions beside labels of a split, val or test."""
+        return {"val": self.predictions_val, "test": self.predictions_test}[split]
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def tensorboard(self) -> Path:

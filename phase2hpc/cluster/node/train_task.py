@@ -49,11 +49,12 @@ def run_training(
         config = run.read_config()
         if new_config is not None:
             config = RunConfig.from_json(new_config, f"submitted settings of run {run.id}")
+        from phase2hpc.analysis.report import write_report_of
         from phase2hpc.training.runner import JobContext, continue_run
 
         job = JobContext(_hours_left(hours, warning_seconds), count_restart)
         try:
-            continue_run(run, job, config, accept_changes)
+            continue_run(run, job, config, accept_changes, at_end=write_report_of)
         except StoppedEarly as stopped:
             if stopped.reason is not StopReason.MAX_HOURS:
                 raise

@@ -18,7 +18,7 @@ from phase2hpc.cluster.slurm.jobs import slurm_available
 from phase2hpc.cluster.slurm.partitions import partitions
 from phase2hpc.cluster.submit import prepare_job as preparation
 from phase2hpc.cluster.submit.batch_script import chosen_container, job_script, prepare_script
-from phase2hpc.cluster.submit.estimate import estimate, preset_of
+from phase2hpc.cluster.submit.estimate import estimate
 from phase2hpc.cluster.submit.resources import (
     AUTO,
     ResourceOverrides,
@@ -30,6 +30,7 @@ from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.cluster.submit.store_size import PlannedStore
 from phase2hpc.cluster.submit.sweep import Member, members
 from phase2hpc.config.algorithm_registry import algorithm_named, level_named
+from phase2hpc.config.level_settings import preset_of
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import InputError, Phase2Error
