@@ -32,6 +32,7 @@ def load_model(
     device: str = "auto",
     threads: int | None = None,
     max_atoms: int | None = None,
+    interval: float = 0.9,
 ) -> Predictor:
     """Load a trained model, or several as an ensemble, for prediction.
 
@@ -45,6 +46,8 @@ def load_model(
         threads: CPU threads of torch in this process; None leaves them as they are. The command
             line uses 1.
         max_atoms: structures with more atoms in the cell are rejected. None: 1000.
+        interval: share of crystals whose true value lies between ``<property>_low`` and
+            ``<property>_high``, as far as they are like the validation crystals.
 
     Returns:
         The model, with ``predict``, ``features``, ``properties`` and ``units``.
@@ -57,7 +60,7 @@ def load_model(
     from phase2hpc.runs.model_selection import runs_to_predict_with
 
     runs = runs_to_predict_with(Path(models_dir), _names(run))
-    return load_predictor(runs, device, threads, max_atoms)
+    return load_predictor(runs, device, threads, max_atoms, interval)
 
 
 def _names(run: Run | Sequence[Run] | None) -> list[str] | None:
@@ -65,6 +68,45 @@ def _names(run: Run | Sequence[Run] | None) -> list[str] | None:
         return None
     several = [run] if isinstance(run, (str, os.PathLike, RunDirectory)) else list(run)
     return [str(one.path) if isinstance(one, RunDirectory) else os.fspath(one) for one in several]
+
+
+@missing_extra_errors("phase2hpc.calibrate")
+def calibrate(
+    run: Run,
+    store: PathLike | None = None,
+    *,
+    models_dir: PathLike = "models",
+    device: str = "auto",
+    threads: int | None = None,
+) -> Path:
+    """Measure a finished model's errors in validation and its distance to training crystals.
+
+    Training does this at its end. A model of an older version needs it once for sigma, intervals
+    and the whole of ``in_domain``.
+
+    Args:
+        run: as of ``load_model``, one run.
+        store: the store it was trained on. None: as recorded by the run.
+        models_dir: folder of all runs, in which ids are looked up.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads of torch in this process; None leaves them as they are.
+
+    Returns:
+        The file that was written beside the model's weights, ``calibration.safetensors``.
+
+    Raises:
+        InputError: there is no such run or store, or the store has other graphs.
+    """
+    from phase2hpc.inference.calibrate import calibrate as calibrate_run
+    from phase2hpc.runs.registry import find_run
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    found = run if isinstance(run, RunDirectory) else find_run(Path(models_dir), os.fspath(run))
+    calibrate_run(found, None if store is None else Path(store), device=device)
+    return found.calibration
 
 
 @missing_extra_errors("phase2hpc.open_store")

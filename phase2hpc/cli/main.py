@@ -18,7 +18,7 @@ from phase2hpc.cli.evaluate import evaluate
 from phase2hpc.cli.jobs import cancel, logs, status
 from phase2hpc.cli.levels import levels
 from phase2hpc.cli.options import RunCommand
-from phase2hpc.cli.predict import export, predict
+from phase2hpc.cli.predict import calibrate, export, predict
 from phase2hpc.cli.report import report
 from phase2hpc.cli.runs import runs_app
 from phase2hpc.cli.store import prepare, store_app
@@ -34,7 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    prepare, train, submit, status, logs, cancel, predict, evaluate, report, export, levels, doctor,
+    prepare, train, submit, status, logs, cancel, predict, evaluate, calibrate, report, export,
+    levels, doctor,
 ):  # fmt: skip
     app.command(cls=RunCommand if command in (train, submit) else None)(command)
 app.add_typer(store_app, name="store")

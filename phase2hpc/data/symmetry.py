@@ -1,4 +1,4 @@
-"""Symmetry of a crystal, as far as it forbids a property."""
+"""Symmetry of a crystal: what it forbids, and the size of the primitive cell."""
 
 from __future__ import annotations
 
@@ -23,17 +23,27 @@ def is_piezoelectric(
     """
     if is_centrosymmetric(lattice, frac_coords, atomic_numbers):
         return False
-    cell = (
-        np.asarray(lattice, dtype=np.float64).tolist(),
-        np.asarray(frac_coords, dtype=np.float64).tolist(),
-        np.asarray(atomic_numbers).tolist(),
-    )
+    cell = _spglib_cell(lattice, frac_coords, atomic_numbers)
     try:
         found = spglib.get_symmetry_dataset(cell, symprec=TOLERANCE)
     # spglib reports a failure by None or an exception, by its version and settings.
     except spglib.SpglibError:
         return True
     return found is None or str(found.pointgroup).strip() != "432"
+
+
+def primitive_size(
+    lattice: npt.NDArray[np.floating],
+    frac_coords: npt.NDArray[np.floating],
+    atomic_numbers: npt.NDArray[np.integer],
+) -> int:
+    """Number of atoms of the primitive cell; of this cell where symmetry cannot be found."""
+    cell = _spglib_cell(lattice, frac_coords, atomic_numbers)
+    try:
+        primitive = spglib.find_primitive(cell, symprec=TOLERANCE)
+    except spglib.SpglibError:
+        primitive = None
+    return len(atomic_numbers) if primitive is None else len(primitive[2])
 
 
 def is_centrosymmetric(
@@ -61,6 +71,18 @@ def is_centrosymmetric(
         ):
             return True
     return False
+
+
+def _spglib_cell(
+    lattice: npt.NDArray[np.floating],
+    frac_coords: npt.NDArray[np.floating],
+    atomic_numbers: npt.NDArray[np.integer],
+) -> tuple[list[list[float]], list[list[float]], list[int]]:
+    return (
+        np.asarray(lattice, dtype=np.float64).tolist(),
+        np.asarray(frac_coords, dtype=np.float64).tolist(),
+        np.asarray(atomic_numbers).tolist(),
+    )
 
 
 def _all_have_a_twin(

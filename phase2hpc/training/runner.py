@@ -155,7 +155,7 @@ def _start_run(
             if config.column(name).scale == "auto":
                 print(f"{name}: scale {scale} (auto: chosen by the skew of its labels)", flush=True)
     if config.init_from is not None:
-        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).best))
+        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).weights))
     run = world.run_on_main(lambda: new_directory(request.models_dir, family, request.run_id))
 
     def begin() -> None:
@@ -211,7 +211,7 @@ def _restored_trainer(
     trainer = _make_trainer(config, store, world)
     restored = restore(trainer, run, accept_changes=accept_changes, new_store=new_store)
     if config.init_from is not None and not restored:
-        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).best))
+        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).weights))
     return trainer
 
 
@@ -264,7 +264,7 @@ def _train_and_evaluate(
             if world.is_main:
                 _write_start(trainer, run)
             loop.fit()
-            evaluate(trainer, run, loop.predict_or_stop, loop.check_lease)
+            evaluate(trainer, run, loop.infer_or_stop, loop.check_lease)
             world.run_on_main(lambda: _write_end(run, lease, "finished", "", **loop.progress()))
     except OSError as error:
         _write_failure(run, lease, world, error, **loop.progress())

@@ -93,20 +93,22 @@ def predict_in_shards(
     device: str,
     threads: int,
     max_atoms: int | None = None,
+    interval: float = 0.9,
 ) -> ShardedWork:
     """A sharded ``predict`` with the best weights of these runs. Raises InputError."""
     _validate(shards, inputs)
     made_from = {
         "inputs": fingerprints(inputs),
         "plain_folder": plain_folder,
-        "models": [hashlib.sha256(run.best.read_bytes()).hexdigest() for run in runs],
+        "models": [hashlib.sha256(run.weights.read_bytes()).hexdigest() for run in runs],
         "device": device,
         "threads": threads,
         "max_atoms": max_atoms,
+        "interval": interval,
     }
     folder = ShardFolder.beside(output, shards, made_from)
     cwd, path, models = os.getcwd(), str(folder.path), [str(run.path) for run in runs]
-    further = (list(inputs), plain_folder, models, device, threads, max_atoms)
+    further = (list(inputs), plain_folder, models, device, threads, max_atoms, interval)
     calls: list[Call] = [
         (shard_task.predict_shard, (cwd, path, shards, k, *further)) for k in range(shards)
     ]
