@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -23,6 +24,7 @@ from phase2hpc.cli.store import prepare, store_app
 from phase2hpc.cli.submit import submit
 from phase2hpc.cli.train import train
 from phase2hpc.errors import INTERRUPTED, InputError, Phase2Error
+from phase2hpc.utils.terminal import accept_any_text, check_readable
 
 app = typer.Typer(
     name="phase2hpc",
@@ -56,8 +58,10 @@ def _root(
 
 def main() -> None:
     """Run the command line; an expected error is one line and its exit code."""
+    accept_any_text()
     logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
     try:
+        check_readable([*sys.argv, str(Path.cwd())])
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # typer's translation of KeyboardInterrupt
             raise KeyboardInterrupt
