@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from phase2hpc.cli.options import RunOptions, SettingOptions, expand, train_request
+from phase2hpc.cli.options import RunOptions, SettingOptions, train_request
 
 
-@expand
 def train(run: RunOptions, settings: SettingOptions) -> None:
     """Train a model, or continue an interrupted run."""
     request = train_request(run, settings)
