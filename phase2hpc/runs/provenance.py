@@ -22,6 +22,7 @@ def git_commit() -> str | None:
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=10,
             check=False,
         )

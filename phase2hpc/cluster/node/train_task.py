@@ -18,6 +18,7 @@ from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import Phase2Error, StoppedEarly, StopReason
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.stop_request import StopRequest
+from phase2hpc.utils.terminal import accept_any_text
 
 # Number of earlier starts of this job, set by the batch script or the local executor.
 RESTARTS_VARIABLE = "PHASE2HPC_RESTARTS"
@@ -78,6 +79,7 @@ def run_preparation(store: str, sources: list[str]) -> None:
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn an expected error into one line and its exit code, as on the command line."""
+    accept_any_text()
     # Slurm sends it with SIGTERM, and submitit logs a warning about it.
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     try:

@@ -113,7 +113,7 @@ def _digest_from_runtime(runtime: str, image: str) -> str | None:
     try:
         answer = subprocess.run(
             [runtime, "image", "inspect", "--format", form, image],
-            capture_output=True, text=True, timeout=30, check=False,
+            capture_output=True, text=True, errors="replace", timeout=30, check=False,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
