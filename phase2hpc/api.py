@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.dependencies import missing_extra_errors
+from phase2hpc.utils.terminal import accept_any_text
 
 if TYPE_CHECKING:
     from phase2hpc.data.prepare import PrepareSummary
@@ -292,4 +293,6 @@ def train(
     from phase2hpc.analysis.report import write_report_of
     from phase2hpc.training.runner import train as run_training
 
+    # A script's stdout may not take the tables that training prints.
+    accept_any_text()
     return run_training(request, at_end=write_report_of)

@@ -145,7 +145,7 @@ def errors_by_group(series: Sequence[tuple[Mapping[str, MeanError], str]], label
                 places, [m.mae for m in shown], yerr=[m.se or 0.0 for m in shown], color=color,
                 fmt="o", markersize=4, elinewidth=1.1, capsize=2,
             )  # fmt: skip
-        axes.set_xticks(range(len(groups)), groups)
+        axes.set_xticks(range(len(groups)), groups, fontsize=7.5 if len(groups) > 5 else 9)
         axes.set_xlim(-0.6, len(groups) - 0.4)
         axes.set_ylim(bottom=0)
         axes.grid(visible=False, axis="x")

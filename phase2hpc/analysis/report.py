@@ -15,6 +15,7 @@ from phase2hpc.analysis.run_results import (
     results_of_folder,
 )
 from phase2hpc.config.level_settings import overrides, preset_of
+from phase2hpc.config.properties import in_order
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils import tables
@@ -76,7 +77,7 @@ def report_html(results: Sequence[RunResults]) -> str:
                               lstrip_blocks=True)  # fmt: skip
     environment.filters["number"] = tables.number
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    properties = list(dict.fromkeys(name for one in results for name in one.properties))
+    properties = in_order(dict.fromkeys(name for one in results for name in one.properties))
     return template.render(
         title=" · ".join(one.id for one in results),
         runs=[_Run(one, color) for one, color in zip(results, plots.SERIES, strict=False)],
@@ -116,6 +117,8 @@ def _property(name: str, results: Sequence[RunResults]) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "unit": unit, "shown": shown, "runs": []}
     tests, sizes, calibrations = [], [], []
     for one, color in zip(results, plots.SERIES, strict=False):
+        if name not in one.properties:
+            continue
         metrics = {
             split: {
                 key: one.metric(name, key, split)
@@ -177,8 +180,7 @@ def _curves(results: Sequence[RunResults]) -> list[tuple[str, str]]:
         ("training loss", plots.learning_curves(losses, "loss", log=True)),
         ("val score: mean MAE / MAD", plots.learning_curves(scores, "MAE / MAD", log=False)),
     ]
-    names = dict.fromkeys(name for one in results for name in one.properties)
-    for name in names:
+    for name in in_order(dict.fromkeys(name for one in results for name in one.properties)):
         unit = next(one.unit(name) for one in results if name in one.properties)
 
         def mae(record: dict[str, Any], name: str = name) -> float | None:

@@ -69,7 +69,7 @@ def predict(
     if features is not None:
         if shards is not None or len(runs) > 1:
             raise InputError("--features: of one model and without --shards")
-        check_output(features)
+        check_output(features, (".h5", ".hdf5"), "--features")
     if shards is not None:
         if output is None:
             raise InputError("--shards: say by --output where the table goes")

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import RunOptions, SettingOptions, expand, train_request
+from phase2hpc.cli.options import RunOptions, SettingOptions, train_request
 
 
-@expand
 def train(
     run: RunOptions,
     settings: SettingOptions,

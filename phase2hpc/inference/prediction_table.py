@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from phase2hpc.utils import tables
-from phase2hpc.utils.atomic_io import write_atomically
-from phase2hpc.utils.os_errors import write_error
+from phase2hpc.utils.record_files import write_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,41 +84,7 @@ def as_frame(rows: Iterable[Prediction], properties: Sequence[str]) -> pd.DataFr
 
 def write_predictions(path: Path, rows: Iterable[Prediction], properties: Sequence[str]) -> None:
     """Write rows as CSV, or as JSON if the name ends in .json; completely or not at all."""
-    write_records(path, as_records(rows, properties), properties)
-
-
-def write_records(path: Path, records: Iterable[dict[str, Any]], properties: Sequence[str]) -> None:
-    """Write records of ``as_records`` as ``write_predictions`` does; only their text is kept in
-    memory."""
-    stream = io.StringIO()
-    if path.suffix.lower() == ".json":
-        _write_json(stream, records)
-    else:
-        writer = csv.DictWriter(stream, columns(properties), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _cell(v) for k, v in record.items()} for record in records)
-    try:
-        write_atomically(path, stream.getvalue())
-    except OSError as error:
-        note = "the existing file is unchanged" if path.exists() else ""
-        raise write_error(error, f"--output {path}: cannot be written", note=note) from None
-
-
-def _write_json(file: TextIO, records: Iterable[dict[str, Any]]) -> None:
-    separator = "[\n"
-    for record in records:
-        text = json.dumps(record, indent=1, allow_nan=False)
-        file.write(separator + textwrap.indent(text, " "))
-        separator = ",\n"
-    file.write("[]\n" if separator == "[\n" else "\n]\n")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
+    write_records(path, as_records(rows, properties), columns(properties))
 
 
 def table(
@@ -184,12 +145,17 @@ def count_record(counts: Counter[str], record: Mapping[str, Any]) -> None:
         counts[OUTSIDE] += 1
 
 
-def summary_line(counts: Counter[str], model: str, output: Path | None) -> str:
-    """Number of structures by status, the model (``describe_model``) and the output file."""
+def counts_text(counts: Counter[str]) -> str:
+    """``3 structures: 2 ok, 1 rejected``."""
     total = sum(counts[status] for status in STATUSES)
     parts = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
     if counts[OUTSIDE]:
         parts.append(f"{counts[OUTSIDE]} outside the domain of training")
     noun = "structure" if total == 1 else "structures"
-    line = f"{total} {noun}: {', '.join(parts)}; by {model}"
+    return f"{total} {noun}: {', '.join(parts)}"
+
+
+def summary_line(counts: Counter[str], model: str, output: Path | None) -> str:
+    """Number of structures by status, the model (``describe_model``) and the output file."""
+    line = f"{counts_text(counts)}; by {model}"
     return line + (f" -> {output}" if output else "")

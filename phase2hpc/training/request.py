@@ -17,6 +17,7 @@ from phase2hpc.errors import InputError
 from phase2hpc.runs.registry import find_run
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.seeds import parse_seeds
+from phase2hpc.utils.absolute_path import absolute_path
 
 # Settings that have flags of their own and are not set by --set or --sweep.
 OWN_FLAGS = (
@@ -122,12 +123,12 @@ def _build(
         {
             **request.overrides,
             # Absolute: a resume may run in another working directory.
-            "store": None if store is None else store.resolve(),
-            "models_dir": request.models_dir.resolve(),
+            "store": None if store is None else absolute_path(store),
+            "models_dir": absolute_path(request.models_dir),
         },
         seed=request.seed or 0,
         fold=request.fold,
-        init_from=None if request.init_from is None else str(request.init_from.path.resolve()),
+        init_from=None if request.init_from is None else str(absolute_path(request.init_from.path)),
         **fixed,
     )
 

@@ -42,6 +42,7 @@ from phase2hpc.training.resume_state import restore, store_has_changed
 from phase2hpc.training.run_setup import never_started, new_directory, write_first_files
 from phase2hpc.training.stop_request import StopRequest
 from phase2hpc.training.trainer import Trainer
+from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.atomic_io import clear_partials
 from phase2hpc.utils.os_errors import write_error
 from phase2hpc.utils.output_path import warn_if_lost
@@ -302,7 +303,7 @@ def _write_start(trainer: Trainer, run: RunDirectory) -> None:
         versions=run.read_manifest().versions | algorithm.provider_version(),
         epochs=trainer.settings.epochs,
         properties=list(trainer.properties),
-        store=str(trainer.store.path.resolve()),
+        store=str(absolute_path(trainer.store.path)),
         store_hash=trainer.store.content_hash,
         training_crystals=len(trainer.train),
         val_crystals=len(trainer.val),

@@ -18,6 +18,7 @@ from phase2hpc.cluster.submit.slurm_executor import Call
 from phase2hpc.config.algorithms import Resources
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.shard_folder import MAX_SHARDS, ShardFolder, fingerprints
 
 SHARD_HOURS = 4.0
@@ -44,7 +45,7 @@ class ShardedWork:
     @property
     def logs(self) -> Path:
         """Folder of the jobs' scripts and logs, which are kept."""
-        return self.target.with_name(f"{self.target.name}.jobs").resolve()
+        return absolute_path(self.target.with_name(f"{self.target.name}.jobs"))
 
 
 def prepare_in_shards(
