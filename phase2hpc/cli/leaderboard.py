@@ -12,14 +12,16 @@ from phase2hpc.errors import InputError
 
 
 def leaderboard(
-    runs: Annotated[list[str], typer.Argument(help="Evaluated runs; of matbench one per fold.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN", help="Evaluated runs; of matbench one per fold.")
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")],
     matbench: Annotated[
         str | None,
         typer.Option(metavar="TASK", help="Record of this matbench task, as matbench_mp_gap."),
     ] = None,
     dataset: Annotated[
-        str, typer.Option(help="Name of the data set on the JARVIS-Leaderboard.")
+        str, typer.Option(metavar="NAME", help="Data set's name on the JARVIS-Leaderboard.")
     ] = "dft_3d",
     models_dir: ModelsDir = Path("models"),
 ) -> None:
