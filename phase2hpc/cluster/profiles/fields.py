@@ -99,6 +99,11 @@ def checked_sbatch(options: Any) -> Any:
             raise ValueError(f"'{given}' is not a long option of sbatch")
         if key in _FIELD_OF_OPTION:
             raise ValueError(f"'{key}' is set by the profile's field {_FIELD_OF_OPTION[key]}")
+        if key in ("cluster", "clusters"):
+            raise ValueError(
+                f"'{key}': status and cancel would not find the job; choose the cluster for all "
+                "commands by the environment variable SLURM_CLUSTERS"
+            )
         if key in _RESERVED_OPTIONS:
             raise ValueError(f"'{key}' is set by phase2hpc")
         if value is True or value is None or str(value).lower() in ("true", ""):

@@ -18,6 +18,7 @@ from phase2hpc.cluster.slurm.jobs import slurm_available
 from phase2hpc.cluster.slurm.partitions import partitions
 from phase2hpc.cluster.submit import prepare_job as preparation
 from phase2hpc.cluster.submit.batch_script import chosen_container, job_script, prepare_script
+from phase2hpc.cluster.submit.dependencies import dependency_ids
 from phase2hpc.cluster.submit.estimate import estimate
 from phase2hpc.cluster.submit.resources import (
     AUTO,
@@ -25,7 +26,7 @@ from phase2hpc.cluster.submit.resources import (
     ResourceRequest,
     allocate,
 )
-from phase2hpc.cluster.submit.sbatch_options import dependency_ids, start_after, with_options
+from phase2hpc.cluster.submit.sbatch_options import start_after, with_options
 from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.cluster.submit.store_size import PlannedStore
 from phase2hpc.cluster.submit.sweep import Member, members

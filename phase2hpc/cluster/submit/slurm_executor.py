@@ -22,6 +22,7 @@ from submitit.core.core import Job, PicklingExecutor
 from submitit.slurm import slurm
 
 from phase2hpc.cluster.node.train_task import RESTARTS_VARIABLE
+from phase2hpc.cluster.slurm.clusters import VARIABLE, chosen_cluster
 from phase2hpc.cluster.slurm.command import SlurmUnavailable, error_of, message_of
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.utils.dependencies import modules
@@ -200,9 +201,10 @@ def sbatch(script: Path) -> str:
     Raises InputError or Phase2Error with Slurm's reason for a refusal, and JobIdUnknown where a
     job may have been queued.
     """
+    cluster = chosen_cluster()
     try:
         answer = subprocess.run(
-            ["sbatch", "--parsable", str(script)],
+            ["sbatch", "--parsable", *([f"--clusters={cluster}"] if cluster else []), str(script)],
             capture_output=True,
             text=True,
             errors="replace",
@@ -232,7 +234,9 @@ def sbatch(script: Path) -> str:
 def _environment_outside_job() -> dict[str, str]:
     """The environment without the variables of an enclosing job, which sbatch would take as
     options."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return dict(os.environ)
-    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
-    return {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in kept}
+    environment = dict(os.environ)
+    # An option of sbatch instead: on the node, scontrol is to ask the job's own controller.
+    environment.pop(VARIABLE, None)
+    if "SLURM_JOB_ID" not in environment:
+        return environment
+    return {k: v for k, v in environment.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
