@@ -53,13 +53,22 @@ def python_command(
     return _docker(container, python, binds, nv, environment)
 
 
+def image_exists(container: ContainerSettings) -> bool:
+    """False for an image file that this machine does not have; other images are not looked for."""
+    return not _is_file(container) or Path(container.image).expanduser().exists()
+
+
+def _is_file(container: ContainerSettings) -> bool:
+    return container.runtime in HPC_RUNTIMES and "://" not in container.image
+
+
 def checked_image(container: ContainerSettings) -> ContainerSettings:
     """The settings with an absolute image path. Raises InputError if the file is missing or not an
     image; URIs (``docker://...``) and names of docker or podman images are not checked."""
-    if container.runtime not in HPC_RUNTIMES or "://" in container.image:
+    if not _is_file(container):
         return container
     path = Path(container.image).expanduser()
-    if not path.exists():
+    if not image_exists(container):
         raise InputError(
             f"container image {container.image}: no such file; build it (apptainer build), or give "
             "another by --container or in the profile"
