@@ -31,9 +31,10 @@ def chosen_container(
             if container
             else ContainerSettings(image=image)
         )
-    if container is None or not (check or image_exists(container)):
-        return container
-    return checked_image(container)
+    if container is None or check or image_exists(container):
+        return container and checked_image(container)
+    absolute = str(Path(container.image).expanduser().absolute())
+    return container.model_copy(update={"image": absolute})
 
 
 def job_script(

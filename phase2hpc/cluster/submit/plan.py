@@ -157,12 +157,12 @@ def make_plans(request: SubmitRequest) -> tuple[Plan, ...]:
     """
     train = request.train
     profile, options = with_options(find_profile(request.profile), request.sbatch, request.fields)
-    profile = with_partition_limit(profile)
     sweeps = parse_sweeps(request.sweeps, train.algorithm)
     if (request.seeds is not None or sweeps) and train.resume:
         raise InputError("--resume continues one run: leave out --seeds and --sweep")
     if request.seeds is not None and train.seed is not None:
         raise InputError("--seed and --seeds: give one of them")
+    profile = with_partition_limit(profile)
     base = checked_run_id(train.run_id) if train.run_id and not train.resume else new_run_id()
     algorithms = [sweep.values for sweep in sweeps if sweep.key == ALGORITHM]
     found = members(request.seeds, [sweep for sweep in sweeps if sweep.key != ALGORITHM])

@@ -125,7 +125,7 @@ def test_scripts_are_as_recorded(name: str, plan: MakePlan, site: Path) -> None:
 
 def options(text: str) -> dict[str, str]:
     lines = re.findall(r"^#SBATCH --(\S+?)(?:=(.*))?$", text, re.MULTILINE)
-    found = {name: value for name, value in lines}
+    found = dict(lines)
     assert len(found) == len(lines)
     return found
 
@@ -395,8 +395,8 @@ def test_dry_run_of_an_image_that_is_not_there_yet(plan: MakePlan, site: Path) -
     with pytest.raises(InputError, match=r"container image image\.sif: no such file"):
         plan("container")
     text = dry_run([plan("container", dry_run=True)])
-    assert "# container image image.sif is not checked: no such file here yet" in text
-    assert "apptainer exec" in text
+    assert f"# container image {site}/image.sif is not checked: no such file here yet" in text
+    assert f"{site}/image.sif python3 -u -m submitit" in text
     # One that is there is checked.
     (site / "image.sif").write_text("nothing")
     with pytest.raises(InputError, match="not an image"):

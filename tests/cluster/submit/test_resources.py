@@ -83,12 +83,12 @@ OF_SBATCH = {"mem-per-cpu": "3900M"}
         ({"memory_request": "none"}, {}, {"memory_gb": 32}, "--memory 32 has no effect"),
         ({"sbatch": {"tres-per-task": "cpu:2,mem:4G"}, "cpus": 4}, {}, {}, "both set the cores"),
         ({"sbatch": {"cpus-per-gpu": "12"}}, {}, {"cpus": 4}, "--cpus and cpus-per-gpu in the pro"),
-        ({"cpu_request": "none"}, {}, {"cpus": 4}, "--cpus 4 has no effect with the profile's cpu_r"),
-        ({"sbatch": OF_SBATCH}, {"mem-per-gpu": "64G"}, {}, "--sbatch mem-per-gpu and mem-per-cpu i"),
-        ({"sbatch": {"gres": "gpu:2"}}, {}, {}, "the level's number of GPUs and gres in the profile"),
-        ({"gpus": 2}, {"gpus-per-socket": "1"}, {}, "gpus in the profile and --sbatch gpus-per-soc"),
-        ({"sbatch": {"gres": "tmpfs:1G,gpu:a100:2"}}, {}, {"gpus_per_node": 1}, "gpu_request: none"),
-        ({"sbatch": {"exclusive": True}}, {"oversubscribe": True}, {}, "both set the sharing of no"),
+        ({"cpu_request": "none"}, {}, {"cpus": 4}, "--cpus 4 has no effect with the profile's c"),
+        ({"sbatch": OF_SBATCH}, {"mem-per-gpu": "64G"}, {}, "--sbatch mem-per-gpu and mem-per"),
+        ({"sbatch": {"gres": "gpu:2"}}, {}, {}, "the level's number of GPUs and gres in"),
+        ({"gpus": 2}, {"gpus-per-socket": "1"}, {}, "gpus in the profile and --sbatch gpus-per-s"),
+        ({"sbatch": {"gres": "tmpfs:1G,gpu:a100:2"}}, {}, {"gpus_per_node": 1}, "gpu_request: n"),
+        ({"sbatch": {"exclusive": True}}, {"oversubscribe": True}, {}, "both set the sharing of"),
     ],
 )  # fmt: skip
 def test_two_places_that_contradict_each_other_are_both_named(
