@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -36,11 +36,24 @@ def _one_line(text: str) -> str:
     return text
 
 
-def _name(text: str) -> str:
-    """A name, list of names or expression over names, as Slurm accepts them."""
-    if not re.fullmatch(r"[A-Za-z0-9_(\[][A-Za-z0-9_.,:@+&|*()\[\]=/-]*", text):
-        raise ValueError("contains a character that names in Slurm do not have")
-    return text
+def _matching(pattern: str, problem: str) -> Callable[[str], str]:
+    """A check that the whole text matches a pattern."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(problem)
+        return text
+
+    return check
+
+
+# A name, list of names or expression over names, as Slurm accepts them.
+_name = _matching(
+    r"[A-Za-z0-9_(\[][A-Za-z0-9_.,:@+&|*()\[\]=/-]*",
+    "contains a character that names in Slurm do not have",
+)
+_bind = _matching(r"/.*", "write a bind as /on/the/node or /on/the/node:/in/the/container[:ro]")
+_variable = _matching(r"[A-Za-z_][A-Za-z0-9_]*", "is not the name of an environment variable")
 
 
 def _expanded(text: str) -> str:
@@ -81,18 +94,6 @@ def parse_hours(value: Any) -> Any:
 def _level(text: str) -> str:
     if text not in LEVEL_NAMES:
         raise ValueError(unknown_key("level", text, LEVEL_NAMES))
-    return text
-
-
-def _bind(text: str) -> str:
-    if not text.startswith("/"):
-        raise ValueError("write a bind as /on/the/node or /on/the/node:/in/the/container[:ro]")
-    return text
-
-
-def _variable(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
-        raise ValueError("is not the name of an environment variable")
     return text
 
 

@@ -207,9 +207,9 @@ def test_everyday_flags(plan: MakePlan) -> None:
 
 def test_requeue_dependency_and_teardown(plan: MakePlan, site: Path) -> None:
     (site / "jobs/way.yaml").write_text(
-        "requeue: false\ndependency: singleton\nmax_hours: 1\nteardown: [rm -rf /scratch/x]\n"
+        "requeue: false\ndependency: singleton\nmax_hours: 2\nteardown: [rm -rf /scratch/x]\n"
     )
-    found = plan("way", after="7", wanted={"time": "auto"}, overrides={"epochs": 10_000})
+    found = plan("way", after="7", wanted={"time": "auto"}, overrides={"epochs": 90_000})
     text = found.script_after(None).text()
     given = options(text)
     assert "no-requeue" in given and "requeue" not in given
@@ -276,8 +276,8 @@ def test_a_sweep_of_lists_properties_and_ranges(plan: MakePlan) -> None:
     assert [r.config.training.lr for r in found.runs] == [1e-4, 1e-3, 1e-2]
     # The time limit is that of the longest.
     wanted = {"time": "auto"}
-    longest = plan("cpu", sweeps=("epochs=2,200000",), wanted=wanted).allocation.minutes
-    assert longest == plan("cpu", overrides={"epochs": 200_000}, wanted=wanted).allocation.minutes
+    longest = plan("cpu", sweeps=("epochs=2,90000",), wanted=wanted).allocation.minutes
+    assert longest == plan("cpu", overrides={"epochs": 90_000}, wanted=wanted).allocation.minutes
     with pytest.raises(InputError, match="--sweep properties: --properties .* is given too"):
         plan("cpu", train={"properties": "core4"}, sweeps=("properties=band_gap/ehull",))
 
