@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from phase2hpc.cluster.profiles.profile import ContainerSettings, Profile
-from phase2hpc.cluster.submit.container import PYTHON, checked_image, image_exists, python_command
+from phase2hpc.cluster.submit.container import PYTHON, checked_image, python_command
 from phase2hpc.cluster.submit.estimate import Estimate
 from phase2hpc.cluster.submit.resources import ResourceOverrides, ResourceRequest, allocate
 from phase2hpc.cluster.submit.sbatch_options import parameters_of
@@ -20,10 +20,10 @@ PREPARE_MINUTES = 60
 
 
 def chosen_container(
-    profile: Profile, image: str | None, *, check: bool = True
+    profile: Profile, image: str | None, *, required: bool = True
 ) -> ContainerSettings | None:
-    """The profile's container, with ``image`` if one is given. check: raise InputError if the image
-    does not exist, or is none."""
+    """The profile's container, with ``image`` if one is given. Raises InputError if the image is
+    none, or does not exist although it is required."""
     container = profile.container
     if image is not None:
         container = (
@@ -31,10 +31,7 @@ def chosen_container(
             if container
             else ContainerSettings(image=image)
         )
-    if container is None or check or image_exists(container):
-        return container and checked_image(container)
-    absolute = str(Path(container.image).expanduser().absolute())
-    return container.model_copy(update={"image": absolute})
+    return None if container is None else checked_image(container, required=required)
 
 
 def job_script(

@@ -20,7 +20,7 @@ from phase2hpc.cluster.submit import prepare_job as preparation
 from phase2hpc.cluster.submit.array_size import refuse_large_array
 from phase2hpc.cluster.submit.batch_script import chosen_container, job_script, prepare_script
 from phase2hpc.cluster.submit.container import image_exists
-from phase2hpc.cluster.submit.estimate import estimate, preset_of
+from phase2hpc.cluster.submit.estimate import estimate
 from phase2hpc.cluster.submit.resources import (
     AUTO,
     ResourceOverrides,
@@ -30,8 +30,9 @@ from phase2hpc.cluster.submit.resources import (
 from phase2hpc.cluster.submit.sbatch_options import dependency_ids, start_after, with_options
 from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.cluster.submit.store_size import PlannedStore
-from phase2hpc.cluster.submit.sweep import ALGORITHM, Member, members, parse_seeds, parse_sweeps
+from phase2hpc.cluster.submit.sweep import ALGORITHM, Member, members, parse_sweeps, seeds_at_once
 from phase2hpc.config.algorithm_registry import algorithm_named, level_named
+from phase2hpc.config.level_settings import preset_of
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import InputError, Phase2Error
@@ -45,6 +46,7 @@ from phase2hpc.runs.run_directory import (
 )
 from phase2hpc.training.request import TrainRequest, new_config
 from phase2hpc.training.resume_config import resumed_config, run_to_resume
+from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.package_files import default_store
 from phase2hpc.utils.time_format import format_duration
 
@@ -165,7 +167,8 @@ def make_plans(request: SubmitRequest) -> tuple[Plan, ...]:
     profile = with_partition_limit(profile)
     base = checked_run_id(train.run_id) if train.run_id and not train.resume else new_run_id()
     algorithms = [sweep.values for sweep in sweeps if sweep.key == ALGORITHM]
-    found = members(request.seeds, [sweep for sweep in sweeps if sweep.key != ALGORITHM])
+    seeds, _ = seeds_at_once(request.seeds)
+    found = members(seeds, [sweep for sweep in sweeps if sweep.key != ALGORITHM])
     if not algorithms:
         return (_plan(request, profile, options, found, base),)
     requests = {
@@ -231,23 +234,25 @@ def _plan(
             key=lambda one: one.hours(1),
         )
     allocation = allocate(level.resources, profile, request.wanted, expected, options)
-    folder = runs[0].run.path if not several else runs[0].run.path.with_name(f"array_{base}")
-    container = chosen_container(profile, request.container, check=not request.dry_run)
+    folder = absolute_path(runs[0].run.path)
+    if several:
+        folder = folder.with_name(f"array_{base}")
+    container = chosen_container(profile, request.container, required=not request.dry_run)
     folders = [train.models_dir, store.path.parent]
     if (initial := runs[0].config.init_from) is not None:
         folders.append(Path(initial))
     name = "" if profile.job_name else f"{train.algorithm}-{train.level}"
     job = job_script(profile, allocation, container, name, options, folders)
-    at_once = parse_seeds(request.seeds)[1] if request.seeds is not None else None
+    _, at_once = seeds_at_once(request.seeds)
     script = replace(
         job,
-        folder=folder.resolve() if several else folder.resolve() / "job",
+        folder=folder if several else folder / "job",
         count=len(runs) if several else None,
         array_parallelism=at_once or job.array_parallelism,
     )
     first = None
     if prepare_first:
-        logs = train.models_dir.resolve() / f"{preparation.PREFIX}{base}"
+        logs = absolute_path(train.models_dir) / f"{preparation.PREFIX}{base}"
         folders += _source_folders(request.sources)
         first = prepare_script(
             profile, level.resources, request.wanted, expected, container, options, folders
@@ -257,7 +262,7 @@ def _plan(
         request=request,
         profile=profile,
         runs=tuple(runs),
-        store=store.path.resolve(),
+        store=absolute_path(store.path),
         allocation=allocation,
         script=script,
         prepare=first,
@@ -306,8 +311,8 @@ def _run_of(train: TrainRequest, run_id: str) -> RunDirectory:
             f"run '{run.id}' exists already in {family}: continue it with --resume, or choose "
             "another --run-id"
         )
-    if "%" in str(run.path.resolve()):
-        raise InputError(f"{run.path.resolve()}: Slurm cannot write logs to a path with '%'")
+    if "%" in str(absolute_path(run.path)):
+        raise InputError(f"{absolute_path(run.path)}: Slurm cannot write logs to a path with '%'")
     return run
 
 
@@ -338,7 +343,7 @@ def _uses_cuda(
 
 def absolute_sources(sources: Iterable[str]) -> list[str]:
     """Sources by absolute path, for a process with another working directory."""
-    return [str(Path(s).resolve()) if Path(s).exists() else s for s in sources]
+    return [str(absolute_path(Path(s))) if Path(s).exists() else s for s in sources]
 
 
 def _source_folders(sources: tuple[str, ...]) -> list[Path]:

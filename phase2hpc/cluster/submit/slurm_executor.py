@@ -7,6 +7,7 @@ outside a container) when the task exits with 75: state saved, more to do. Array
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -203,7 +204,7 @@ class BatchExecutor(slurm.SlurmExecutor):
 
     def _submit_command(self, command: str) -> Job[Any]:
         script = self.folder / f".submission_file_{uuid.uuid4().hex}.sh"
-        script.write_text(self._make_submission_file_text(command, ""))
+        script.write_bytes(os.fsencode(self._make_submission_file_text(command, "")))
         job_id = sbatch(script)
         job: Job[Any] = slurm.SlurmJob(folder=self.folder, job_id=job_id)
         job.paths.move_temporary_file(script, "submission_file")
@@ -236,12 +237,13 @@ def sbatch(script: Path) -> str:
     Raises InputError or Phase2Error with Slurm's reason for a refusal, and JobIdUnknown where a
     job may have been queued.
     """
-    environment = sbatch_environment(script_options(script.read_text()))
+    environment = sbatch_environment(script_options(os.fsdecode(script.read_bytes())))
     try:
         answer = subprocess.run(
             ["sbatch", "--parsable", str(script)],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_SBATCH_TIMEOUT,
             env=environment,
             check=False,

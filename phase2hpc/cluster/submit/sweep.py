@@ -13,9 +13,8 @@ from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.run_config import is_list_setting
 from phase2hpc.errors import InputError
 from phase2hpc.training.request import OWN_FLAGS
+from phase2hpc.training.seeds import MAX_MEMBERS, parse_seeds, seed_label, seed_suffix
 
-# A larger array is more likely a typing error, and above many sites' MaxArraySize.
-MAX_MEMBERS = 1000
 PROPERTIES = "properties"
 # Swept by one array each, since levels of algorithms differ in resources.
 ALGORITHM = "algorithm"
@@ -39,7 +38,7 @@ class Member:
     def label(self) -> str:
         """Such as ``lr=0.001,seed=2``; empty for a single run."""
         parts = [f"{key}={value}" for key, value in self._swept.items()]
-        return ",".join(parts + ([f"seed={self.seed}"] if self.seed is not None else []))
+        return ",".join(parts + ([seed_label(self.seed)] if self.seed is not None else []))
 
     @property
     def suffix(self) -> str:
@@ -48,8 +47,8 @@ class Member:
             re.sub(r"[^A-Za-z0-9.-]+", ".", f"{key.replace('_', '')}{value}")
             for key, value in self._swept.items()
         ]
-        parts += [f"s{self.seed}"] if self.seed is not None else []
-        return "".join(f"-{part}" for part in parts)
+        suffix = "" if self.seed is None else seed_suffix(self.seed)
+        return "".join(f"-{part}" for part in parts) + suffix
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Sweep:
 def members(seeds: str | None, sweeps: Sequence[Sweep]) -> list[Member]:
     """The product of all sweeps and seeds, seeds varying fastest; a single default member without
     either. Raises InputError."""
-    numbers: list[int | None] = list(parse_seeds(seeds)[0]) if seeds is not None else [None]
+    numbers: list[int | None] = list(parse_seeds(seeds)) if seeds is not None else [None]
     found = []
     for values in itertools.product(*(sweep.values for sweep in sweeps)):
         swept = dict(zip((sweep.key for sweep in sweeps), values, strict=True))
@@ -80,23 +79,14 @@ def members(seeds: str | None, sweeps: Sequence[Sweep]) -> list[Member]:
     return found
 
 
-def parse_seeds(text: str) -> tuple[list[int], int | None]:
-    """``0-4``, ``1,3,7`` or ``0-2,5``, and after ``%`` how many run at once. Raises InputError."""
-    listed, percent, at_once = text.partition("%")
-    if percent and not re.fullmatch(r"[1-9]\d{0,5}", at_once.strip()):
-        raise InputError(f"--seeds {text}: after % give how many run at once, as in 0-9%2")
-    found: list[int] = []
-    for part in (part.strip() for part in listed.split(",")):
-        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
-        if match is None:
-            raise InputError(f"--seeds {text}: give them as 0-4 or 1,3,7")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last - first >= MAX_MEMBERS:
-            raise InputError(f"--seeds {text}: '{part}' is no range of at most {MAX_MEMBERS}")
-        found += range(first, last + 1)
-    if len(set(found)) < len(found):
-        raise InputError(f"--seeds {text}: the same seed twice")
-    return found, int(at_once) if percent else None
+def seeds_at_once(seeds: str | None) -> tuple[str | None, int | None]:
+    """``--seeds`` without ``%N``, and how many of them run at once. Raises InputError."""
+    listed, percent, at_once = (seeds or "").partition("%")
+    if not percent:
+        return seeds, None
+    if not re.fullmatch(r"[1-9]\d{0,5}", at_once.strip()):
+        raise InputError(f"--seeds {seeds}: after % give how many run at once, as in 0-9%2")
+    return listed, int(at_once)
 
 
 def parse_sweeps(texts: Sequence[str], algorithm: str) -> list[Sweep]:

@@ -3,9 +3,10 @@
 import pytest
 
 from phase2hpc.cluster.submit import sweep
-from phase2hpc.cluster.submit.sweep import Member, parse_seeds, parse_sweeps
+from phase2hpc.cluster.submit.sweep import Member, parse_sweeps, seeds_at_once
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import checked_run_id
+from phase2hpc.training.seeds import parse_seeds
 
 
 def members(seeds: str | None, sweeps: list[str], algorithm: str = "e3nn") -> list[Member]:
@@ -18,9 +19,16 @@ def values(text: str) -> tuple[str, ...]:
 
 
 def test_seeds() -> None:
-    assert parse_seeds("0-4") == ([0, 1, 2, 3, 4], None)
-    assert parse_seeds("7, 0-2 ,5") == ([7, 0, 1, 2, 5], None)
-    assert parse_seeds("0-9%2") == (list(range(10)), 2)
+    assert parse_seeds("0-4") == [0, 1, 2, 3, 4]
+    assert parse_seeds("7, 0-2 ,5") == [7, 0, 1, 2, 5]
+
+
+def test_how_many_seeds_run_at_once() -> None:
+    assert seeds_at_once("0-9%2") == ("0-9", 2)
+    assert seeds_at_once("0-9") == ("0-9", None) and seeds_at_once(None) == (None, None)
+    for text in ("0-3%", "0-3%0", "0-3%x", "0-3%2%2"):
+        with pytest.raises(InputError, match="how many run at once"):
+            seeds_at_once(text)
 
 
 @pytest.mark.parametrize(
