@@ -65,7 +65,8 @@ def _is_file(container: ContainerSettings) -> bool:
 
 def checked_image(container: ContainerSettings, *, required: bool = True) -> ContainerSettings:
     """The settings with an absolute image path. Raises InputError if the file is not an image, or
-    is missing although it is required; URIs (``docker://...``) and names of docker or podman images are not checked."""
+    is missing although it is required; URIs (``docker://...``) and names of docker or podman images
+    are not checked."""
     if not _is_file(container):
         return container
     path = Path(container.image).expanduser()
