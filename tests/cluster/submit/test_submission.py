@@ -237,7 +237,8 @@ def test_the_command_that_goes_on_asks_for_the_same_job(
     Path("an image.sif").write_bytes(b"hsqs")
     asked = ("--container", "an image.sif", "--time", "1:30:00", "--memory", "1.5", "--nodes", 2,
              "--partition", "long", "--job-name", "mine", "--sbatch", "nice=5",
-             "--store", "new.h5", "--prepare", "tiny.h5", "--models-dir", Path("models").resolve())  # fmt: skip
+             "--store", "new.h5", "--prepare", "tiny.h5",
+             "--models-dir", Path("models").resolve())  # fmt: skip
     assert submit("--run-id", "mine", *asked)[0] == 0
     run = RunDirectory(the_run("mine").path.resolve())
     words = shlex.split(resume_command(run, run.read_manifest()))
