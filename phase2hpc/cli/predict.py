@@ -15,16 +15,18 @@ from phase2hpc.errors import InputError
 
 def predict(
     sources: Annotated[
-        list[str] | None, typer.Argument(help="Anything that `prepare` reads.")
+        list[str] | None, typer.Argument(metavar="SOURCE", help="Anything that prepare reads.")
     ] = None,
-    cif: Annotated[Path | None, typer.Option("--cif", help="One CIF file.")] = None,
+    cif: Annotated[Path | None, typer.Option("--cif", metavar="FILE", help="One CIF file.")] = None,
     folder: Annotated[
-        Path | None, typer.Option("--dir", help="Folder of CIF and POSCAR files, not recursive.")
+        Path | None,
+        typer.Option("--dir", metavar="DIR", help="Folder of CIF and POSCAR files, not recursive."),
     ] = None,
     run: Annotated[
         str | None,
         typer.Option(
             "--run",
+            metavar="RUN",
             help="Run directory or id; several with commas: their mean, and their spread as "
             "sigma; best: the best validation score. Default: the newest finished run at level "
             "std, pro or max, else the shipped model.",
@@ -32,16 +34,19 @@ def predict(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="CSV, or JSON (.json), a row per structure."),
+        typer.Option("--output", metavar="FILE", help="CSV, or JSON (.json), a row per structure."),
     ] = None,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
     max_atoms: MaxAtoms = None,
     shards: Shards = None,
     profile: ShardProfile = None,
 ) -> None:
-    """Predict the properties of structures with a trained model."""
+    """Predict the properties of structures with a trained model.
+
+    Example: phase2hpc predict --dir structures --output predictions.csv
+    """
     from phase2hpc.utils.container_image import mount_hint
     from phase2hpc.utils.output_path import check_output
 
@@ -99,7 +104,10 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Export a finished model to a new folder that ``predict --run`` reads."""
+    """Export a finished model to a new folder, which predict --run reads.
+
+    Example: phase2hpc export RUN my-model
+    """
     from phase2hpc.runs.registry import find_run
 
     found = find_run(models_dir, run)

@@ -18,7 +18,10 @@ runs_app = typer.Typer(name="runs", cls=Group, help="Training runs.", no_args_is
 
 @runs_app.command("list", cls=Command)
 def runs_list(json_output: JsonOutput = False, models_dir: ModelsDir = Path("models")) -> None:
-    """List all runs with their states."""
+    """List all runs with their states.
+
+    Example: phase2hpc runs list
+    """
     from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
     from phase2hpc.runs.listing import list_text
     from phase2hpc.runs.registry import registry
@@ -40,7 +43,10 @@ def runs_show(
     json_output: JsonOutput = False,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Show one run: settings, state and errors."""
+    """Show one run: settings, state and errors.
+
+    Example: phase2hpc runs show RUN --handoff
+    """
     from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
     from phase2hpc.runs.listing import handoff_text, show_json, show_text
     from phase2hpc.runs.registry import find_run
@@ -57,11 +63,14 @@ def runs_show(
 
 @runs_app.command("compare", cls=Command)
 def runs_compare(
-    runs: Annotated[list[str], typer.Argument(help="Run directories or ids.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories or ids.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Test errors of finished runs of one store; of folds, mean and standard error over them."""
+    """Compare test errors of finished runs of one store; of folds, their mean.
+
+    Example: phase2hpc runs compare RUN RUN
+    """
     import json
 
     from phase2hpc.analysis.comparison import compare, comparison_records, comparison_table

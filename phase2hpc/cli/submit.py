@@ -22,16 +22,20 @@ def _job_option(help: str, *names: str, metavar: str | None = None) -> Any:
 class JobOptions:
     """Options of the job."""
 
-    profile: Annotated[str, _job_option("Site profile: a name (`jobs/NAME.yaml`) or a file.")]
+    profile: Annotated[
+        str, _job_option("Site profile: a name (jobs/NAME.yaml) or a file.", metavar="SITE")
+    ]
     container: Annotated[
         str | None, _job_option("Image to run in, instead of the profile's.", metavar="IMAGE")
     ] = None
-    nodes: Annotated[int | None, _job_option("Nodes.")] = None
-    gpus_per_node: Annotated[int | None, _job_option("GPUs per node, with one process each.")] = (
-        None
-    )
-    tasks_per_node: Annotated[int | None, _job_option("Processes per node, without GPUs.")] = None
-    cpus: Annotated[int | None, _job_option("Cores per process.")] = None
+    nodes: Annotated[int | None, _job_option("Nodes.", metavar="N")] = None
+    gpus_per_node: Annotated[
+        int | None, _job_option("GPUs per node, with one process each.", metavar="N")
+    ] = None
+    tasks_per_node: Annotated[
+        int | None, _job_option("Processes per node, without GPUs.", metavar="N")
+    ] = None
+    cpus: Annotated[int | None, _job_option("Cores per process.", metavar="N")] = None
     memory: Annotated[
         str | None, _job_option("Memory per node: GiB, or as 64G.", metavar="SIZE")
     ] = None
@@ -95,7 +99,10 @@ def _number(flag: str, text: str, parse: Any) -> float:
 
 
 def submit(job: JobOptions, run: RunOptions, settings: SettingOptions) -> None:
-    """Submit training as a batch job, to Slurm or, with a local profile, on this machine."""
+    """Submit training as a batch job, to Slurm or, with a local profile, on this machine.
+
+    Example: phase2hpc submit --level std --profile slurm-gpu --dry-run
+    """
     request = train_request(run, settings)
     wanted = job.wanted()
     from phase2hpc.cluster.submit.plan import SubmitRequest, make_plan
