@@ -175,11 +175,13 @@ class SettingOptions:
         return {**flags, **settings}
 
 
-def train_request(run: RunOptions, settings: SettingOptions) -> TrainRequest:
+def train_request(
+    run: RunOptions, settings: SettingOptions, seeds: str | None = None
+) -> TrainRequest:
     """The request from the options, checked as far as it can be before a store is read.
 
     Raises InputError.
     """
     from phase2hpc.training import request
 
-    return request.train_request(**vars(run), settings=settings.overrides())
+    return request.train_request(**vars(run), settings=settings.overrides(), seeds=seeds)

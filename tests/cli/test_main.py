@@ -247,7 +247,7 @@ def test_train_prints_its_tables_and_where_the_results_are(command, tiny, tmp_pa
     assert out.splitlines()[-1] == f"results: {tmp_path / 'multitask_cgcnn_lite' / 'run_mine'}"
     names = {path.name for path in (tmp_path / "multitask_cgcnn_lite" / "run_mine").iterdir()}
     assert names >= {"config.json", "manifest.json", "checkpoint.pt", "best.pt", "history.json",
-                     "metrics.json", "metrics.csv", "predictions_test.csv",
+                     "metrics.json", "metrics.csv", "predictions_val.csv", "predictions_test.csv",
                      "tensorboard"}  # fmt: skip
     assert not any(name.endswith(".partial") for name in names)
 

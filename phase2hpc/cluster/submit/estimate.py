@@ -99,13 +99,3 @@ def _reference(config: RunConfig, preset: str, *, cuda: bool) -> tuple[float, st
         return slowest, "no reference speed: that of the slowest built-in model"
     note = f"reference, {config.algorithm} {preset}: {REFERENCE_MACHINE}"
     return known, note + (", no GPU measured yet" if cuda else "")
-
-
-def preset_of(config: RunConfig) -> str:
-    """The preset with the model's settings, else the level's."""
-    algorithm = algorithm_named(config.algorithm)
-    values = config.model.model_dump()
-    for name, preset in algorithm.presets.items():
-        if all(values[key] == value for key, value in preset.items()):
-            return name
-    return algorithm.levels[config.level].preset
