@@ -15,16 +15,18 @@ from phase2hpc.errors import InputError
 
 def predict(
     sources: Annotated[
-        list[str] | None, typer.Argument(help="Anything that `prepare` reads.")
+        list[str] | None, typer.Argument(metavar="SOURCE", help="Anything that prepare reads.")
     ] = None,
-    cif: Annotated[Path | None, typer.Option("--cif", help="One CIF file.")] = None,
+    cif: Annotated[Path | None, typer.Option("--cif", metavar="FILE", help="One CIF file.")] = None,
     folder: Annotated[
-        Path | None, typer.Option("--dir", help="Folder of CIF and POSCAR files, not recursive.")
+        Path | None,
+        typer.Option("--dir", metavar="DIR", help="Folder of CIF and POSCAR files, not recursive."),
     ] = None,
     run: Annotated[
         str | None,
         typer.Option(
             "--run",
+            metavar="RUN",
             help="Run directory or id; several with commas: their mean, and their spread as "
             "sigma; best: the best validation score. Default: the newest finished run at level "
             "std, pro or max, else the shipped model.",
@@ -32,15 +34,17 @@ def predict(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="CSV, or JSON (.json), a row per structure."),
+        typer.Option("--output", metavar="FILE", help="CSV, or JSON (.json), a row per structure."),
     ] = None,
     features: Annotated[
         Path | None,
-        typer.Option("--features", help="HDF5 file for the crystal vectors of one model."),
+        typer.Option(
+            "--features", metavar="FILE", help="HDF5 file for the crystal vectors of one model."
+        ),
     ] = None,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
     max_atoms: MaxAtoms = None,
     interval: Annotated[
         float,
@@ -49,7 +53,10 @@ def predict(
     shards: Shards = None,
     profile: ShardProfile = None,
 ) -> None:
-    """Predict the properties of structures with a trained model."""
+    """Predict the properties of structures with a trained model.
+
+    Example: phase2hpc predict --dir structures --output predictions.csv
+    """
     from phase2hpc.utils.container_image import mount_hint
     from phase2hpc.utils.output_path import check_output
 
@@ -115,15 +122,21 @@ def calibrate(
     run: RunArgument,
     store: Annotated[
         Path | None,
-        typer.Option("--store", help="Store it was trained on; default: as recorded by the run."),
+        typer.Option(
+            "--store",
+            metavar="FILE",
+            help="Store it was trained on; default: as recorded by the run.",
+        ),
     ] = None,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
 ) -> None:
     """Measure a finished model's errors and domain, for sigma, intervals and in_domain.
 
     Training does this at its end; a model of an older version needs it once.
+
+    Example: phase2hpc calibrate RUN
     """
     from phase2hpc.runs.registry import find_run
 
@@ -142,10 +155,9 @@ def export(
     ] = None,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Export a finished model to a new folder that ``predict --run`` reads.
+    """Export a finished model to a new folder, which predict --run reads.
 
-    Weights (safetensors), settings, scaler, calibration, errors and a model card; several runs with
-    commas are an ensemble.
+    Example: phase2hpc export RUN my-model
     """
     from phase2hpc.runs.model_selection import runs_to_predict_with
 
