@@ -1,23 +1,20 @@
 """Options that several commands share.
 
 A group of options is a frozen dataclass whose fields are annotated like typer parameters. A
-command with a parameter of such a class, decorated with ``expand``, has one option per field and
-is called with the dataclass.
+command with a parameter of such a class has one option per field and is called with the dataclass
+(option_groups.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from phase2hpc.cli.command_line import Command
 from phase2hpc.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +48,7 @@ Columns = Annotated[
 RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
 
 
-class RunCommand(TyperCommand):
+class RunCommand(Command):
     """A command with ``--algorithm`` and ``--level``, whose help lists what is installed."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -64,48 +61,6 @@ class RunCommand(TyperCommand):
                 *most, last = names[parameter.name]
                 parameter.help = f"{', '.join(most)} or {last}."  # type: ignore[attr-defined]
         super().format_help(ctx, formatter)
-
-
-def expand(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace each dataclass parameter of a command by one parameter per field."""
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {
-        name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)
-    }
-    parameters = []
-    for parameter in inspect.signature(command).parameters.values():
-        if parameter.name not in groups:
-            parameters.append(parameter.replace(annotation=hints[parameter.name]))
-            continue
-        kind = groups[parameter.name]
-        annotations = get_type_hints(kind, include_extras=True)
-        for field in dataclasses.fields(kind):
-            parameters.append(
-                inspect.Parameter(
-                    field.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=_default(field),
-                    annotation=annotations[field.name],
-                )
-            )
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        for name, kind in groups.items():
-            fields = dataclasses.fields(kind)
-            values[name] = kind(**{field.name: values.pop(field.name) for field in fields})
-        command(**values)
-
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    )
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    """Default of the parameter of a field; a field without a default is a required option."""
-    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
 
 
 @dataclass(frozen=True)
@@ -188,11 +143,13 @@ class SettingOptions:
         return {**flags, **settings}
 
 
-def train_request(run: RunOptions, settings: SettingOptions) -> TrainRequest:
+def train_request(
+    run: RunOptions, settings: SettingOptions, seeds: str | None = None
+) -> TrainRequest:
     """The request from the options, checked as far as it can be before a store is read.
 
     Raises InputError.
     """
     from phase2hpc.training import request
 
-    return request.train_request(**vars(run), settings=settings.overrides())
+    return request.train_request(**vars(run), settings=settings.overrides(), seeds=seeds)

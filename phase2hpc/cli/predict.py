@@ -1,4 +1,4 @@
-"""Commands ``predict`` and ``export``."""
+"""Commands ``predict``, ``calibrate`` and ``export``."""
 
 from __future__ import annotations
 
@@ -34,10 +34,18 @@ def predict(
         Path | None,
         typer.Option("--output", help="CSV, or JSON (.json), a row per structure."),
     ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option("--features", help="HDF5 file for the crystal vectors of one model."),
+    ] = None,
     models_dir: ModelsDir = Path("models"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     max_atoms: MaxAtoms = None,
+    interval: Annotated[
+        float,
+        typer.Option(metavar="COVERAGE", help="Share of crystals that the intervals cover."),
+    ] = 0.9,
     shards: Shards = None,
     profile: ShardProfile = None,
 ) -> None:
@@ -58,6 +66,10 @@ def predict(
     from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
 
     runs = runs_to_predict_with(models_dir, None if run is None else run.split(","))
+    if features is not None:
+        if shards is not None or len(runs) > 1:
+            raise InputError("--features: of one model and without --shards")
+        check_output(features)
     if shards is not None:
         if output is None:
             raise InputError("--shards: say by --output where the table goes")
@@ -68,6 +80,7 @@ def predict(
         work = predict_in_shards(
             inputs, output, runs, shards,
             plain_folder=folder is not None, device=device, threads=threads, max_atoms=max_atoms,
+            interval=interval,
         )  # fmt: skip
         run_sharded(work, profile)
         return
@@ -77,10 +90,14 @@ def predict(
 
     if output is not None:
         check_output(output)
-    model = load_model(runs, device=device, threads=threads, max_atoms=max_atoms)
+    model = load_model(runs, device=device, threads=threads, max_atoms=max_atoms, interval=interval)
     rows = model.predict_all(inputs, id_prop=folder is None)
+    if features is not None:
+        from phase2hpc.inference.feature_file import write_features
+
+        write_features(features, rows, model.vectors(rows), describe_model(runs))
     if output is None:
-        print(prediction_table.table(rows, model.properties, model.units))
+        print(prediction_table.table(rows, model.properties, model.units, interval))
     else:
         prediction_table.write_predictions(output, rows, model.properties)
     counts: Counter[str] = Counter()
@@ -94,17 +111,47 @@ def predict(
         raise typer.Exit(InputError.exit_code)
 
 
-def export(
+def calibrate(
     run: RunArgument,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", help="Store it was trained on; default: as recorded by the run."),
+    ] = None,
     models_dir: ModelsDir = Path("models"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
-    """Export a finished model to a new folder that ``predict --run`` reads."""
+    """Measure a finished model's errors and domain, for sigma, intervals and in_domain.
+
+    Training does this at its end; a model of an older version needs it once.
+    """
     from phase2hpc.runs.registry import find_run
 
     found = find_run(models_dir, run)
-    from phase2hpc.inference.export import export_run
+    from phase2hpc.api import calibrate as calibrate_run
+
+    print(f"calibrated: {calibrate_run(found, store, device=device, threads=threads)}")
+
+
+def export(
+    run: RunArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", metavar="TEXT", help="Licence of the weights, for the card."),
+    ] = None,
+    models_dir: ModelsDir = Path("models"),
+) -> None:
+    """Export a finished model to a new folder that ``predict --run`` reads.
+
+    Weights (safetensors), settings, scaler, calibration, errors and a model card; several runs with
+    commas are an ensemble.
+    """
+    from phase2hpc.runs.model_selection import runs_to_predict_with
+
+    found = runs_to_predict_with(models_dir, run.split(","))
+    from phase2hpc.inference.export import export_runs
     from phase2hpc.utils.output_path import warn_if_lost
 
     warn_if_lost(folder)
-    print(f"exported: {export_run(found, folder).path}")
+    print(f"exported: {export_runs(found, folder, licence=licence).path}")

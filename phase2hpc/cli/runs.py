@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
+from phase2hpc.cli.command_line import Command, Group
 from phase2hpc.cli.options import JsonOutput, ModelsDir, RunArgument
 from phase2hpc.cli.prune import prune
 from phase2hpc.errors import InputError
 
-runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
+runs_app = typer.Typer(name="runs", cls=Group, help="Training runs.", no_args_is_help=True)
 
 
-@runs_app.command("list")
+@runs_app.command("list", cls=Command)
 def runs_list(json_output: JsonOutput = False, models_dir: ModelsDir = Path("models")) -> None:
     """List all runs with their states."""
     from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
@@ -30,7 +31,7 @@ def runs_list(json_output: JsonOutput = False, models_dir: ModelsDir = Path("mod
         print(list_text(statuses) if statuses else f"no runs in {models_dir}")
 
 
-@runs_app.command("show")
+@runs_app.command("show", cls=Command)
 def runs_show(
     run: RunArgument,
     handoff: Annotated[
@@ -54,7 +55,7 @@ def runs_show(
         print(handoff_text(status) if handoff else show_text(status))
 
 
-@runs_app.command("compare")
+@runs_app.command("compare", cls=Command)
 def runs_compare(
     runs: Annotated[list[str], typer.Argument(help="Run directories or ids.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -70,4 +71,4 @@ def runs_compare(
     print(json.dumps(comparison_records(groups), indent=1) if as_json else comparison_table(groups))
 
 
-runs_app.command("prune")(prune)
+runs_app.command("prune", cls=Command)(prune)

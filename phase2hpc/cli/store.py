@@ -7,10 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from phase2hpc.cli.command_line import Command, Group
 from phase2hpc.cli.options import Columns, MaxAtoms, ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
 
-store_app = typer.Typer(help="Inspect, verify and merge graph stores.", no_args_is_help=True)
+store_app = typer.Typer(
+    name="store", cls=Group, help="Inspect, verify and merge graph stores.", no_args_is_help=True
+)
 
 
 def prepare(
@@ -106,7 +109,7 @@ def prepare(
     print(summary)
 
 
-@store_app.command("info")
+@store_app.command("info", cls=Command)
 def store_info(file: Path) -> None:
     """Show the content of a store."""
     from phase2hpc.data.store.info import info_lines
@@ -115,7 +118,7 @@ def store_info(file: Path) -> None:
     print("\n".join(info_lines(inspect(file))))
 
 
-@store_app.command("verify")
+@store_app.command("verify", cls=Command)
 def store_verify(file: Path) -> None:
     """Read every chunk with its checksum, the content hash, and whether the indices make sense."""
     from phase2hpc.data.store.verify import verify_store
@@ -126,7 +129,7 @@ def store_verify(file: Path) -> None:
         raise typer.Exit(1)
 
 
-@store_app.command("merge")
+@store_app.command("merge", cls=Command)
 def store_merge(
     files: Annotated[list[Path], typer.Argument(help="Stores; the first comes first.")],
     store: Annotated[Path, typer.Option("--store", help="The store to write.")],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phase2hpc.cli.options import RunOptions, SettingOptions, expand, train_request
+from phase2hpc.cli.options import RunOptions, SettingOptions, train_request
 from phase2hpc.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,7 +94,6 @@ def _number(flag: str, text: str, parse: Any) -> float:
     return value
 
 
-@expand
 def submit(job: JobOptions, run: RunOptions, settings: SettingOptions) -> None:
     """Submit training as a batch job, to Slurm or, with a local profile, on this machine."""
     request = train_request(run, settings)

@@ -64,6 +64,17 @@ class TargetScaler:
         """Properties that are scored and predicted: all but the auxiliary ones."""
         return self.properties[: len(self.properties) - self.auxiliary]
 
+    def of_reported(self) -> TargetScaler:
+        """The scaler of the reported properties alone."""
+        count = len(self.reported)
+        arrays = (self.mean, self.std, self.asinh_scale, self.label_fraction)
+        scaler = TargetScaler(
+            self.reported, *(array[:count] for array in arrays), log=self.log[:count]
+        )
+        scaler.lower_bound = self.lower_bound[:count]
+        scaler.units = {name: self.units[name] for name in self.reported}
+        return scaler
+
     @property
     def scales(self) -> dict[str, Scale]:
         """The scale on which each property is learned."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from phase2hpc.checkpointing.exported_model import load_exported
 from phase2hpc.checkpointing.manager import load_best, save_best
 from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.run_config import RunConfig
@@ -41,31 +43,40 @@ class TrainedModel:
         """Floating-point type of the weights and of inference."""
         return torch.float64 if self.config.training.precision == "float64" else torch.float32
 
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of the weights, by which a calibration knows its model."""
+        digest = hashlib.sha256()
+        for _, tensor in sorted(self.model.state_dict().items()):
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def save(self, run: RunDirectory, keep: int = 1) -> None:
         """Write best.pt, and keep ``keep`` files of best weights in all."""
+        save_best(run, self.state(), keep)
+
+    def state(self) -> dict[str, Any]:
+        """The content of best.pt."""
         # Paths and threads of the run are left out: the model may be given to others.
         config = self.config.model_copy(update={"runtime": RuntimeSettings()})
-        save_best(
-            run,
-            {
-                "config": config.to_json(),
-                "graph_settings": self.graph_settings.to_dict(),
-                "scaler": self.scaler.state_dict(),
-                "weights": self.model.state_dict(),
-                "elements": self.elements,
-                "epoch": self.epoch,
-                "score": self.score,
-            },
-            keep,
-        )
+        return {
+            "config": config.to_json(),
+            "graph_settings": self.graph_settings.to_dict(),
+            "scaler": self.scaler.state_dict(),
+            "weights": self.model.state_dict(),
+            "elements": self.elements,
+            "epoch": self.epoch,
+            "score": self.score,
+        }
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> TrainedModel:
-        """Read best.pt, in evaluation mode.
+        """Read best.pt, or the model.safetensors of an exported model, in evaluation mode.
 
         Raises InputError where the file is missing, damaged or inconsistent.
         """
-        state: dict[str, Any] = load_best(path)
+        exported = RunDirectory(path.parent)
+        state = load_exported(exported) if path == exported.exported_weights else load_best(path)
         config = RunConfig.from_json(state["config"], str(path))
         try:
             graph_settings = GraphSettings(**state["graph_settings"])

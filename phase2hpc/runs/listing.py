@@ -12,6 +12,7 @@ from phase2hpc.runs.registry import read_metrics
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.runs.state import RunStatus
 from phase2hpc.utils import tables
+from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.text import one_line
 from phase2hpc.utils.time_format import format_time
 
@@ -77,7 +78,7 @@ def handoff_text(status: RunStatus) -> str:
         if errors
         else "The run has no metrics yet: they are written when training ends."
     )
-    where = shlex.quote(str(run.path.resolve()))
+    where = shlex.quote(str(absolute_path(run.path)))
     return "\n".join(
         [
             f"# Hand-off: run {run.id}",
@@ -138,7 +139,7 @@ def _facts(status: RunStatus, m: Manifest) -> list[tuple[str, str]]:
         ("state", state),
         ("epochs done", f"{m.epoch} of {m.epochs} ({m.step} steps)"),
         ("best score (mean val MAE/MAD)", best),
-        ("run path", str(run.path.resolve())),
+        ("run path", str(absolute_path(run.path))),
         ("store", m.store or "none"),
         ("store content hash", m.store_hash or "none"),
         ("seed", str(m.seed)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from phase2hpc.errors import InputError
@@ -13,12 +14,12 @@ from phase2hpc.utils.os_errors import path_error
 log = logging.getLogger(__name__)
 
 
-def check_output(path: Path) -> None:
-    """Raise InputError if ``path`` cannot be written."""
+def check_output(path: Path, suffixes: Sequence[str] = (".csv", ".json")) -> None:
+    """Raise InputError if ``path`` cannot be written, or has none of these endings."""
     if path.is_dir():
         raise InputError(f"--output {path}: this is a folder, name a file in it")
-    if path.suffix.lower() not in (".csv", ".json"):
-        raise InputError(f"--output {path}: name a .csv or a .json file")
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"--output {path}: name a {' or a '.join(suffixes)} file")
     try:
         PartialFile(path).discard()
     except OSError as error:

@@ -60,10 +60,11 @@ def test_paths_of_the_design(tmp_path: Path) -> None:
     assert run.path == tmp_path / FAMILY / "run_mine"
     names = {
         "config.json", "manifest.json", "checkpoint.pt", "best.pt", "history.json", "metrics.json",
-        "metrics.csv", "predictions_test.csv", "tensorboard",
+        "metrics.csv", "predictions_val.csv", "predictions_test.csv", "report.html", "tensorboard",
     }  # fmt: skip
     paths = (run.config, run.manifest, run.checkpoint, run.best, run.history, run.metrics_json,
-             run.metrics_csv, run.predictions_test, run.tensorboard)  # fmt: skip
+             run.metrics_csv, run.predictions_val, run.predictions_test, run.report,
+             run.tensorboard)  # fmt: skip
     assert {path.name for path in paths} == names
     assert {path.parent for path in paths} == {run.path}
 

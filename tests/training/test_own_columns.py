@@ -178,7 +178,9 @@ def test_auxiliary_properties_are_trained_and_not_reported(store: Path, tmp_path
     assert best.model.properties == ("size", "tail", "flag")
     assert best.scaler.reported == ("size",)
     assert set(json.loads(run.metrics_json.read_text())["test"]) == {"size"}
-    assert run.predictions_test.read_text().splitlines()[0] == "id,size,size_target"
+    assert run.predictions_test.read_text().splitlines()[0] == (
+        "id,formula,atoms,size_target,size,size_sigma,size_error"
+    )
     losses = json.loads(run.history.read_text())[0]["train_losses"]
     assert set(losses) == {"size", "tail", "flag"} and all(losses.values())
     with pytest.raises(InputError, match="size: in --properties and in --auxiliary"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
 from phase2hpc.cluster.monitor.exit_reason import exit_reason
 from phase2hpc.cluster.monitor.logs import job_folder
+from phase2hpc.cluster.monitor.pending_reason import pending_advice
 from phase2hpc.cluster.slurm import jobs as slurm
 from phase2hpc.cluster.slurm.jobs import JobIdentity, JobState
 from phase2hpc.cluster.submit.prepare_job import SCRIPT_SUFFIX, find_preparation
@@ -105,6 +107,18 @@ class SlurmScheduler:
             reason += f" ({now.state})" if now else ""
         return reason + (f", starts about {job.start:%Y-%m-%d %H:%M}" if job.start else "")
 
+    def pending_advice(self, summary: RunSummary) -> str:
+        """What to change so that the pending newest job can start; '' where it is to wait."""
+        job = self.record(summary)
+        if job is None or not job.waiting:
+            return ""
+        return pending_advice(
+            job.reason,
+            run=summary.run.id,
+            job=str(self.newest_job(summary)),
+            profile=_profile(summary),
+        )
+
     def exit_reason(self, summary: RunSummary, last_seen: datetime | None) -> str:
         manifest, job_id = summary.manifest, self.newest_job(summary)
         assert manifest is not None and job_id is not None
@@ -112,15 +126,25 @@ class SlurmScheduler:
             folder = job_folder(summary.run, manifest)
         except InputError as error:
             return str(error)
-        reason = exit_reason(self.record(summary), folder, job_id, last_seen)
+        reason = exit_reason(
+            self.record(summary), folder, job_id, last_seen, profile=_profile(summary)
+        )
         if manifest.state != "submitted":
             return reason
         reason += "; before training started"
         first = find_preparation(summary)
         if first is None or (manifest.store and Path(manifest.store).exists()):
             return reason
-        why = exit_reason(self.state(first.job), first.folder, first.job_id)
+        why = exit_reason(
+            self.state(first.job), first.folder, first.job_id, profile=_profile(summary)
+        )
         return f"{reason}: job {first.job_id}, which was to prepare its store, {why}"
+
+
+def _profile(summary: RunSummary) -> str:
+    """Name of the site profile that the newest job was submitted with, for commands."""
+    request = summary.manifest.submission if summary.manifest else None
+    return shlex.quote(request.profile) if request else "PROFILE"
 
 
 def _identity(summary: RunSummary, job_id: str) -> JobIdentity:
@@ -134,4 +158,4 @@ def _identity(summary: RunSummary, job_id: str) -> JobIdentity:
     if folder is None or not (folder / f"{array_id(job_id)}{SCRIPT_SUFFIX}").exists():
         return JobIdentity(job_id, "")
     # Only the end of the path: other hosts may mount the models folder elsewhere.
-    return JobIdentity(job_id, "/".join(folder.parts[-3 if folder.name == "job" else -2 :]))
+    return JobIdentity(job_id, "/".join(folder.parts[-2:]))

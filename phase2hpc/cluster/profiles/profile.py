@@ -30,6 +30,7 @@ from phase2hpc.cluster.profiles.yaml_loader import read_mapping
 from phase2hpc.config.algorithm_registry import unknown_key
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.utils import tables
+from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.error_text import first_problem
 from phase2hpc.utils.package_files import shared_path
 
@@ -186,7 +187,7 @@ def portable_name(name_or_path: str) -> str:
     """A profile's name, or its absolute path if the name resolves in this folder alone."""
     path = profile_path(name_or_path)
     if _is_path(name_or_path) or not path.is_absolute():
-        return str(path.resolve())
+        return str(absolute_path(path))
     return name_or_path
 
 

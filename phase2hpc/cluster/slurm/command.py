@@ -11,6 +11,7 @@ import re
 import subprocess
 
 from phase2hpc.errors import Phase2Error
+from phase2hpc.utils.command import run_command
 
 TIMEOUT_SECONDS = 30.0
 _NAMES = "sbatch|srun|squeue|sacct|scancel|scontrol|sinfo|slurmctld"
@@ -73,16 +74,7 @@ def run_slurm(
     limit = TIMEOUT_SECONDS if timeout is None else timeout
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_FORMAT_VARIABLES)}
     try:
-        done = subprocess.run(
-            [command, *arguments],
-            env=environment | _FIXED_FORMAT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit,
-            check=False,
-        )
+        done = run_command([command, *arguments], limit, environment | _FIXED_FORMAT)
     except FileNotFoundError:
         raise Phase2Error(
             f"{command}: not found: no Slurm on this machine, or not on PATH"

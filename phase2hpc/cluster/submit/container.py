@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import shlex
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from phase2hpc.cluster.profiles.profile import ContainerSettings
 from phase2hpc.errors import InputError
+from phase2hpc.utils.absolute_path import absolute_path
+from phase2hpc.utils.command import output_of
 from phase2hpc.utils.container_image import DIGEST_VARIABLE
 
 # (offset, magic number) of SIF, which starts with a launch line, of squashfs and of ext2 to ext4.
@@ -69,7 +70,7 @@ def checked_image(container: ContainerSettings) -> ContainerSettings:
             f"container image {container.image}: not an image (SIF, squashfs or ext file "
             "system): build it (apptainer build), or give another"
         )
-    return container.model_copy(update={"image": str(path.resolve())})
+    return container.model_copy(update={"image": str(absolute_path(path))})
 
 
 def _is_image(path: Path) -> bool:
@@ -110,19 +111,14 @@ def _digest_of_file(path: Path, mtime: int, size: int) -> str:
 def _digest_from_runtime(runtime: str, image: str) -> str | None:
     # An image that was never in a registry has only an id.
     form = "{{if .RepoDigests}}{{index .RepoDigests 0}}{{else}}{{.Id}}{{end}}"
-    try:
-        answer = subprocess.run(
-            [runtime, "image", "inspect", "--format", form, image],
-            capture_output=True, text=True, timeout=30, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    digest = answer.stdout.strip().rpartition("sha256:")[2]
-    return f"sha256:{digest}" if answer.returncode == 0 and digest else None
+    answer = output_of([runtime, "image", "inspect", "--format", form, image], 30)
+    digest = (answer or "").rpartition("sha256:")[2]
+    return f"sha256:{digest}" if digest else None
 
 
 def _binds(folders: Iterable[Path]) -> list[str]:
-    """Each folder once, without subfolders of others."""
+    """Each folder once, without subfolders of others, and by the links that lead to it."""
+    folders = list(folders)
     resolved = sorted({folder.resolve() for folder in folders} - {Path("/")})
     kept: list[Path] = []
     for folder in resolved:
@@ -132,7 +128,9 @@ def _binds(folders: Iterable[Path]) -> list[str]:
             )
         if not any(folder.is_relative_to(other) for other in kept):
             kept.append(folder)
-    return [str(folder) for folder in kept]
+    linked = {absolute_path(folder): folder.resolve() for folder in folders}
+    links = [f"{real}:{link}" for link, real in sorted(linked.items()) if link != real]
+    return [*(str(folder) for folder in kept), *links]
 
 
 def _apptainer(

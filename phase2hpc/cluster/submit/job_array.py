@@ -121,7 +121,7 @@ def _submit(
 
         def record(last_ids: list[str]) -> None:
             work.folder.path.mkdir(parents=True, exist_ok=True)
-            work.folder.jobs.write_text(json.dumps([*ids, *last_ids]))
+            work.folder.jobs.write_text(json.dumps([*ids, *last_ids]), encoding="utf-8")
 
         (join,) = BatchExecutor(last).submit_calls([work.last], record)
     except JobIdUnknown:
@@ -168,7 +168,7 @@ def _refuse_if_queued(work: ShardedWork) -> None:
 
 def _active_jobs(jobs: Path) -> list[str]:
     try:
-        ids = json.loads(jobs.read_text())
+        ids = json.loads(jobs.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     if not slurm.slurm_available():

@@ -58,7 +58,7 @@ def run_calls(
             utils.JobPaths(script.folder, job_id).submitted_pickle
         )
     file = utils.JobPaths(script.folder, ids[0]).submission_file
-    file.write_text(local_text(script))
+    file.write_bytes(os.fsencode(local_text(script)))
     before_start(ids)
     failed: list[str] = []
     codes: set[int] = set()

@@ -18,7 +18,7 @@ from phase2hpc.cluster.slurm.jobs import slurm_available
 from phase2hpc.cluster.slurm.partitions import partitions
 from phase2hpc.cluster.submit import prepare_job as preparation
 from phase2hpc.cluster.submit.batch_script import chosen_container, job_script, prepare_script
-from phase2hpc.cluster.submit.estimate import estimate, preset_of
+from phase2hpc.cluster.submit.estimate import estimate
 from phase2hpc.cluster.submit.resources import (
     AUTO,
     ResourceOverrides,
@@ -30,6 +30,7 @@ from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.cluster.submit.store_size import PlannedStore
 from phase2hpc.cluster.submit.sweep import Member, members
 from phase2hpc.config.algorithm_registry import algorithm_named, level_named
+from phase2hpc.config.level_settings import preset_of
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import InputError, Phase2Error
@@ -43,6 +44,7 @@ from phase2hpc.runs.run_directory import (
 )
 from phase2hpc.training.request import TrainRequest, new_config
 from phase2hpc.training.resume_config import resumed_config, run_to_resume
+from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.package_files import default_store
 from phase2hpc.utils.time_format import format_duration
 
@@ -179,7 +181,9 @@ def make_plan(request: SubmitRequest) -> Plan:
         preset = preset_of(config)
         expected = estimate(config, preset, train.models_dir, size, cuda=cuda, done=done)
     allocation = allocate(level.resources, profile, request.wanted, expected)
-    folder = runs[0].run.path if not several else runs[0].run.path.with_name(f"array_{base}")
+    folder = absolute_path(runs[0].run.path)
+    if several:
+        folder = folder.with_name(f"array_{base}")
     name = f"phase2hpc-{train.algorithm}-{train.level}"
     container = chosen_container(profile, request.container)
     folders = [train.models_dir, store.path.parent]
@@ -188,19 +192,19 @@ def make_plan(request: SubmitRequest) -> Plan:
     job = job_script(profile, allocation, container, name, options, folders)
     script = replace(
         job,
-        folder=folder.resolve() if several else folder.resolve() / "job",
+        folder=folder if several else folder / "job",
         count=len(runs) if several else None,
     )
     first = None
     if prepare_first:
-        logs = train.models_dir.resolve() / f"{preparation.PREFIX}{base}"
+        logs = absolute_path(train.models_dir) / f"{preparation.PREFIX}{base}"
         folders += _source_folders(request.sources)
         first = prepare_script(job, logs, profile, allocation, container, folders)
     return Plan(
         request=request,
         profile=profile,
         runs=tuple(runs),
-        store=store.path.resolve(),
+        store=absolute_path(store.path),
         allocation=allocation,
         script=script,
         prepare=first and start_after(first, []),
@@ -234,8 +238,8 @@ def _run_of(train: TrainRequest, run_id: str) -> RunDirectory:
             f"run '{run.id}' exists already in {family}: continue it with --resume, or choose "
             "another --run-id"
         )
-    if "%" in str(run.path.resolve()):
-        raise InputError(f"{run.path.resolve()}: Slurm cannot write logs to a path with '%'")
+    if "%" in str(absolute_path(run.path)):
+        raise InputError(f"{absolute_path(run.path)}: Slurm cannot write logs to a path with '%'")
     return run
 
 
@@ -266,7 +270,7 @@ def _uses_cuda(
 
 def absolute_sources(sources: Iterable[str]) -> list[str]:
     """Sources by absolute path, for a process with another working directory."""
-    return [str(Path(s).resolve()) if Path(s).exists() else s for s in sources]
+    return [str(absolute_path(Path(s))) if Path(s).exists() else s for s in sources]
 
 
 def _source_folders(sources: tuple[str, ...]) -> list[Path]:

@@ -135,7 +135,8 @@ def _minutes(
     else:
         hours, note = estimate.hours(processes), estimate.time_note(processes)
     if profile.max_hours is not None and hours > profile.max_hours:
-        note += f"; capped at the site's limit, {hours:.3g} h needed: continues by requeue"
+        needed = format_duration(3600 * hours)
+        note += f"; capped at the site's limit, {needed} needed: continues by requeue"
         hours = math.floor(60 * profile.max_hours) / 60
     minutes = max(1, math.ceil(round(60 * hours, 3)))
     return minutes, f"time {format_duration(60 * minutes)} ({note})"

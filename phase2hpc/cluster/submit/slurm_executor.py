@@ -167,7 +167,7 @@ class BatchExecutor(slurm.SlurmExecutor):
 
     def _submit_command(self, command: str) -> Job[Any]:
         script = self.folder / f".submission_file_{uuid.uuid4().hex}.sh"
-        script.write_text(self._make_submission_file_text(command, ""))
+        script.write_bytes(os.fsencode(self._make_submission_file_text(command, "")))
         job_id = sbatch(script)
         job: Job[Any] = slurm.SlurmJob(folder=self.folder, job_id=job_id)
         job.paths.move_temporary_file(script, "submission_file")
@@ -205,6 +205,7 @@ def sbatch(script: Path) -> str:
             ["sbatch", "--parsable", str(script)],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_SBATCH_TIMEOUT,
             env=_environment_outside_job(),
             check=False,

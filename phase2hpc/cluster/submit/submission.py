@@ -20,6 +20,7 @@ from phase2hpc.errors import InputError
 from phase2hpc.runs.job_id import array_id
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory, create_run
+from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.mounts import IN_MEMORY, file_system
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def _calls(plan: Plan) -> list[Call]:
     calls: list[Call] = []
     for planned in plan.runs:
         arguments: tuple[object, ...] = (
-            str(planned.run.path.resolve()), hours, plan.signal_seconds,
+            str(absolute_path(planned.run.path)), hours, plan.signal_seconds,
         )  # fmt: skip
         if train.resume:
             arguments += (planned.config.to_json(), train.accept_changes)
@@ -160,7 +161,7 @@ def _record(plan: Plan, ids: list[str]) -> None:
     """Write each run's job into its manifest, before any of them can start."""
     for planned, job_id in zip(plan.runs, ids, strict=True):
         run = planned.run
-        folder = os.path.relpath(plan.script.folder, run.path.resolve())
+        folder = os.path.relpath(plan.script.folder, absolute_path(run.path))
         known = run.read_manifest().job_ids
         run.update_manifest(
             state="submitted",

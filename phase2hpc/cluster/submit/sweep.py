@@ -10,9 +10,7 @@ from typing import Any
 
 from phase2hpc.errors import InputError
 from phase2hpc.training.request import OWN_FLAGS
-
-# A larger array is more likely a typing error, and above many sites' MaxArraySize.
-MAX_MEMBERS = 1000
+from phase2hpc.training.seeds import MAX_MEMBERS, parse_seeds, seed_label, seed_suffix
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Member:
     def label(self) -> str:
         """Such as ``lr=0.001,seed=2``; empty for a single run."""
         parts = [f"{key}={value}" for key, value in self.overrides.items()]
-        return ",".join(parts + ([f"seed={self.seed}"] if self.seed is not None else []))
+        return ",".join(parts + ([seed_label(self.seed)] if self.seed is not None else []))
 
     @property
     def suffix(self) -> str:
@@ -35,8 +33,8 @@ class Member:
             re.sub(r"[^A-Za-z0-9.-]+", ".", f"{key.replace('_', '')}{value}")
             for key, value in self.overrides.items()
         ]
-        parts += [f"s{self.seed}"] if self.seed is not None else []
-        return "".join(f"-{part}" for part in parts)
+        suffix = "" if self.seed is None else seed_suffix(self.seed)
+        return "".join(f"-{part}" for part in parts) + suffix
 
 
 def members(seeds: str | None, sweeps: Sequence[str]) -> list[Member]:
@@ -55,22 +53,6 @@ def members(seeds: str | None, sweeps: Sequence[str]) -> list[Member]:
     ]
     if len(found) > MAX_MEMBERS:
         raise InputError(f"--seeds and --sweep make {len(found)} runs, {MAX_MEMBERS} at most")
-    return found
-
-
-def parse_seeds(text: str) -> list[int]:
-    """``0-4``, ``1,3,7`` or ``0-2,5``. Raises InputError."""
-    found: list[int] = []
-    for part in (part.strip() for part in text.split(",")):
-        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
-        if match is None:
-            raise InputError(f"--seeds {text}: give them as 0-4 or 1,3,7")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last - first >= MAX_MEMBERS:
-            raise InputError(f"--seeds {text}: '{part}' is no range of at most {MAX_MEMBERS}")
-        found += range(first, last + 1)
-    if len(set(found)) < len(found):
-        raise InputError(f"--seeds {text}: the same seed twice")
     return found
 
 

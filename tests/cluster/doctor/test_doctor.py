@@ -213,13 +213,23 @@ def test_a_profile_that_fits(cluster):
     assert "signal-delay" not in trial and "srun" not in trial
 
 
+@pytest.mark.parametrize("fields", [{}, {"hours": 2}])
+def test_the_trial_job_asks_for_what_submit_would(cluster, fields):
+    """The partition's limit holds for a profile without max_hours."""
+    short = PARTITIONS.replace("MaxTime=01:00:00", "MaxTime=00:10:00", 1)
+    cluster(scontrol=(short, "", 0))
+    assert by_name(slurm_checks(Profile(**fields)))["trial job"].status == "ok"
+    (trial,) = [call for call in cluster() if "--test-only" in call]
+    assert " --time=10 " in trial
+
+
 @pytest.mark.parametrize(
     ("fields", "name", "status", "words"),
     [
         ({"partition": "bach"}, "partition", "fail", "did you mean 'batch'"),
         ({"partition": "long"}, "partition long", "warn", "down"),
         ({"max_hours": 24}, "max_hours", "fail", "set 'max_hours' to 1:00:00 at most"),
-        ({"hours": 2}, "hours", "fail", "set 'hours' to 1:00:00 at most"),
+        ({"hours": 2}, "hours", "warn", "jobs ask for 1:00:00, and a longer run continues"),
         ({"nodes": 4}, "nodes", "fail", "set 'nodes' to 3 at most"),
         ({"partition": "long", "nodes": 2}, "nodes", "fail", "set 'nodes' to 1 at most"),
         ({"cpus": 16}, "cpus", "fail", "set 'cpus' to 8 at most"),

@@ -113,6 +113,18 @@ def test_pending_with_slurms_reason_and_estimate(make, slurm, stands):
     assert "job 7 PENDING (Resources), starts about 2026-11-25 10:30" in about
 
 
+def test_a_reason_that_never_passes_comes_with_what_to_change(make, slurm, stands):
+    run = make("one", "submitted", submission={"profile": "mine"})
+    slurm(in_queue(run, "PENDING", reason="QOSMaxWallDurationPerJobLimit"))
+    _, about, text = stands("one")
+    assert about.endswith("job 7 PENDING (QOSMaxWallDurationPerJobLimit)")
+    assert " to do: ask for less with --time" in text
+    slurm(in_queue(run, "PENDING", reason="BadConstraints"))
+    assert "phase2hpc doctor --profile mine compares" in stands("one")[2]
+    slurm(in_queue(run, "PENDING", reason="Resources"))
+    assert "to do" not in stands("one")[2]
+
+
 def test_running_with_its_heartbeat(make, slurm, stands):
     run = make("one", "running", restarts=2)
     slurm(in_queue(run, "RUNNING"))
@@ -168,6 +180,12 @@ def test_a_dead_process_on_this_machine_is_not_running(make, slurm, stands):
      ("NODE_FAIL", "0", "", "job 7 NODE_FAIL (of n1)"),
      ("CANCELLED", "15", "", "job 7 CANCELLED"),
      ("FAILED", "9", "", "job 7 FAILED, killed by SIGKILL"),
+     ("FAILED", "48", "", "job 7 FAILED, killed by SIGRTMIN+14"),
+     ("FAILED", "4021", "", "job 7 FAILED: node n1 cannot write its log in "),
+     ("FAILED", "256", "srun: fatal: SLURM_MEM_PER_CPU and SLURM_MEM_PER_GPU are exclusive\n",
+      "job 7 FAILED, exit code 1: SLURM_MEM_PER_CPU and SLURM_MEM_PER_GPU are exclusive"),
+     ("FAILED", "65280", "FATAL:   could not open image /x.sif: no such file\n",
+      "job 7 FAILED, exit code 255: could not open image /x.sif: no such file"),
      ("FAILED", "256", "Traceback\n  x\nKeyError: 'a'\nsrun: error: n1: task 0: Exited\n",
       "job 7 FAILED, exit code 1: KeyError: 'a'"),
      ("FAILED", "256", OOM, "job 7 OUT_OF_MEMORY (FAILED, exit code 1)"),

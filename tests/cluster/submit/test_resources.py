@@ -15,11 +15,11 @@ from phase2hpc.cluster.submit.estimate import (
     Estimate,
     estimate,
     measured_rate,
-    preset_of,
 )
 from phase2hpc.cluster.submit.resources import ResourceOverrides, allocate
 from phase2hpc.cluster.submit.store_size import SAMPLE_TRAINING, PlannedStore, StoreSize
 from phase2hpc.config.algorithms import ALGORITHMS, Resources
+from phase2hpc.config.level_settings import preset_of
 from phase2hpc.config.run_config import build_config
 from phase2hpc.errors import InputError
 from phase2hpc.runs.manifest import Manifest

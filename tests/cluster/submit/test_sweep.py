@@ -2,9 +2,10 @@
 
 import pytest
 
-from phase2hpc.cluster.submit.sweep import Member, members, parse_seeds
+from phase2hpc.cluster.submit.sweep import Member, members
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import checked_run_id
+from phase2hpc.training.seeds import parse_seeds
 
 
 def test_seeds() -> None:
