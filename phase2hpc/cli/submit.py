@@ -22,22 +22,30 @@ def _job_option(help: str, *names: str, metavar: str | None = None) -> Any:
 class JobOptions:
     """Options of the job."""
 
-    profile: Annotated[str, _job_option("Site profile: a name (`jobs/NAME.yaml`) or a file.")]
+    profile: Annotated[
+        str, _job_option("Site profile: a name (jobs/NAME.yaml) or a file.", metavar="SITE")
+    ]
     container: Annotated[
         str | None, _job_option("Image to run in, instead of the profile's.", metavar="IMAGE")
     ] = None
-    partition: Annotated[str | None, _job_option("Partition, or a comma list.")] = None
-    account: Annotated[str | None, _job_option("Account that is charged.")] = None
-    qos: Annotated[str | None, _job_option("Quality of service.")] = None
-    constraint: Annotated[str | None, _job_option("Required node features.")] = None
-    reservation: Annotated[str | None, _job_option("Reservation to run in.")] = None
-    job_name: Annotated[str | None, _job_option("Name of the job.", metavar="NAME")] = None
-    nodes: Annotated[int | None, _job_option("Nodes.")] = None
-    gpus_per_node: Annotated[int | None, _job_option("GPUs per node, with one process each.")] = (
+    partition: Annotated[str | None, _job_option("Partition, or a comma list.", metavar="NAME")] = (
         None
     )
-    tasks_per_node: Annotated[int | None, _job_option("Processes per node, without GPUs.")] = None
-    cpus: Annotated[int | None, _job_option("Cores per process.")] = None
+    account: Annotated[str | None, _job_option("Account that is charged.", metavar="NAME")] = None
+    qos: Annotated[str | None, _job_option("Quality of service.", metavar="NAME")] = None
+    constraint: Annotated[
+        str | None, _job_option("Required node features.", metavar="FEATURES")
+    ] = None
+    reservation: Annotated[str | None, _job_option("Reservation to run in.", metavar="NAME")] = None
+    job_name: Annotated[str | None, _job_option("Name of the job.", metavar="NAME")] = None
+    nodes: Annotated[int | None, _job_option("Nodes.", metavar="N")] = None
+    gpus_per_node: Annotated[
+        int | None, _job_option("GPUs per node, with one process each.", metavar="N")
+    ] = None
+    tasks_per_node: Annotated[
+        int | None, _job_option("Processes per node, without GPUs.", metavar="N")
+    ] = None
+    cpus: Annotated[int | None, _job_option("Cores per process.", metavar="N")] = None
     memory: Annotated[
         str | None,
         _job_option("Memory per node: GiB, or as 64G; 0: all of the node's.", metavar="SIZE"),
@@ -111,7 +119,10 @@ def _number(flag: str, text: str, parse: Any, at_least: float | None = None) -> 
 
 
 def submit(job: JobOptions, run: RunOptions, settings: SettingOptions) -> None:
-    """Submit training as a batch job, to Slurm or, with a local profile, on this machine."""
+    """Submit training as a batch job, to Slurm or, with a local profile, on this machine.
+
+    Example: phase2hpc submit --level std --profile slurm-gpu --dry-run
+    """
     request = train_request(run, settings)
     wanted = job.wanted()
     from phase2hpc.cluster.submit.plan import FIELD_FLAGS, SubmitRequest, make_plans

@@ -107,7 +107,7 @@ class TrainingLoop:
         trainer, crystals = self.trainer, len(self.trainer.train)
         done = min(trainer.loader.sampler.position * self.settings.batch_size, crystals)
         label = f"epoch {trainer.epoch + 1}/{self.settings.epochs}"
-        trainer.model.train()
+        trainer.train_mode()
         self._last_save = time.monotonic()
         with Progress(label, crystals, "crystals", done=done, quiet=not self._writes) as progress:
             for parts in trainer.loader.microbatches(self.settings.max_edges):

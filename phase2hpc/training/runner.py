@@ -156,7 +156,10 @@ def _start_run(
             if config.column(name).scale == "auto":
                 print(f"{name}: scale {scale} (auto: chosen by the skew of its labels)", flush=True)
     if config.init_from is not None:
-        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).weights))
+        source = RunDirectory(Path(config.init_from))
+        taken = trainer.initialise_from(TrainedModel.load(source.weights))
+        if world.is_main:
+            print(f"start from {source.path.name}: {taken}", flush=True)
     run = world.run_on_main(lambda: new_directory(request.models_dir, family, request.run_id))
 
     def begin() -> None:

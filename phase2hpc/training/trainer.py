@@ -141,7 +141,10 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, self.loss, self.settings.weight_decay),
             lr=self.settings.lr,
+            # A fifth of the time of the default, with the same result up to rounding.
+            fused=True,
         )
+        self.parameters = [*self.model.parameters()]
         self.forward: Callable[[CrystalData], Tensor] = self.model
         if self.settings.compile:
             self.forward = compiled(self.model, self.device)
@@ -187,10 +190,23 @@ class Trainer:
         """Mean loss over this epoch's crystals so far."""
         return float(self.loss_sums[0].item() / max(1, self.counted))
 
-    def initialise_from(self, best: TrainedModel) -> None:
-        """Copy another run's encoder weights, and the heads of shared properties."""
-        best.copy_into(self.model)
+    def initialise_from(self, best: TrainedModel) -> str:
+        """Copy another run's encoder weights, and the heads of shared properties.
+
+        Returns what was taken over and what was not.
+        """
+        taken = best.copy_into(self.model, self.scaler)
         self.averaged = AveragedModel(self.model, self.settings.ema_decay)
+        return taken
+
+    def train_mode(self) -> None:
+        """Set the model to training, but for an encoder that is frozen in this epoch."""
+        self.model.train()
+        frozen = self.epoch < self.settings.frozen_epochs
+        self.model.encoder.requires_grad_(not frozen)
+        if frozen:
+            # Without dropout, and with the statistics of the data it was trained on.
+            self.model.encoder.eval()
 
     def optimise(
         self, parts: Iterator[CrystalData], global_batch_size: int, flags: Tensor | None = None
@@ -202,7 +218,9 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        self.optimizer.zero_grad(set_to_none=True)
+        parameters = [*self.parameters, *self.loss.parameters()]
+        for parameter in parameters:
+            parameter.grad = None
         sums = torch.zeros(1 + len(self.outputs), device=self.device, dtype=self.dtype)
         for part in parts:
             with out_of_memory_errors(part), compilation_errors():
@@ -220,24 +238,20 @@ class Trainer:
         if flags is None:
             flags = sums.new_zeros(0)
         exchanged = torch.cat([sums, flags])
-        self.world.all_reduce_gradients(
-            [*self.model.parameters(), *self.loss.parameters()], exchanged
-        )
+        self.world.all_reduce_gradients([p for p in parameters if p.requires_grad], exchanged)
         sums = exchanged[: len(sums)]
         flags.copy_(exchanged[len(sums) :])
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         good = bool(torch.isfinite(norm + sums[0]))
         if good:
             self.optimizer.step()
-            self.averaged.update(self.model, self.step)
+            self.averaged.update(self.step)
             self.skipped.in_row = 0
             self.loss_sums += (sums * global_batch_size).to(self.loss_sums.dtype)
             self.counted += global_batch_size
         else:
             # Undo the bad batch's update of running statistics by those of the last step.
-            pairs = zip(self.model.buffers(), self.averaged.module.buffers(), strict=True)
-            for buffer, before in pairs:
-                buffer.copy_(before)
+            self.averaged.restore_buffers()
         self.step += 1
         return good
 

@@ -113,6 +113,11 @@ def checked_sbatch(options: Any) -> Any:
             raise ValueError(f"'{given}' is not a long option of sbatch")
         if key in _SET_BY:
             raise ValueError(f"'{key}' is set by the profile's field {_SET_BY[key]}")
+        if key in ("cluster", "clusters"):
+            raise ValueError(
+                f"'{key}': status and cancel would not find the job; choose the cluster for all "
+                "commands by the environment variable SLURM_CLUSTERS"
+            )
         if key in _RESERVED_OPTIONS:
             raise ValueError(f"'{key}' is set by phase2hpc")
         if str(value).lower() == "false":

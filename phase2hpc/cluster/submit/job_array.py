@@ -16,6 +16,7 @@ from typing import Any
 from phase2hpc.cluster.node import shard_task
 from phase2hpc.cluster.profiles.profile import Profile, find_profile
 from phase2hpc.cluster.slurm import jobs as slurm
+from phase2hpc.cluster.slurm.clusters import chosen_cluster
 from phase2hpc.cluster.submit.array_size import refuse_large_array
 from phase2hpc.cluster.submit.batch_script import chosen_container, job_script
 from phase2hpc.cluster.submit.local_executor import run_calls
@@ -124,7 +125,10 @@ def _submit(
 
         def record(last_ids: list[str]) -> None:
             work.folder.path.mkdir(parents=True, exist_ok=True)
-            work.folder.jobs.write_text(json.dumps([*ids, *last_ids]), encoding="utf-8")
+            work.folder.jobs.write_text(
+                json.dumps({"cluster": chosen_cluster(), "jobs": [*ids, *last_ids]}),
+                encoding="utf-8",
+            )
 
         (join,) = BatchExecutor(last).submit_calls([work.last], record)
     except JobIdUnknown:
@@ -171,9 +175,10 @@ def _refuse_if_queued(work: ShardedWork) -> None:
 
 def _active_jobs(jobs: Path) -> list[str]:
     try:
-        ids = json.loads(jobs.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = json.loads(jobs.read_text(encoding="utf-8"))
+        cluster, ids = known["cluster"], known["jobs"]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
     if not slurm.slurm_available():
         return []
-    return [job for job, state in slurm.queue_states(ids).items() if not state.over]
+    return [job for job, state in slurm.queue_states(ids, cluster).items() if not state.over]

@@ -20,6 +20,7 @@ from phase2hpc.cluster.submit import prepare_job as preparation
 from phase2hpc.cluster.submit.array_size import refuse_large_array
 from phase2hpc.cluster.submit.batch_script import chosen_container, job_script, prepare_script
 from phase2hpc.cluster.submit.container import image_exists
+from phase2hpc.cluster.submit.dependencies import dependency_ids
 from phase2hpc.cluster.submit.estimate import estimate
 from phase2hpc.cluster.submit.resources import (
     AUTO,
@@ -27,7 +28,7 @@ from phase2hpc.cluster.submit.resources import (
     ResourceRequest,
     allocate,
 )
-from phase2hpc.cluster.submit.sbatch_options import dependency_ids, start_after, with_options
+from phase2hpc.cluster.submit.sbatch_options import start_after, with_options
 from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.cluster.submit.store_size import PlannedStore
 from phase2hpc.cluster.submit.sweep import ALGORITHM, Member, members, parse_sweeps, seeds_at_once

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -17,8 +16,6 @@ from phase2hpc.cluster.submit.exclusive_options import further_options
 from phase2hpc.cluster.submit.resources import ResourceRequest
 from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.errors import InputError
-from phase2hpc.runs.job_id import is_slurm_job_id
-from phase2hpc.runs.registry import find_run
 from phase2hpc.utils.error_text import first_problem
 
 # Fields of a profile that are sbatch options under the same name.
@@ -147,19 +144,3 @@ def start_after(script: JobScript, ids: list[str], *, even_if_failed: bool = Fal
         dependency += f",{own}"
     parameters = {**script.parameters, "dependency": dependency, "additional_parameters": further}
     return replace(script, parameters=parameters)
-
-
-def dependency_ids(after: str | None, models_dir: Path) -> list[str]:
-    """Job ids of ``--after``: a comma list of job ids, and of runs for their newest job."""
-    ids = []
-    for name in (part.strip() for part in (after or "").split(",")):
-        if not name:
-            continue
-        if not is_slurm_job_id(name):
-            run = find_run(models_dir, name)
-            known = [job for job in run.read_manifest().job_ids if is_slurm_job_id(job)]
-            if not known:
-                raise InputError(f"--after {name}: this run has no Slurm job to wait for")
-            name = known[-1]
-        ids.append(name)
-    return ids

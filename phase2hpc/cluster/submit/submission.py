@@ -14,6 +14,7 @@ from pathlib import Path
 
 from phase2hpc.cluster.node import train_task
 from phase2hpc.cluster.slurm import jobs as slurm
+from phase2hpc.cluster.slurm.clusters import chosen_cluster
 from phase2hpc.cluster.submit.local_executor import local_text, run_calls
 from phase2hpc.cluster.submit.plan import ID_OF_PREPARE, Plan, PlannedRun, absolute_sources
 from phase2hpc.cluster.submit.shell_variables import script_options, variable_notes
@@ -66,6 +67,7 @@ def submit(plans: Sequence[Plan]) -> list[str]:
     _refuse_if_queued(plans[0])
     if plans[0].profile.executor == "local":
         return _run_all_here(plans)
+    chosen_cluster()  # refuses what could not be found again
     if problem := unshared_reason(plans[0].script.folder):
         log.warning("%s", problem)
     queued: list[str] = []
@@ -199,6 +201,8 @@ def _record(plan: Plan, ids: list[str]) -> None:
         run.update_manifest(
             state="submitted",
             job_ids=[*known, job_id],
+            cluster=chosen_cluster() if plan.profile.executor == "slurm" else "",
+            after=list(plan.dependencies),
             job_folder=folder,
             submission=plan.submission,
             message="",
@@ -210,7 +214,8 @@ def _refuse_if_queued(plan: Plan) -> None:
     if not plan.request.train.resume or not slurm.slurm_available():
         return
     run = plan.runs[0].run
-    for job_id, job in slurm.queue_states(run.read_manifest().job_ids).items():
+    manifest = run.read_manifest()
+    for job_id, job in slurm.queue_states(manifest.job_ids, manifest.cluster).items():
         if not job.over:
             raise InputError(
                 f"--resume: run {run.id} already has a job ({job_id}, {job.state}): wait for it, "

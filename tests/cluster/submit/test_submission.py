@@ -281,10 +281,12 @@ def test_a_manifest_of_a_submitted_run_is_read_by_the_registry(tmp_path: Path) -
     from phase2hpc.config.run_config import build_config
     from phase2hpc.runs.listing import list_text
     from phase2hpc.runs.registry import registry
+    from phase2hpc.runs.run_table import run_records
     from phase2hpc.runs.state import run_statuses
 
     run = create_run(tmp_path, "multitask_cgcnn_lite", "x")
     manifest = Manifest.for_run(run, build_config("cgcnn", "lite", ["band_gap"]), tmp_path, None)
     manifest.state = "submitted"
     run.write_manifest(manifest)
-    assert " pending " in list_text(run_statuses(registry(tmp_path), SlurmScheduler()))
+    records = run_records(run_statuses(registry(tmp_path), SlurmScheduler()))
+    assert " pending " in list_text(records, None)
