@@ -160,6 +160,10 @@ class SettingOptions:
     checkpoint_minutes: Annotated[float | None, _setting("Minutes between checkpoints.")] = None
     checkpoint_steps: Annotated[int | None, _setting("Steps between checkpoints.")] = None
     keep_best: Annotated[int | None, _setting("Number of best weights kept.")] = None
+    log: Annotated[
+        str | None,
+        _setting("Loggers: csv, tensorboard, wandb, mlflow, or none.", metavar="NAME,NAME"),
+    ] = None
     assignments: Annotated[
         list[str] | None,
         _setting("Any setting; see `levels --settings`.", "--set", metavar="KEY=VALUE"),
