@@ -24,10 +24,10 @@ from phase2hpc.models.multitask import MultiTaskModel
 from phase2hpc.runs.lease import Lease
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.heartbeat import Heartbeat
+from phase2hpc.training.loggers.epoch_logger import EpochLoggers, LoggedRun
 from phase2hpc.training.metrics import metrics_by_property, score
 from phase2hpc.training.nonfinite_steps import LOWER_RATE, MAX_CONSECUTIVE, RollbackRequired
 from phase2hpc.training.stop_request import StopRequest
-from phase2hpc.training.tensorboard import TensorBoardLog
 from phase2hpc.training.trainer import Interrupted, Trainer
 from phase2hpc.training.trainer_state import load_state_dict, state_dict
 from phase2hpc.utils.atomic_io import write_atomically
@@ -80,7 +80,7 @@ class TrainingLoop:
             self._save()
         # A stop requested before now takes effect after one step: even with a time limit hardly
         # longer than the start-up, every restart makes progress.
-        with self._scalars() as scalars:
+        with self._loggers() as loggers:
             while trainer.epoch < self.settings.epochs and not self._out_of_patience():
                 try:
                     # After a stop during validation the epoch is trained and not yet finished.
@@ -89,14 +89,15 @@ class TrainingLoop:
                 except RollbackRequired:
                     self._roll_back()
                     continue
-                self._end_epoch(scalars)
+                self._end_epoch(loggers)
                 self._stop_if_requested()
                 if not trainer.skipped.in_row or trainer.epoch == self.settings.epochs:
                     self._save()
 
-    def _scalars(self) -> AbstractContextManager[TensorBoardLog | None]:
+    def _loggers(self) -> AbstractContextManager[EpochLoggers | None]:
         if self._writes:
-            return TensorBoardLog(self.run.tensorboard, self.trainer.step)
+            logged = LoggedRun(self.run, self.trainer.config, self.trainer.step)
+            return EpochLoggers(self.runtime.log, logged)
         return nullcontext()
 
     @property
@@ -184,7 +185,7 @@ class TrainingLoop:
                 MAX_CONSECUTIVE, trainer.step, LOWER_RATE,
             )  # fmt: skip
 
-    def _end_epoch(self, scalars: TensorBoardLog | None) -> None:
+    def _end_epoch(self, loggers: EpochLoggers | None) -> None:
         trainer = self.trainer
         self._heartbeat.beat(phase="validating")
         outputs = self.infer_or_stop(trainer.averaged.module, trainer.val)
@@ -216,8 +217,8 @@ class TrainingLoop:
             if self._writes:
                 self.check_lease()
                 trainer.trained_model().save(self.run, self.runtime.keep_best)
-        if scalars is not None:
-            scalars.write(record)
+        if loggers is not None:
+            loggers.write(record)
             print(epoch_line(record, self.settings.epochs, trainer.best_epoch), flush=True)
 
     def _out_of_patience(self) -> bool:
