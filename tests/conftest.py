@@ -124,6 +124,8 @@ def train_tiny(tiny: Tiny) -> TrainTiny:
         init_from: RunDirectory | None = None,
         seed: int | None = None,
         accept_changes: bool = False,
+        seeds: tuple[int, ...] = (),
+        at_end: Callable[[RunDirectory], None] | None = None,
         **overrides: Any,
     ) -> RunDirectory:
         from phase2hpc.training.request import TrainRequest
@@ -141,8 +143,10 @@ def train_tiny(tiny: Tiny) -> TrainTiny:
                 init_from=init_from,
                 seed=seed,
                 accept_changes=accept_changes,
+                seeds=seeds,
                 overrides={**({} if resume else LITTLE[algorithm]), **overrides},
-            )
+            ),
+            at_end,
         )
 
     return run
