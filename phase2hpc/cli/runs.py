@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
+from phase2hpc.cli.command_line import Command, Group
 from phase2hpc.cli.options import JsonOutput, ModelsDir, RunArgument
 from phase2hpc.cli.prune import prune
 from phase2hpc.errors import InputError
 
-runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
+runs_app = typer.Typer(name="runs", cls=Group, help="Training runs.", no_args_is_help=True)
 
 
-@runs_app.command("list")
+@runs_app.command("list", cls=Command)
 def runs_list(
     sort: Annotated[
         str, typer.Option("--sort", metavar="COLUMN", help="A column of --csv, or mae_PROPERTY.")
@@ -73,7 +74,7 @@ def runs_list(
         print(f"no runs in {models_dir}" + (" that meet --filter" if filters and found else ""))
 
 
-@runs_app.command("show")
+@runs_app.command("show", cls=Command)
 def runs_show(
     run: RunArgument,
     handoff: Annotated[
@@ -105,7 +106,7 @@ def runs_show(
         print(listing.show_text(statuses, ensemble))
 
 
-@runs_app.command("compare")
+@runs_app.command("compare", cls=Command)
 def runs_compare(
     runs: Annotated[
         list[str],
@@ -124,4 +125,4 @@ def runs_compare(
     print(json.dumps(found.as_json(), indent=2, default=str) if json_output else found.text())
 
 
-runs_app.command("prune")(prune)
+runs_app.command("prune", cls=Command)(prune)

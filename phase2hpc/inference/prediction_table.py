@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from phase2hpc.utils import tables
 from phase2hpc.utils.record_files import write_records
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 STATUSES = ("ok", "rejected", "failed")
 # Counted beside the statuses.
 OUTSIDE = "outside"
+# Columns of a property after its name.
+KINDS = ("", "_sigma", "_low", "_high")
 
 
 @dataclass
@@ -25,9 +30,10 @@ class Prediction:
     """Prediction for one structure.
 
     status: "ok", "rejected" (not a valid structure) or "failed" (it could not be read, or the model
-    failed), for the given ``reason``. values and sigmas: by property,
-    empty unless the status is "ok". in_domain: False if an element does not occur in the training
-    data, else None (not known).
+    failed), for the given ``reason``. values, sigmas, lows and highs: by property, where there is
+    one and the status is "ok". in_domain: False if the crystal is unlike the training data, for
+    the given ``reason``, and where there is no prediction.
+    vector: (F,) output of the encoder of a single model.
     """
 
     id: str
@@ -37,7 +43,10 @@ class Prediction:
     reason: str = ""
     values: dict[str, float] = field(default_factory=dict)
     sigmas: dict[str, float] = field(default_factory=dict)
-    in_domain: bool | None = None
+    lows: dict[str, float] = field(default_factory=dict)
+    highs: dict[str, float] = field(default_factory=dict)
+    in_domain: bool = False
+    vector: npt.NDArray[np.floating] | None = None
 
 
 def columns(properties: Sequence[str]) -> list[str]:
@@ -58,18 +67,19 @@ def as_records(rows: Iterable[Prediction], properties: Sequence[str]) -> Iterato
         for name in properties:
             record[name] = row.values.get(name)
             record[f"{name}_sigma"] = row.sigmas.get(name)
+            record[f"{name}_low"] = row.lows.get(name)
+            record[f"{name}_high"] = row.highs.get(name)
         record["in_domain"] = row.in_domain
         yield record
 
 
 def as_frame(rows: Iterable[Prediction], properties: Sequence[str]) -> pd.DataFrame:
-    """The table as a DataFrame: text, float64 (NaN: no value), and ``in_domain`` as boolean with
-    ``<NA>``."""
+    """The table as a DataFrame: text, float64 (NaN: no value), and ``in_domain`` as bool."""
     import pandas as pd
 
-    numeric = [f"{name}{kind}" for name in properties for kind in ("", "_sigma")]
+    numeric = [f"{name}{kind}" for name in properties for kind in KINDS]
     frame = pd.DataFrame(list(as_records(rows, properties)), columns=columns(properties))
-    return frame.astype(dict.fromkeys(numeric, "float64") | {"in_domain": "boolean"})
+    return frame.astype(dict.fromkeys(numeric, "float64") | {"in_domain": "bool"})
 
 
 def write_predictions(path: Path, rows: Iterable[Prediction], properties: Sequence[str]) -> None:
@@ -77,29 +87,40 @@ def write_predictions(path: Path, rows: Iterable[Prediction], properties: Sequen
     write_records(path, as_records(rows, properties), columns(properties))
 
 
-def table(rows: Sequence[Prediction], properties: Sequence[str], units: Mapping[str, str]) -> str:
-    """Rows as text: one line per property for one structure, else one line per structure."""
+def table(
+    rows: Sequence[Prediction],
+    properties: Sequence[str],
+    units: Mapping[str, str],
+    interval: float,
+) -> str:
+    """Rows as text: one line per property for one structure, else one line per structure.
+
+    interval: coverage of the intervals.
+    """
     if len(rows) == 1 and rows[0].status == "ok":
         row = rows[0]
         lines = [
-            [name, _with_sigma(row, name), units.get(name) or tables.ABSENT] for name in properties
+            [name, _with_sigma(row, name), _interval(row, name), units.get(name) or tables.ABSENT]
+            for name in properties
         ]
-        text = tables.aligned((f"{row.id} ({row.formula})", "prediction", "unit"), lines)
+        header = (
+            f"{row.id} ({row.formula})",
+            "prediction",
+            f"{100 * interval:g}% interval",
+            "unit",
+        )
+        text = tables.aligned(header, lines)
     else:
-        header = [
-            "id",
-            "formula",
-            *(f"{p} ({units[p]})" if units.get(p) else p for p in properties),
-        ]
+        names = [f"{p} ({units[p]})" if units.get(p) else p for p in properties]
         body = [
             [row.id, row.formula, *(_with_sigma(row, name) for name in properties)] for row in rows
         ]
-        text = tables.aligned(header, body, left=2)
+        text = tables.aligned(["id", "formula", *names], body, left=2)
     notes = [f"{row.id}: {row.status}: {row.reason}" for row in rows if row.status != "ok"]
     notes += [
         f"{row.id}: outside the model's domain ({row.reason}): do not rely on it"
         for row in rows
-        if row.in_domain is False
+        if row.status == "ok" and not row.in_domain
     ]
     return "\n".join([text, *notes])
 
@@ -111,10 +132,16 @@ def _with_sigma(row: Prediction, name: str) -> str:
     return f"{value:.4g}" if sigma is None else tables.with_error(value, sigma)
 
 
+def _interval(row: Prediction, name: str) -> str:
+    if name not in row.lows or name not in row.highs:
+        return tables.ABSENT
+    return f"{tables.number(row.lows[name], 3)} to {tables.number(row.highs[name], 3)}"
+
+
 def count_record(counts: Counter[str], record: Mapping[str, Any]) -> None:
     """Count a record of ``as_records`` by status, and among OUTSIDE where it is not in domain."""
     counts[record["status"]] += 1
-    if record["in_domain"] is False:
+    if record["status"] == "ok" and not record["in_domain"]:
         counts[OUTSIDE] += 1
 
 

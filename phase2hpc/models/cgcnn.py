@@ -13,9 +13,9 @@ from torch.nn.functional import softplus
 from torch_geometric.data import Data
 
 from phase2hpc.config.algorithms import CGCNNSettings
-from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.distributed_batch_norm import BatchNorm
+from phase2hpc.models.element_embedding import ElementEmbedding
 from phase2hpc.models.geometry import GaussianBasis, edge_geometry, mean_over_atoms
 
 
@@ -60,7 +60,7 @@ class CGCNNEncoder(nn.Module):
         hidden, basis_size = settings.hidden, settings.basis_size
         self.out_features = settings.out_features
         self.graph = graph
-        self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, hidden)
+        self.embedding = ElementEmbedding(hidden, descriptors=settings.element_descriptors)
         self.basis = GaussianBasis(basis_size, graph.cutoff)
         self.convolutions = nn.ModuleList(
             GatedConvolution(hidden, basis_size) for _ in range(settings.layers)

@@ -15,6 +15,7 @@ from torch_geometric.data import Data
 from phase2hpc.config.algorithms import EquivariantSettings
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph import GraphSettings
+from phase2hpc.models.element_embedding import ElementEmbedding
 from phase2hpc.models.geometry import mean_over_atoms
 from phase2hpc.models.tensor_product import Bucket, Convolution, Features, Geometry
 
@@ -35,12 +36,13 @@ class Interaction(nn.Module):
         basis_size: int,
         embedding_size: int,
         hidden: int,
+        gate_basis_size: int,
     ) -> None:
         super().__init__()
         self.sizes = {l: n for l, n in enumerate(channels_out) if n}
         total = sum(self.sizes.values())
         self.norm = FeatureNorm(channels_in)
-        self.convolution = Convolution(channels_in, channels_out, lmax, basis_size)
+        self.convolution = Convolution(channels_in, channels_out, lmax, basis_size, gate_basis_size)
         self.carry = nn.ModuleDict(
             {
                 str(l): nn.Linear(n, self.sizes[l], bias=False)
@@ -115,8 +117,10 @@ class EquivariantEncoder(nn.Module):
         embedding_size, out_features = settings.embedding_size, settings.out_features
         self.out_features = out_features
         lmax = len(channels) - 1
-        self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, embedding_size)
-        self.geometry = Geometry(lmax, settings.basis_size, graph)
+        self.embedding = ElementEmbedding(embedding_size, descriptors=settings.element_descriptors)
+        self.geometry = Geometry(
+            lmax, settings.basis_size, graph, gate_basis_size=settings.gate_basis_size
+        )
         widths = [[embedding_size], *[list(channels)] * (layers - 1), [channels[0]]]
         layer_list = [
             Interaction(
@@ -126,6 +130,7 @@ class EquivariantEncoder(nn.Module):
                 basis_size=settings.basis_size,
                 embedding_size=embedding_size,
                 hidden=settings.hidden,
+                gate_basis_size=settings.gate_basis_size,
             )
             for before, after in itertools.pairwise(widths)
         ]

@@ -49,9 +49,14 @@ class MultiTaskModel(nn.Module):
         nn.init.zeros_(self.element.weight)
 
     def forward(self, batch: Data) -> Tensor:
+        return self.with_vectors(batch)[0]
+
+    def with_vectors(self, batch: Data) -> tuple[Tensor, Tensor]:
+        """Scaled predictions (B, P), and the crystal vectors (B, F) they were made from."""
         vector = self.encoder(batch)
         structure = torch.cat([head(vector) for head in self.heads], dim=1)
-        return structure + mean_over_atoms(self.element(batch.z), batch.batch, batch.ptr)
+        of_elements = mean_over_atoms(self.element(batch.z), batch.batch, batch.ptr)
+        return structure + of_elements, vector
 
 
 def build_model(

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.models.geometry import BesselBasis, edge_geometry
+from phase2hpc.models.geometry import BesselBasis, GaussianBasis, edge_geometry
+from phase2hpc.models.message_gate import MessageGate
 
 # Features of degree l, by l: (N, 2l+1, channels). Components come before channels, so that every
 # mixing of channels is one matrix product.
@@ -45,13 +46,15 @@ class Bucket:
     """Atoms of like degree: their neighbours in one rectangle, padded with zeros in the operators.
 
     start, stop: rows of the degree-sorted atoms. sender: (n * D,). operators: (l_in, l_out) ->
-    (n, (2 l_out + 1) * K * paths, D * (2 l_in + 1)).
+    (n, (2 l_out + 1) * K * paths, D * (2 l_in + 1)). gate_basis: Gaussians of the distances,
+    (n, D, K_gate), where messages are gated.
     """
 
     start: int
     stop: int
     sender: Tensor
     operators: dict[tuple[int, int], Tensor]
+    gate_basis: Tensor | None
 
 
 def bucket_bounds(sorted_degrees: list[int], smallest: int = 16) -> list[int]:
@@ -67,10 +70,13 @@ def bucket_bounds(sorted_degrees: list[int], smallest: int = 16) -> list[int]:
 class Geometry(nn.Module):
     """Batch -> degree-sorted atoms and their constant operators."""
 
-    def __init__(self, lmax: int, basis_size: int, graph: GraphSettings) -> None:
+    def __init__(
+        self, lmax: int, basis_size: int, graph: GraphSettings, *, gate_basis_size: int = 0
+    ) -> None:
         super().__init__()
         self.lmax, self.basis_size, self.graph = lmax, basis_size, graph
         self.basis = BesselBasis(basis_size, graph.cutoff)
+        self.gate_basis = GaussianBasis(gate_basis_size, graph.cutoff) if gate_basis_size else None
         self.pairs = [(a, b) for a in range(lmax + 1) for b in range(lmax + 1)]
         for l_in, l_out in self.pairs:
             self.register_buffer(
@@ -112,6 +118,8 @@ class Geometry(nn.Module):
         radial = torch.cat([radial, radial.new_zeros(1, self.basis_size)])
         couplings = {k: torch.cat([v, v.new_zeros(1, v.shape[1])]) for k, v in couplings.items()}
         neighbor = torch.cat([rank[sender], rank.new_zeros(1)])
+        # The operators of padding are zero, whatever its gate is.
+        padded_length = torch.cat([length, length.new_zeros(1)])
         buckets, start = [], 0
         for stop in bounds:
             rows = order[start:stop]
@@ -129,7 +137,10 @@ class Geometry(nn.Module):
                 y = y.permute(0, 2, 3, 1, 4)  # (n, m_out, path, D, m_in)
                 g = r[:, None, :, None, :, None] * y.unsqueeze(2)
                 operators[l_in, l_out] = g.reshape(stop - start, -1, width * (2 * l_in + 1))
-            buckets.append(Bucket(start, stop, neighbor[edge], operators))
+            gaussians = None
+            if self.gate_basis is not None:
+                gaussians = self.gate_basis(padded_length[edge]).view(stop - start, width, -1)
+            buckets.append(Bucket(start, stop, neighbor[edge], operators, gaussians))
             start = stop
         return order, buckets
 
@@ -138,12 +149,19 @@ class Convolution(nn.Module):
     """Fully connected tensor product of the neighbours' features with the edges, summed per atom.
 
     channels_in, channels_out: number of channels by degree l = 0, 1, ... (0: it is absent).
+    gate_basis_size: Gaussians of the gate on the senders' scalars; 0: none.
     """
 
     def __init__(
-        self, channels_in: Sequence[int], channels_out: Sequence[int], lmax: int, basis_size: int
+        self,
+        channels_in: Sequence[int],
+        channels_out: Sequence[int],
+        lmax: int,
+        basis_size: int,
+        gate_basis_size: int = 0,
     ) -> None:
         super().__init__()
+        self.gate = MessageGate(channels_in[0], gate_basis_size) if gate_basis_size else None
         self.channels_out = channels_out
         self.pairs = [
             (a, b)
@@ -169,12 +187,21 @@ class Convolution(nn.Module):
     def forward(self, features: Features, buckets: list[Bucket]) -> Features:
         pieces: dict[int, list[Tensor]] = {b: [] for _, b in self.pairs}
         flat = {l: h.flatten(1) for l, h in features.items()}
+        if self.gate is not None:
+            gate_sender, gate_receiver = self.gate(flat[0])
         for bucket in buckets:
             n = bucket.stop - bucket.start
             gathered = {
                 l: flat[l].index_select(0, bucket.sender).view(n, -1, features[l].shape[2])
                 for l in {a for a, _ in self.pairs}
             }
+            if self.gate is not None:
+                assert bucket.gate_basis is not None
+                gathered[0] = gathered[0] * self.gate.factors(
+                    gate_sender.index_select(0, bucket.sender).view(n, -1, self.gate.channels),
+                    gate_receiver[bucket.start : bucket.stop],
+                    bucket.gate_basis,
+                )
             total: dict[int, Tensor] = {}
             for a, b in self.pairs:
                 collected = torch.bmm(bucket.operators[a, b], gathered[a]).view(n * (2 * b + 1), -1)

@@ -17,6 +17,7 @@ from phase2hpc.runs.run_directory import RunDirectory, read_json
 from phase2hpc.runs.run_table import MAE, Record
 from phase2hpc.runs.state import RunStatus
 from phase2hpc.utils import tables
+from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.text import one_line
 from phase2hpc.utils.time_format import format_duration, format_time
 
@@ -79,7 +80,7 @@ def handoff_text(statuses: Sequence[RunStatus], ensemble: Ensemble | None = None
     first = statuses[0].summary.run
     what = f"run {first.id}" if ensemble is None else f"ensemble {ensemble.id}"
     folder = first if ensemble is None else ensemble.results
-    where = shlex.quote(str(folder.path.resolve()))
+    where = shlex.quote(str(absolute_path(folder.path)))
     return "\n".join(
         [
             f"# Hand-off: {what}",
@@ -182,7 +183,7 @@ def _facts_of(status: RunStatus, m: Manifest) -> list[tuple[str, str]]:
         ("epochs done", f"{m.epoch} of {m.epochs} ({m.step} steps)"),
         ("best score (mean val MAE/MAD)", best),
         *_setting_facts(run, m),
-        ("run path", str(run.path.resolve())),
+        ("run path", str(absolute_path(run.path))),
         ("store", m.store or "none"),
         ("store content hash", m.store_hash or "none"),
         ("crystals train / val / test", _split_sizes(m)),

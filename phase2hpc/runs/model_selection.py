@@ -10,7 +10,7 @@ from phase2hpc.errors import InputError
 from phase2hpc.runs.ensemble import Ensemble, ensemble_of, find_ensemble
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.registry import find_run, read_metrics, registry
-from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.runs.run_directory import PREFIX, RunDirectory
 from phase2hpc.utils import tables
 from phase2hpc.utils.package_files import pretrained_models
 
@@ -24,10 +24,10 @@ BEST = "best"
 def runs_to_predict_with(models_dir: Path, names: Sequence[str] | None) -> list[RunDirectory]:
     """The runs to predict with, several for an ensemble.
 
-    names: run directories, their best.pt, ids, ids of ensembles, or ``best`` alone, the finished
-    run with the best validation score among those on the same store and properties as the default
-    run. None: the default, the newest finished run at level std, pro or max, else the shipped
-    model.
+    names: run directories, their best.pt, ids, ids of ensembles, exported models, or ``best``
+    alone, the finished run with the best validation score among those on the same store and
+    properties as the default run. None: the default, the newest finished run at level std, pro or
+    max, else the shipped model.
 
     Raises InputError as ``find_run``, for a run given twice, and if there is no model.
     """
@@ -49,11 +49,19 @@ def _models(models_dir: Path, name: str) -> list[RunDirectory]:
     if ensemble is not None:
         ensemble.check()
         return list(ensemble.members)
+    if members := exported_members(Path(name)):
+        return members
     run = find_run(models_dir, name)
     file = Path(name)
     if file.is_file() and file.suffix == ".pt" and file.name != run.best.name:
         raise InputError(f"--run {name}: give the run directory, or a file named {run.best.name}")
     return [run]
+
+
+def exported_members(folder: Path) -> list[RunDirectory]:
+    """Members of an exported ensemble; empty if ``folder`` is none."""
+    runs = [RunDirectory(path) for path in sorted(folder.glob(f"{PREFIX}*"))]
+    return [run for run in runs if run.exported_weights.is_file()]
 
 
 def _finished(models_dir: Path) -> list[tuple[RunDirectory, Manifest]]:
@@ -108,7 +116,7 @@ def describe_model(runs: Sequence[RunDirectory]) -> str:
     several = len(runs) > 1
     names = ", ".join(f"{run.family}/{run.id}" for run in runs)
     text = f"the mean of {len(runs)} runs, {names}" if several else names
-    ensemble = _ensemble(runs) if several else None
+    ensemble = whole_ensemble(runs) if several else None
     if ensemble is not None:
         family = runs[0].family
         text = f"the mean of ensemble {family}/{ensemble.id} of {len(runs)} runs"
@@ -128,7 +136,7 @@ def describe_model(runs: Sequence[RunDirectory]) -> str:
     return f"{text} ({'; '.join(facts)})" if facts else text
 
 
-def _ensemble(runs: Sequence[RunDirectory]) -> Ensemble | None:
+def whole_ensemble(runs: Sequence[RunDirectory]) -> Ensemble | None:
     """The ensemble that consists of these runs."""
     if not runs[0].manifest.exists():
         return None

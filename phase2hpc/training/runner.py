@@ -42,6 +42,7 @@ from phase2hpc.training.resume_state import restore, store_has_changed
 from phase2hpc.training.run_setup import never_started, new_directory, write_first_files
 from phase2hpc.training.stop_request import StopRequest
 from phase2hpc.training.trainer import Trainer
+from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.atomic_io import clear_partials
 from phase2hpc.utils.os_errors import write_error
 from phase2hpc.utils.output_path import warn_if_lost
@@ -155,7 +156,10 @@ def _start_run(
             if config.column(name).scale == "auto":
                 print(f"{name}: scale {scale} (auto: chosen by the skew of its labels)", flush=True)
     if config.init_from is not None:
-        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).best))
+        source = RunDirectory(Path(config.init_from))
+        taken = trainer.initialise_from(TrainedModel.load(source.weights))
+        if world.is_main:
+            print(f"start from {source.path.name}: {taken}", flush=True)
     run = world.run_on_main(lambda: new_directory(request.models_dir, family, request.run_id))
 
     def begin() -> None:
@@ -211,7 +215,7 @@ def _restored_trainer(
     trainer = _make_trainer(config, store, world)
     restored = restore(trainer, run, accept_changes=accept_changes, new_store=new_store)
     if config.init_from is not None and not restored:
-        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).best))
+        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).weights))
     return trainer
 
 
@@ -264,7 +268,7 @@ def _train_and_evaluate(
             if world.is_main:
                 _write_start(trainer, run)
             loop.fit()
-            evaluate(trainer, run, loop.predict_or_stop, loop.check_lease)
+            evaluate(trainer, run, loop.infer_or_stop, loop.check_lease)
             world.run_on_main(lambda: _write_end(run, lease, "finished", "", **loop.progress()))
     except OSError as error:
         _write_failure(run, lease, world, error, **loop.progress())
@@ -299,7 +303,7 @@ def _write_start(trainer: Trainer, run: RunDirectory) -> None:
         versions=run.read_manifest().versions | algorithm.provider_version(),
         epochs=trainer.settings.epochs,
         properties=list(trainer.properties),
-        store=str(trainer.store.path.resolve()),
+        store=str(absolute_path(trainer.store.path)),
         store_hash=trainer.store.content_hash,
         training_crystals=len(trainer.train),
         val_crystals=len(trainer.val),

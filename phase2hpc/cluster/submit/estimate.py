@@ -79,7 +79,7 @@ def measured_rate(config: RunConfig, models_dir: Path, *, cuda: bool) -> tuple[f
             continue
         try:
             other = summary.run.read_config()
-            history = json.loads(summary.run.history.read_text())
+            history = json.loads(summary.run.history.read_text(encoding="utf-8"))
             rates = [float(epoch["crystals_per_second"]) for epoch in history]
         except (OSError, ValueError, KeyError, TypeError):
             continue
