@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from phase2hpc.analysis import report
+from phase2hpc.analysis.error_analysis import calibration
 from phase2hpc.analysis.report import place_in_periodic_table, report_html, write_report_of
 from phase2hpc.analysis.run_results import results_of_run
 from phase2hpc.errors import InputError
@@ -83,22 +84,22 @@ def test_nine_properties(copied: RunDirectory, command: Command) -> None:
     size = np.abs(table.error("band_gap"))
     worst = table.ids[int(np.nanargmax(size))]
     assert worst in page.text and table.formulas[int(np.nanargmax(size))] in page.text
-    # Parity of each property with labels, its errors by size, and loss, score and MAE by epoch.
+    # Parity of each property with labels, its errors by size, coverage and error against sigma; and
+    # loss, score and MAE by epoch.
     labelled = sum(bool(results.metric(name, "n")) for name in results.properties)
-    assert page.count("svg") == 2 * labelled + 2 + 9
+    calibrated = sum(calibration(table, name) is not None for name in table.properties)
+    assert calibrated > 3 and page.count("svg") == 2 * labelled + 2 * calibrated + 2 + 9
     for words in ("epochs = 3 (level: 40)", copied.read_manifest().store_hash[:16], "crystals/s"):
         assert words in page.text
-    assert "No sigma" in page.text
+    assert "No sigma" not in page.text
+    assert "\u03c1 = " in page.text and "nominal coverage" in page.text
 
 
-def test_sigma_is_shown(copied: RunDirectory) -> None:
+def test_without_sigma(copied: RunDirectory) -> None:
     table = read_labelled_predictions(copied.predictions_test)
-    sigma = {name: 0.1 + np.abs(table.prediction[name]) for name in table.properties}
-    replace(table, sigma=sigma).write(copied.predictions_test)
+    replace(table, sigma={}).write(copied.predictions_test)
     page = check_self_contained(report_html([results_of_run(copied)]))
-    assert (
-        "No sigma" not in page.text and "\u03c1 = " in page.text and "nominal coverage" in page.text
-    )
+    assert "No sigma" in page.text and "nominal coverage" not in page.text
 
 
 def test_several_runs(trained: dict[str, RunDirectory], command: Command, tmp_path: Path) -> None:
