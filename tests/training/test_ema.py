@@ -27,7 +27,7 @@ def test_average_is_the_loop_written_out() -> None:
     expected = [p.detach().clone() for p in trained.parameters()]
     for step in range(200):
         drift(trained, step)
-        averaged.update(trained, step)
+        averaged.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = [
             decay * e + (1 - decay) * p.detach()
@@ -43,10 +43,10 @@ def test_warm_up_forgets_the_initial_weights() -> None:
     nn.init.zeros_(trained.weight)
     averaged = AveragedModel(trained, 0.999)
     nn.init.ones_(trained.weight)
-    averaged.update(trained, 0)
+    averaged.update(0)
     assert abs(float(averaged.module.weight) - 0.9) < 1e-6
     for step in range(1, 30):
-        averaged.update(trained, step)
+        averaged.update(step)
     assert float(averaged.module.weight) > 0.999
 
 
@@ -54,7 +54,7 @@ def test_no_decay_is_no_average() -> None:
     trained = model()
     averaged = AveragedModel(trained, 0.0)
     drift(trained, 0)
-    averaged.update(trained, 5)
+    averaged.update(5)
     for ours, theirs in zip(averaged.module.parameters(), trained.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -63,9 +63,19 @@ def test_buffers_are_copied() -> None:
     trained = model()
     averaged = AveragedModel(trained, 0.9)
     drift(trained, 0)
-    averaged.update(trained, 100)
+    averaged.update(100)
     for ours, theirs in zip(averaged.module.buffers(), trained.buffers(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_constant_tables_are_shared_in_value_and_not_copied() -> None:
+    """They are no part of a state."""
+    trained = model()
+    trained.register_buffer("table", torch.zeros(3), persistent=False)
+    averaged = AveragedModel(trained, 0.9)
+    trained.table += 1
+    averaged.update(0)
+    assert not averaged.module.table.any()
 
 
 def test_copy_is_for_evaluation_and_shares_nothing() -> None:
