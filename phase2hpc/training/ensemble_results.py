@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from phase2hpc.data.store.reader import Store
-from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import infer
 from phase2hpc.inference.calibration import Calibration
 from phase2hpc.inference.devices import choose_device
@@ -26,6 +26,7 @@ from phase2hpc.runs.ensemble import Ensemble, ensemble_of
 from phase2hpc.runs.registry import read_metrics
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.metrics import SPLITS, PropertyMetrics, property_metrics, write_metrics
+from phase2hpc.utils.error_text import first_line
 from phase2hpc.utils.package_files import default_store
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,9 @@ def write_if_complete(run: RunDirectory) -> Ensemble | None:
             return None
         write_ensemble_results(ensemble)
         return ensemble
-    except (Phase2Error, OSError) as error:
-        log.warning("no results of the ensemble of run %s: %s", run.id, error)
+    # Whatever it is: the run has its results, and is finished.
+    except Exception as error:
+        log.warning("no results of the ensemble of run %s: %s", run.id, first_line(error))
         return None
 
 

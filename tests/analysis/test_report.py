@@ -168,7 +168,7 @@ def test_a_run_writes_its_report_and_survives_its_failure(
     run = train_tiny(tmp_path, run_id="two", epochs=1, at_end=write_report_of)
     assert run.read_manifest().state == "finished" and not run.report.exists()
     (record,) = caplog.records
-    assert record.getMessage() == f"{run.report}: not written (no font here)"
+    assert record.getMessage() == f"{run.report}: not written (no font)"
 
 
 def test_an_unfinished_run_has_none(copied: RunDirectory, command: Command) -> None:
