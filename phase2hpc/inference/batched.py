@@ -11,7 +11,7 @@ import torch
 
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph_arrays import GraphArrays
-from phase2hpc.data.loader import collate
+from phase2hpc.data.loader import collate, to_device
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
 from phase2hpc.inference.target_scaler import TargetScaler
@@ -72,7 +72,7 @@ def predict_graphs(
         for rows in batches_by_size(arrays, local, max_edges):
             if before_each is not None:
                 before_each()
-            batch = collate(arrays, local[rows], dtype=dtype).to(device)
+            batch = to_device(collate(arrays, local[rows], dtype=dtype), device)
             with out_of_memory_errors(batch):
                 scaled = model(batch).to("cpu", torch.float64).numpy()
             out[here[rows]] = scaler.physical(scaled)
