@@ -11,13 +11,14 @@ from phase2hpc.config.algorithms import ALGORITHMS, Algorithm
 from phase2hpc.config.run_config import build_config
 from phase2hpc.config.settings import RuntimeSettings, TrainingSettings
 from phase2hpc.utils import tables
+from phase2hpc.utils.time_format import format_duration
 
 _TRAINING = ("epochs", "batch_size", "lr", "max_samples")
 
 
 def level_table(algorithms: Mapping[str, Algorithm] = ALGORITHMS) -> str:
     """Every algorithm and level: training settings, preset, properties, resources, folder."""
-    header = ("algorithm", "level", *_TRAINING, "preset", "model", "properties", "hours", "runs in")
+    header = ("algorithm", "level", *_TRAINING, "preset", "model", "properties", "time", "runs in")
     rows = []
     for algorithm in algorithms.values():
         for name, level in algorithm.levels.items():
@@ -26,7 +27,7 @@ def level_table(algorithms: Mapping[str, Algorithm] = ALGORITHMS) -> str:
             shape = ", ".join(
                 f"{key} {_text(value)}" for key, value in algorithm.presets[level.preset].items()
             )
-            hours = f"{level.resources.hours:g}"
+            hours = format_duration(3600 * level.resources.hours)
             folder = algorithm.family(name)
             row = [algorithm.name, name, *values, level.preset, shape, level.properties]
             rows.append([*row, hours, folder])

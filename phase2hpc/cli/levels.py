@@ -13,7 +13,10 @@ def levels(
         bool, typer.Option("--settings", help="Also every setting with its default and meaning.")
     ] = False,
 ) -> None:
-    """List algorithms and levels with their settings, installed plug-ins included."""
+    """List algorithms and levels with their settings, installed plug-ins included.
+
+    Example: phase2hpc levels --settings
+    """
     from phase2hpc.cli.level_tables import level_table, settings_table
     from phase2hpc.config.algorithm_registry import algorithms
 

@@ -24,7 +24,10 @@ def prune(
     json_output: JsonOutput = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove old and damaged checkpoints and leftovers, after confirmation."""
+    """Remove old and damaged checkpoints and leftovers, after confirmation.
+
+    Example: phase2hpc runs prune --dry-run
+    """
     from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
     from phase2hpc.runs.prune import format_size, plan, remove
 

@@ -7,13 +7,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_EPOCHS = 100_000
+
 
 class TrainingSettings(BaseModel):
     """Settings of the training; all of them change the result."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    epochs: int = Field(ge=1, le=100_000, description="passes over the training crystals")
+    epochs: int = Field(ge=1, le=MAX_EPOCHS, description="passes over the training crystals")
     batch_size: int = Field(ge=1, le=65_536, description="crystals per step, over all processes")
     lr: float = Field(gt=0, le=1.0, description="peak learning rate")
     max_samples: int | None = Field(
@@ -50,6 +52,12 @@ class TrainingSettings(BaseModel):
         "labels count equally, with 0 all properties",
     )
     element_baseline: bool = Field(True, description="start from a linear fit to the composition")
+    frozen_epochs: int = Field(
+        0,
+        ge=0,
+        le=MAX_EPOCHS,
+        description="epochs at the start in which the encoder's weights stay as they were",
+    )
     precision: Literal["float32", "float64", "bf16"] = Field(
         "float32",
         description="floating point precision; bf16 trains in autocast, and predictions are then "

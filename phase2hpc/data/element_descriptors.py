@@ -39,4 +39,6 @@ def element_descriptors() -> NDArray[np.float32]:
     table[:, mass] = np.log(table[:, mass])
     known = table[1 : _LAST_STANDARDISED + 1]
     table = (table - np.nanmean(known, axis=0)) / np.nanstd(known, axis=0)
-    return np.nan_to_num(table, nan=0.0).astype(np.float32)
+    standardised: NDArray[np.float32] = np.nan_to_num(table, nan=0.0).astype(np.float32)
+    standardised.flags.writeable = False  # shared by all callers
+    return standardised

@@ -20,7 +20,7 @@ from phase2hpc.data.graph_arrays import GraphArrays, concatenate
 from phase2hpc.data.sampler import Indices, Sampler, partition_by_window
 from phase2hpc.data.store.reader import Store
 
-_NUMPY_DTYPE = {torch.float32: np.float32, torch.float64: np.float64}
+NUMPY_DTYPE = {torch.float32: np.float32, torch.float64: np.float64}
 # A store larger than one window is shuffled within windows and among them, also if it is in
 # memory: the order must not depend on free memory, or a run that is resumed on another node would
 # see other batches.
@@ -44,7 +44,7 @@ def collate(
     float64, of all real tensors. weight: weights of the crystals, by default 1. index: the field
     ``index`` of the batch, by default ``indices``.
     """
-    real = _NUMPY_DTYPE[dtype]
+    real = NUMPY_DTYPE[dtype]
     chosen = np.asarray(indices, dtype=np.int64)
     nodes, node_counts = _rows(arrays.node_table, arrays.node_ptr, chosen)
     edges, edge_counts = _rows(arrays.edge_table, arrays.edge_ptr, chosen)

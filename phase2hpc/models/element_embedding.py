@@ -22,7 +22,7 @@ class ElementEmbedding(nn.Embedding):
         super().__init__(MAX_ATOMIC_NUMBER + 1, size)
         self.projection: nn.Linear | None = None
         if descriptors:
-            table = torch.from_numpy(element_descriptors())
+            table = torch.tensor(element_descriptors())
             self.register_buffer("descriptors", table)
             self.projection = nn.Linear(table.shape[1], size)
 

@@ -51,8 +51,13 @@ class MultiTaskModel(nn.Module):
         nn.init.zeros_(self.element.weight)
 
     def forward(self, batch: Data) -> Tensor:
-        structure = self._apply_heads(self.encoder(batch))
-        return structure + mean_over_atoms(self.element(batch.z), batch.batch, batch.ptr)
+        return self.with_vectors(batch)[0]
+
+    def with_vectors(self, batch: Data) -> tuple[Tensor, Tensor]:
+        """Scaled predictions (B, P), and the crystal vectors (B, F) they were made from."""
+        vector = self.encoder(batch)
+        of_elements = mean_over_atoms(self.element(batch.z), batch.batch, batch.ptr)
+        return self._apply_heads(vector) + of_elements, vector
 
     def _apply_heads(self, vector: Tensor) -> Tensor:
         """All heads at once as batched products: (B, F) -> (B, P). Each has its own dropout."""

@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.runs import provenance
 from phase2hpc.runs.job_request import JobRequest
+from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.container_image import Image, this_image
 from phase2hpc.utils.dependencies import installed_versions
 from phase2hpc.utils.time_format import utc_now
@@ -60,9 +61,17 @@ class Manifest(BaseModel):
     store: str | None = None
     store_hash: str | None = None
     training_crystals: int | None = None
+    # Crystals of the splits val and test, with labels or without.
+    val_crystals: int | None = None
+    test_crystals: int | None = None
+    parameters: int | None = None
     device: str | None = None
     processes: int = 1
     job_ids: list[str] = []
+    # Slurm's name of the jobs' cluster; '' for the one of the machine that submits.
+    cluster: str = ""
+    # Jobs that the newest one was submitted to start after.
+    after: list[str] = []
     # Where the newest job's scripts and logs are, from the run directory.
     job_folder: str | None = None
     submission: JobRequest | None = None
@@ -90,6 +99,6 @@ class Manifest(BaseModel):
             properties=list(config.properties),
             epochs=config.training.epochs,
             seed=config.seed,
-            store=str(store.resolve()),
+            store=str(absolute_path(store)),
             store_hash=store_hash,
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 from pathlib import Path
+
+from phase2hpc.utils.command import output_of
 
 
 def git_commit() -> str | None:
@@ -15,19 +16,7 @@ def git_commit() -> str | None:
     if not (checkout / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(
-            command,
-            cwd=checkout,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+    return output_of(command, 10, {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}, checkout) or None
 
 
 def host() -> str:

@@ -19,6 +19,7 @@ import torch
 
 from phase2hpc.checkpointing.manager import load_newest, save_checkpoint
 from phase2hpc.errors import Phase2Error, StoppedEarly
+from phase2hpc.inference.batched import Outputs
 from phase2hpc.models.multitask import MultiTaskModel
 from phase2hpc.runs.lease import Lease
 from phase2hpc.runs.run_directory import RunDirectory
@@ -106,7 +107,7 @@ class TrainingLoop:
         trainer, crystals = self.trainer, len(self.trainer.train)
         done = min(trainer.loader.sampler.position * self.settings.batch_size, crystals)
         label = f"epoch {trainer.epoch + 1}/{self.settings.epochs}"
-        trainer.model.train()
+        trainer.train_mode()
         self._last_save = time.monotonic()
         with Progress(label, crystals, "crystals", done=done, quiet=not self._writes) as progress:
             for parts in trainer.loader.microbatches(self.settings.max_edges):
@@ -207,10 +208,10 @@ class TrainingLoop:
     def _end_epoch(self, scalars: TensorBoardLog | None) -> None:
         trainer = self.trainer
         self._heartbeat.beat(phase="validating")
-        prediction = self.predict_or_stop(trainer.averaged.module, trainer.val)
+        outputs = self.infer_or_stop(trainer.averaged.module, trainer.val)
         metrics = metrics_by_property(
             trainer.properties,
-            prediction,
+            outputs.physical(trainer.scaler),
             trainer.labels(trainer.val),
             trainer.labels(trainer.train),
         )
@@ -244,13 +245,11 @@ class TrainingLoop:
         patience = self.settings.patience
         return patience is not None and self.trainer.epoch - self.trainer.best_epoch >= patience
 
-    def predict_or_stop(
-        self, model: MultiTaskModel, indices: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float64]:
-        """``Trainer.predict_on_all_ranks`` that saves and stops between two batches where a stop is
+    def infer_or_stop(self, model: MultiTaskModel, indices: npt.NDArray[np.int64]) -> Outputs:
+        """``Trainer.infer_on_all_ranks`` that saves and stops between two batches where a stop is
         requested; an evaluation has no state of its own."""
         try:
-            return self.trainer.predict_on_all_ranks(model, indices, self._interrupt_if_requested)
+            return self.trainer.infer_on_all_ranks(model, indices, self._interrupt_if_requested)
         except Interrupted:
             self._save_and_stop()
 

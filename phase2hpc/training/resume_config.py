@@ -12,6 +12,7 @@ from phase2hpc.errors import InputError
 from phase2hpc.runs.registry import find_run, newest_to_resume
 from phase2hpc.runs.run_directory import RunDirectory, family_folder
 from phase2hpc.training.request import TrainRequest
+from phase2hpc.utils.absolute_path import absolute_path
 
 # A resumed run may train for more epochs, and in smaller microbatches after running out of memory.
 # A change of any other setting that affects the result needs --accept-changes.
@@ -64,8 +65,8 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
         {
             **flat,
             **request.overrides,
-            "store": request.store.resolve() if request.store else saved.runtime.store,
-            "models_dir": request.models_dir.resolve(),
+            "store": absolute_path(request.store) if request.store else saved.runtime.store,
+            "models_dir": absolute_path(request.models_dir),
         },
         seed=saved.seed if request.seed is None else request.seed,
         init_from=saved.init_from,

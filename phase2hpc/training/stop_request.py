@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, NamedTuple, Self
 
 from phase2hpc.errors import StopReason
+from phase2hpc.utils.time_format import format_duration
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 JOB_TIME_LIMIT_MESSAGE = "the job's time limit is near (it is requeued)"
@@ -21,7 +22,7 @@ _entered: list[StopRequest] = []
 
 
 def max_hours_message(max_hours: float) -> str:
-    return f"--max-hours {max_hours:g} reached"
+    return f"--max-hours reached ({format_duration(3600 * max_hours)})"
 
 
 class StopCause(NamedTuple):

@@ -20,7 +20,7 @@ from phase2hpc.data.loader import make_loader, to_device
 from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import compositions, predict_graphs
+from phase2hpc.inference.batched import Outputs, compositions, infer
 from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
 from phase2hpc.inference.target_scaler import TargetScaler, composition_baseline
@@ -32,6 +32,7 @@ from phase2hpc.training.ema import AveragedModel
 from phase2hpc.training.loss import MultiTaskLoss
 from phase2hpc.training.lr_schedule import learning_rate, parameter_groups
 from phase2hpc.training.nonfinite_steps import NonfiniteSteps
+from phase2hpc.training.symmetry_labels import without_symmetry_zeros
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Trainer:
 
     history: one record per finished epoch (``history.json``). best_score: the lowest mean over
     properties of val MAE / MAD so far, of epoch ``best_epoch`` (from 1; 0: none yet).
+    training_labels: (N, outputs), NaN where missing or decided by symmetry.
     outputs: the properties of the model's heads: ``properties``, which are scored, then auxiliary
     ones. loss_sums: (1 + P,) sums over this epoch's crystals of the loss and each output's loss.
     counted: number of these crystals.
@@ -101,7 +103,9 @@ class Trainer:
                 f"{', '.join(self.properties)}, so no best epoch can be selected: prepare it "
                 "with another --split"
             )
-        labels = self.labels(self.train, self.outputs)
+        everything = self.labels(np.arange(len(store)), self.outputs)
+        self.training_labels = without_symmetry_zeros(store, everything, self.outputs)
+        labels = self.training_labels[self.train]
         _check_columns(config, store)
         auxiliary = len(config.auxiliary)
         self.set_scaler(TargetScaler.fit(self.outputs, labels, config.columns, auxiliary=auxiliary))
@@ -169,7 +173,7 @@ class Trainer:
 
     def set_scaler(self, scaler: TargetScaler) -> None:
         self.scaler = scaler
-        scaled = scaler.transform(self.labels(np.arange(len(self.store)), self.outputs))
+        scaled = scaler.transform(self.training_labels)
         self.targets = torch.tensor(scaled, dtype=self.dtype, device=self.device)
 
     def labels(
@@ -200,10 +204,23 @@ class Trainer:
         """Mean loss over this epoch's crystals so far."""
         return float(self.loss_sums[0].item() / max(1, self.counted))
 
-    def initialise_from(self, best: TrainedModel) -> None:
-        """Copy another run's encoder weights, and the heads of shared properties."""
-        best.copy_into(self.model)
+    def initialise_from(self, best: TrainedModel) -> str:
+        """Copy another run's encoder weights, and the heads of shared properties.
+
+        Returns what was taken over and what was not.
+        """
+        taken = best.copy_into(self.model, self.scaler)
         self.averaged = AveragedModel(self.model, self.settings.ema_decay)
+        return taken
+
+    def train_mode(self) -> None:
+        """Set the model to training, but for an encoder that is frozen in this epoch."""
+        self.model.train()
+        frozen = self.epoch < self.settings.frozen_epochs
+        self.model.encoder.requires_grad_(not frozen)
+        if frozen:
+            # Without dropout, and with the statistics of the data it was trained on.
+            self.model.encoder.eval()
 
     def optimise(
         self, parts: Iterator[CrystalData], global_batch_size: int, flags: Tensor | None = None
@@ -237,7 +254,7 @@ class Trainer:
         if flags is None:
             flags = sums.new_zeros(0)
         exchanged = torch.cat([sums, flags])
-        self.world.all_reduce_gradients(parameters, exchanged)
+        self.world.all_reduce_gradients([p for p in parameters if p.requires_grad], exchanged)
         sums = exchanged[: len(sums)]
         flags.copy_(exchanged[len(sums) :])
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
@@ -275,40 +292,43 @@ class Trainer:
             self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
         )
 
-    def predict_on_all_ranks(
+    def infer_on_all_ranks(
         self,
         model: MultiTaskModel,
         indices: npt.NDArray[np.int64],
         before_each: Callable[[], None] | None = None,
-    ) -> npt.NDArray[np.float64]:
-        """Predictions (n, P) in physical units, never in bf16; a collective call.
+    ) -> Outputs:
+        """Outputs for these crystals, never in bf16; a collective call.
 
         Each rank computes a share and returns the whole. before_each: called before each batch; if
         it raises Interrupted on one rank, every rank raises it after its share.
         """
         rows = np.arange(self.world.rank, len(indices), self.world.size)
-        out = torch.zeros(len(indices), len(self.properties), dtype=torch.float64)
+        scaled = torch.zeros(len(indices), len(self.outputs), dtype=torch.float64)
+        vectors = torch.zeros(len(indices), model.out_features, dtype=self.dtype)
+        zero = torch.zeros(scaled.shape, dtype=torch.uint8)
         interrupted = torch.zeros(1)
         try:
-            out[rows] = torch.from_numpy(
-                predict_graphs(
-                    model,
-                    self.scaler,
-                    self.store,
-                    indices[rows],
-                    device=self.device,
-                    dtype=self.dtype,
-                    max_edges=self.settings.max_edges,
-                    before_each=before_each,
-                )
+            share = infer(
+                model,
+                self.store,
+                indices[rows],
+                device=self.device,
+                dtype=self.dtype,
+                max_edges=self.settings.max_edges,
+                before_each=before_each,
             )
+            scaled[rows] = torch.from_numpy(share.scaled)
+            vectors[rows] = torch.from_numpy(share.vectors)
+            zero[rows] = torch.from_numpy(share.zero).to(torch.uint8)
         except Interrupted:
             interrupted += 1
         self.world.all_reduce(interrupted)
         if interrupted.item():
             raise Interrupted
-        self.world.all_reduce(out)
-        return out.numpy()
+        for shared in (scaled, vectors, zero):
+            self.world.all_reduce(shared)
+        return Outputs(scaled.numpy(), vectors.numpy(), zero.numpy().astype(bool))
 
     def trained_model(self) -> TrainedModel:
         """The averaged weights as they are now, with all that inference needs."""

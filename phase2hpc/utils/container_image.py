@@ -48,8 +48,8 @@ def this_image() -> Image | None:
     if not label.exists():
         return None
     try:
-        found = Image.model_validate_json(label.read_text())
-        packages = label.with_name(_PACKAGES).read_text().split()
+        found = Image.model_validate_json(label.read_text(encoding="utf-8"))
+        packages = label.with_name(_PACKAGES).read_text(encoding="utf-8").split()
     except ValidationError as error:
         problem = first_problem(error, "key")
         raise Phase2Error(f"{label}: not an image label ({problem}); rebuild the image") from None

@@ -40,7 +40,7 @@ def _required() -> list[str]:
     # The metadata of an editable install is as old as its last `pip install`.
     if not is_checkout():
         return metadata.requires(DISTRIBUTION) or []
-    project = tomllib.loads(shared_path("pyproject.toml").read_text())["project"]
+    project = tomllib.loads(shared_path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"].items()
     return [
         *project["dependencies"],

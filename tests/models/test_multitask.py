@@ -105,15 +105,19 @@ def test_predictions_are_intensive(algorithm: str) -> None:
 def test_every_parameter_of_every_head_gets_a_gradient(algorithm: str) -> None:
     """Zero, never None, for a property that the batch has no label of: DDP waits for all."""
     model: MultiTaskModel = random_model(algorithm, GRAPH, torch.float64, "small").train()
-    raws = [*sample_crystals()[:3], LONELY]
-    target = torch.tensor([[0.3, torch.nan, 1.0]] * 3 + [[1.0, torch.nan, torch.nan]])
+    raws = [*sample_crystals()[:4], LONELY]
+    # An odd number of labels: where all errors are large, their gradients are of one size and
+    # could cancel.
+    target = torch.tensor(
+        [[0.3, torch.nan, 1.0]] * 3 + [[1.0, torch.nan, torch.nan]] * 2, dtype=torch.float64
+    )
     loss = MultiTaskLoss(
         torch.tensor([1.0, 0.1, 0.5], dtype=torch.float64),
         huber_delta=0.1,
         learned_weights=True,
         label_weight_power=1.0,
     )
-    total, _ = loss(model(batch_of(raws, GRAPH)), target.double(), torch.ones(4).double(), 4)
+    total, _ = loss(model(batch_of(raws, GRAPH)), target, torch.ones(5).double(), 5)
     total.backward()
     for name, parameter in [*model.named_parameters(), *loss.named_parameters()]:
         assert parameter.grad is not None, name

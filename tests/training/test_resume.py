@@ -17,6 +17,7 @@ from paused import PausePoint
 from same_run import assert_same_run, disturb
 
 from phase2hpc.checkpointing.file_format import read_step
+from phase2hpc.cli.command_line import command_line
 from phase2hpc.cli.main import app
 from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
 from phase2hpc.config.run_config import build_config
@@ -243,7 +244,7 @@ def signalled(tiny, tmp_path_factory) -> Iterator[dict[str, tuple[RunDirectory, 
 def not_signalled(tiny, tmp_path_factory) -> RunDirectory:
     """The same in this process."""
     models = tmp_path_factory.mktemp("whole")
-    app(arguments(models, tiny.store)[3:], standalone_mode=False)
+    command_line(app)(arguments(models, tiny.store)[3:], standalone_mode=False)
     return RunDirectory(models / "multitask_cgcnn_lite" / "run_one")
 
 
@@ -276,7 +277,8 @@ def test_a_signal_stops_with_state_saved_and_resume_finishes(
 
 
 def test_max_hours_stops_and_resume_goes_on(train_tiny, uninterrupted, tmp_path) -> None:
-    with pytest.raises(StoppedEarly, match="--max-hours 1e-09 reached: state saved at step 1 of"):
+    words = r"--max-hours reached \(0:00:00\): state saved at step 1 of"
+    with pytest.raises(StoppedEarly, match=words):
         train_tiny(tmp_path, properties="all9", max_hours=1e-9)
     run = train_tiny(tmp_path, properties=None, resume=True, max_hours=None)
     assert_same_run(run, uninterrupted["cgcnn"])

@@ -61,7 +61,7 @@ def test_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] += 1799
     assert not stop
     now[0] += 2
-    assert stop and stop.cause == StopCause(StopReason.MAX_HOURS, "--max-hours 0.5 reached")
+    assert stop and stop.cause == StopCause(StopReason.MAX_HOURS, "--max-hours reached (0:30:00)")
     assert not StopRequest()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 from phase2hpc.cluster.doctor.check import Check, fail, ok, warn
 from phase2hpc.cluster.profiles.profile import Profile
+from phase2hpc.utils.absolute_path import absolute_path
+from phase2hpc.utils.command import output_of
 
 RUNTIME_TIMEOUT_SECONDS = 10.0
 RUNTIMES = ("apptainer", "singularity", "docker", "podman")
@@ -44,23 +44,10 @@ def _image_check(runtime: str, image: str) -> list[Check]:
         advice = "build it (apptainer.def is the recipe), or give its path in the profile"
         return [fail("image", f"{image}: no such file", advice)]
     size = f", {path.stat().st_size / 2**30:.1f} GiB" if path.is_file() else ", a sandbox"
-    return [ok("image", f"{path.resolve()}{size}")]
+    return [ok("image", f"{absolute_path(path)}{size}")]
 
 
 def _runtime_version(runtime: str) -> str | None:
-    if shutil.which(runtime) is None:
-        return None
-    try:
-        done = subprocess.run(
-            [runtime, "--version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=RUNTIME_TIMEOUT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    version = re.search(r"\d+(\.\d+)+", done.stdout)
-    return f"{runtime} {version[0]}" if done.returncode == 0 and version else None
+    answer = output_of([runtime, "--version"], RUNTIME_TIMEOUT_SECONDS)
+    version = re.search(r"\d+(\.\d+)+", answer or "")
+    return f"{runtime} {version[0]}" if version else None

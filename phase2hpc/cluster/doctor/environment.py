@@ -9,6 +9,7 @@ import sys
 
 from phase2hpc import __version__
 from phase2hpc.cluster.doctor.check import Check, fail, ok, warn
+from phase2hpc.utils.command import run_command
 from phase2hpc.utils.dependencies import installed_versions, requirements
 from phase2hpc.utils.gpus import advice_for_invisible_gpus, gpu_count
 
@@ -67,15 +68,7 @@ def torch_checks() -> list[Check]:
     if "torch" not in installed_versions():
         return []
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _TORCH_PROGRAM],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TORCH_TIMEOUT_SECONDS,
-            check=False,
-        )
+        done = run_command([sys.executable, "-c", _TORCH_PROGRAM], TORCH_TIMEOUT_SECONDS)
         about = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
     except subprocess.TimeoutExpired:
         return [

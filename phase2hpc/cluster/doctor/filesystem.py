@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from phase2hpc.cluster.doctor.check import Check, fail, ok, warn
+from phase2hpc.utils.command import output_of
 from phase2hpc.utils.mounts import file_system, nearest_folder
 
 # Clock skew: a running run may look interrupted.
@@ -20,6 +20,7 @@ MAX_SKEW_SECONDS, _MAX_SKEW_FAIL_SECONDS = 2.0, 30.0
 # A run at level max keeps about a quarter of a GiB; a store of all of JARVIS-DFT about two.
 _FREE_WARN, _FREE_FAIL = 10.0, 1.0
 _SLOW_SYNC_SECONDS = 1.0
+_TRY_SECONDS = 30.0
 _SHARED = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "panfs", "weka", "glusterfs", "cifs", "9p",
            "afs", "orangefs", "daos", "vast", "fuse.")  # fmt: skip
 _TRY_LOCK = """
@@ -116,15 +117,8 @@ def _locks(folder: Path) -> Check:
             except OSError as error:
                 missing.append(f"{kind}: {error.strerror}")
                 continue
-            answer = subprocess.run(
-                [sys.executable, "-I", "-S", "-c", _TRY_LOCK, str(path), kind],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=False,
-            )
-            if answer.stdout.strip() != "held":
+            program = [sys.executable, "-I", "-S", "-c", _TRY_LOCK, str(path), kind]
+            if output_of(program, _TRY_SECONDS) != "held":
                 missing.append(f"{kind}: not seen by another process")
     if not missing:
         return ok("locks", "flock and fcntl, among processes of this machine")

@@ -11,6 +11,8 @@ from phase2hpc.cluster.doctor.check import Check, fail, ok, warn
 from phase2hpc.cluster.profiles.profile import Profile
 from phase2hpc.cluster.slurm import jobs as slurm
 from phase2hpc.cluster.slurm import partitions as slurm_cluster
+from phase2hpc.cluster.slurm.clusters import chosen_cluster
+from phase2hpc.cluster.submit.plan import with_partition_limit
 from phase2hpc.cluster.submit.resources import ResourceOverrides, allocate
 from phase2hpc.cluster.submit.sbatch_options import parameters_of
 from phase2hpc.config.algorithm_registry import unknown_key
@@ -31,12 +33,17 @@ def slurm_checks(profile: Profile | None) -> list[Check]:
         advice = "submit from a login node of the cluster, or run here with --profile local"
         return [(fail if profile else warn)("Slurm", found, advice)]
     try:
+        cluster = chosen_cluster()
+    except InputError as error:
+        return [fail("Slurm", str(error), "set it for all commands alike")]
+    try:
         version = slurm_cluster.version()
         known = slurm_cluster.partitions()
     except Phase2Error as error:
         advice = "see the site's status page or ask its administrators; try again later"
         return [fail("Slurm", str(error), advice)]
-    checks = [ok("Slurm", f"{version}, answers; partitions {', '.join(known) or 'none'}")]
+    where = f" for cluster {cluster}" if cluster else ""
+    checks = [ok("Slurm", f"{version}, answers{where}; partitions {', '.join(known) or 'none'}")]
     checks.append(_accounting())
     return checks + (_profile_checks(profile, known) if profile else [])
 
@@ -67,7 +74,7 @@ def _profile_checks(profile: Profile, known: dict[str, slurm_cluster.Partition])
         else:
             advice = unknown_key("partition", name, known)
             checks.append(fail("partition", f"no '{name}' on this cluster", advice))
-    return [*checks, _trial(profile)]
+    return [*checks, _trial(with_partition_limit(profile))]
 
 
 def _partition_checks(profile: Profile, partition: slurm_cluster.Partition) -> list[Check]:
@@ -109,11 +116,14 @@ def _time_problems(profile: Profile, partition: slurm_cluster.Partition) -> list
     limit = partition.max_hours
     if limit is None:
         return []
-    for field in ("hours", "max_hours"):
-        value = getattr(profile, field)
-        if value is not None and value > limit:
-            found = f"{_clock(value)}, above the {_clock(limit)} of {partition.name}"
-            return [fail(field, found, f"set '{field}' to {_clock(limit)} at most")]
+    most = profile.max_hours
+    if most is not None and most > limit:
+        found = f"{_clock(most)}, above the {_clock(limit)} of {partition.name}"
+        return [fail("max_hours", found, f"set 'max_hours' to {_clock(limit)} at most")]
+    if profile.hours is not None and profile.hours > limit:
+        found = f"{_clock(profile.hours)}, above the {_clock(limit)} of {partition.name}"
+        advice = f"jobs ask for {_clock(limit)}, and a longer run continues by requeue"
+        return [warn("hours", found, advice)]
     return []
 
 

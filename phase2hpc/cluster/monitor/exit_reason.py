@@ -14,6 +14,8 @@ from phase2hpc.cluster.slurm.parsing import parse_time
 
 _LINES = 200
 MAX_CLOCK_SKEW_SECONDS = 10
+# Slurm's "signal" of a batch script whose log the node could not open: its error number.
+_LOG_NOT_OPENED = 128 + 53
 # Messages of Slurm and the kernel when they end a job, and the state that each means.
 _NOTICES = (
     (re.compile(r"oom[-_ ]kill|exceeded (job|step) memory limit", re.I), "OUT_OF_MEMORY"),
@@ -23,34 +25,50 @@ _NOTICES = (
     (re.compile(r"(JOB|STEP) \S+ ON \S+ CANCELLED AT"), "CANCELLED"),
 )
 _AT = re.compile(r" CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
-# An error of phase2hpc, of Python, and of srun about a process.
+# An error of phase2hpc, of Python, of srun, and of Apptainer.
 _ERROR = re.compile(
     r"^(phase2hpc: (?!WARNING|INFO)(?P<phase2hpc>.+)"
     r"|(?P<python>[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)(: .*)?)"
-    r"|srun: error: (?P<srun>.+))$"
+    r"|srun: (error|fatal): (?P<srun>.+)"
+    r"|FATAL: +(?P<container>.+))$"
 )
 
 
 def exit_reason(
-    job: JobState | None, folder: Path | None, job_id: str, last_seen: datetime | None = None
+    job: JobState | None,
+    folder: Path | None,
+    job_id: str,
+    last_seen: datetime | None = None,
+    *,
+    profile: str = "PROFILE",
 ) -> str:
     """The reason, in one line.
 
-    job: Slurm's record, None where it has none. last_seen: when the run was last known to be
-    alive; earlier messages of the log belong to an earlier start of the job.
+    job: Slurm's record, None where it has none. folder: of the logs. last_seen: when the run was
+    last known to be alive; earlier messages of the log belong to an earlier start of the job.
+    profile: the site profile's name, for advice.
     """
     notice, error = _reason_in_log(folder, job_id, last_seen)
     if job is None:
         found = ": ".join(part for part in (notice, error) if part)
         return f"its log says {found}" if found else "its log gives no reason"
-    reason = _reason_of_slurm(job)
+    if job.state == "FAILED" and job.exit_code == _LOG_NOT_OPENED:
+        node = f"node {job.nodes}" if job.nodes else "the node"
+        return (
+            f"FAILED: {node} cannot write its log in {folder or 'the folder of the run'}: does it "
+            f"see that folder? phase2hpc doctor --profile {profile} --on-node checks it"
+        )
+    reason = reason_of_slurm(job)
     if notice == "OUT_OF_MEMORY" and job.state != notice:
         reason = f"{notice} ({reason})"
     # The log of a job that Slurm ended says no more than that.
     return f"{reason}: {error}" if error and job.state in ("FAILED", "COMPLETED") else reason
 
 
-def _reason_of_slurm(job: JobState) -> str:
+def reason_of_slurm(job: JobState) -> str:
+    """How a job ended, from Slurm's record of it."""
+    if job.state == "CANCELLED" and job.reason == "DependencyNeverSatisfied":
+        return "CANCELLED by Slurm"
     if job.state == "CANCELLED":
         user = re.fullmatch(r"by (\d+)", job.reason)
         return f"CANCELLED by {_user(int(user[1]))}" if user else "CANCELLED"
@@ -59,7 +77,8 @@ def _reason_of_slurm(job: JobState) -> str:
         reason += f" (of {job.nodes})"
     if job.state == "FAILED" and job.exit_code is not None:
         code = job.exit_code
-        reason += f", exit code {code}" if code <= 128 else f", killed by {signal_name(code - 128)}"
+        killed = 128 < code <= 128 + signal.NSIG
+        reason += f", killed by {signal_name(code - 128)}" if killed else f", exit code {code}"
     return reason
 
 
@@ -68,6 +87,8 @@ def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
+        if signal.SIGRTMIN < number < signal.SIGRTMAX:
+            return f"SIGRTMIN+{number - signal.SIGRTMIN}"
         return f"signal {number}"
 
 
@@ -89,7 +110,7 @@ def _reason_in_log(folder: Path | None, job_id: str, last_seen: datetime | None)
     """Slurm's message and the last error; '' where there is none."""
     if folder is None:
         return "", ""
-    notice = error = srun_error = ""
+    notice = error = launcher_error = ""
     for rank in ranks(folder, job_id):
         lines = last_lines(log_file(folder, job_id, rank, err=True), _LINES)
         for line in reversed(lines):
@@ -101,7 +122,8 @@ def _reason_in_log(folder: Path | None, job_id: str, last_seen: datetime | None)
             match = _ERROR.match(line)
             error = error or (match and (match["phase2hpc"] or match["python"])) or ""
             # The last and the least specific.
-            srun_error = srun_error or (match and match["srun"]) or ""
+            of_launcher = match and (match["srun"] or match["container"])
+            launcher_error = launcher_error or of_launcher or ""
         if notice or error:
             break
-    return notice, error or srun_error
+    return notice, error or launcher_error

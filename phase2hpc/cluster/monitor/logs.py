@@ -17,6 +17,7 @@ from phase2hpc.errors import InputError
 from phase2hpc.runs.job_id import is_job_id
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.regular_file import open_regular
 
 # Size of a log's end that is searched for the exit reason.
@@ -40,7 +41,7 @@ def job_folder(run: RunDirectory, manifest: Manifest) -> Path | None:
         raise InputError(
             f"{run.manifest}: 'job_folder': {folder} is not in {here.parent}: not read"
         )
-    return folder
+    return absolute_path(run.path / manifest.job_folder)
 
 
 def log_file(folder: Path, job: str, rank: int = 0, *, err: bool = False) -> Path:

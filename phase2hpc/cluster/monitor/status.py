@@ -67,6 +67,8 @@ def _detail(s: RunStatus, scheduler: SlurmScheduler) -> str:
     facts = [("run", f"{run.id}  ({run.path})"), ("state", s.state)]
     if s.detail:
         facts.append(("", s.detail))
+    if advice := scheduler.pending_advice(s.summary):
+        facts.append(("", f"to do: {advice}"))
     if manifest is not None:
         facts += _facts(s, manifest)
     lines = _aligned(facts) + notes(scheduler)

@@ -18,11 +18,15 @@ from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import Phase2Error, StoppedEarly, StopReason
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.stop_request import StopRequest
+from phase2hpc.utils.terminal import accept_any_text
+from phase2hpc.utils.time_format import format_duration
 
 # Number of earlier starts of this job, set by the batch script or the local executor.
 RESTARTS_VARIABLE = "PHASE2HPC_RESTARTS"
 # Consecutive restarts without a newer checkpoint.
 MAX_RESTARTS_WITHOUT_PROGRESS = 3
+# A task starts this soon after its job, or a clock is wrong.
+MAX_SETUP_SECONDS = 3600.0
 # Exit code of a run that --max-hours stopped: with 75 the batch script would requeue it.
 MAX_HOURS_EXIT_CODE = 3
 
@@ -49,11 +53,12 @@ def run_training(
         config = run.read_config()
         if new_config is not None:
             config = RunConfig.from_json(new_config, f"submitted settings of run {run.id}")
+        from phase2hpc.analysis.report import write_report_of
         from phase2hpc.training.runner import JobContext, continue_run
 
         job = JobContext(_hours_left(hours, warning_seconds), count_restart)
         try:
-            continue_run(run, job, config, accept_changes)
+            continue_run(run, job, config, accept_changes, at_end=write_report_of)
         except StoppedEarly as stopped:
             if stopped.reason is not StopReason.MAX_HOURS:
                 raise
@@ -77,6 +82,7 @@ def run_preparation(store: str, sources: list[str]) -> None:
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn an expected error into one line and its exit code, as on the command line."""
+    accept_any_text()
     # Slurm sends it with SIGTERM, and submitit logs a warning about it.
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     try:
@@ -130,10 +136,28 @@ def _newest_step(run: RunDirectory) -> int:
 def _hours_left(hours: float | None, warning_seconds: int) -> float | None:
     """Hours from now until the job must have stopped: half-way between warning and limit.
 
-    SLURM_JOB_END_TIME takes changes of the time limit since the submission into account.
+    Slurm's times of the job (SLURM_JOB_START_TIME and _END_TIME, from 23.02 on) take changes of
+    the time limit since the submission into account. They are of the controller's clock: where
+    this node's contradicts them, the job has just begun.
     """
     if hours is None:
         return None
-    end = os.environ.get("SLURM_JOB_END_TIME", "")
-    seconds = float(end) - time.time() if end.isdigit() else 3600 * hours
-    return max(seconds - warning_seconds / 2, 1.0) / 3600
+    limit, elapsed, now = 3600 * hours, 0.0, time.time()
+    start, end = (os.environ.get(f"SLURM_JOB_{name}_TIME", "") for name in ("START", "END"))
+    if end.isdigit():
+        began = float(start) if start.isdigit() else float(end) - limit
+        limit, elapsed = float(end) - began, now - began
+        if not 0 <= elapsed <= min(limit, MAX_SETUP_SECONDS):
+            if os.environ.get("SLURM_PROCID", "0") == "0":
+                _warn_of_clock(elapsed)
+            elapsed = 0.0
+    return max(limit - elapsed - warning_seconds / 2, 1.0) / 3600
+
+
+def _warn_of_clock(elapsed: float) -> None:
+    when = f"{format_duration(abs(elapsed))} {'ago' if elapsed > 0 else 'from now'}"
+    print(
+        f"phase2hpc: WARNING: by this node's clock the job began {when}: its time limit counts "
+        "from now (phase2hpc doctor --on-node compares the clocks)",
+        file=sys.stderr,
+    )

@@ -14,6 +14,7 @@ from phase2hpc.cluster.doctor import checks, container, environment
 from phase2hpc.cluster.doctor import filesystem as doctor_folder
 from phase2hpc.cluster.doctor.check import Check, checks_text
 from phase2hpc.cluster.doctor.node import node_checks
+from phase2hpc.cluster.doctor.shell_variables import shell_variable_checks
 from phase2hpc.cluster.doctor.slurm import slurm_checks
 from phase2hpc.cluster.profiles.profile import Profile
 
@@ -213,13 +214,44 @@ def test_a_profile_that_fits(cluster):
     assert "signal-delay" not in trial and "srun" not in trial
 
 
+def test_variables_of_the_shell_that_sbatch_reads(monkeypatch):
+    """Those that the profile's jobs would not be given, and those that they would."""
+    assert shell_variable_checks(Profile()) == []
+    monkeypatch.setenv("SBATCH_QOS", "high")
+    (check,) = shell_variable_checks(None)
+    assert (check.status, check.found) == (
+        "ok",
+        "passed to sbatch from this shell: SBATCH_QOS=high",
+    )
+    monkeypatch.setenv("SBATCH_MEM_PER_CPU", "1G")
+    monkeypatch.setenv("SBATCH_ARRAY_INX", "0-3")
+    (check,) = shell_variable_checks(Profile(qos="low"))
+    assert (check.status, check.found) == (
+        "warn",
+        "not passed to sbatch, since the script decides: SBATCH_ARRAY_INX=0-3 "
+        "SBATCH_MEM_PER_CPU=1G SBATCH_QOS=high",
+    )
+    (check,) = shell_variable_checks(Profile(memory_request="none"))
+    assert check.found.endswith("from this shell: SBATCH_MEM_PER_CPU=1G SBATCH_QOS=high")
+
+
+@pytest.mark.parametrize("fields", [{}, {"hours": 2}])
+def test_the_trial_job_asks_for_what_submit_would(cluster, fields):
+    """The partition's limit holds for a profile without max_hours."""
+    short = PARTITIONS.replace("MaxTime=01:00:00", "MaxTime=00:10:00", 1)
+    cluster(scontrol=(short, "", 0))
+    assert by_name(slurm_checks(Profile(**fields)))["trial job"].status == "ok"
+    (trial,) = [call for call in cluster() if "--test-only" in call]
+    assert " --time=10 " in trial
+
+
 @pytest.mark.parametrize(
     ("fields", "name", "status", "words"),
     [
         ({"partition": "bach"}, "partition", "fail", "did you mean 'batch'"),
         ({"partition": "long"}, "partition long", "warn", "down"),
         ({"max_hours": 24}, "max_hours", "fail", "set 'max_hours' to 1:00:00 at most"),
-        ({"hours": 2}, "hours", "fail", "set 'hours' to 1:00:00 at most"),
+        ({"hours": 2}, "hours", "warn", "jobs ask for 1:00:00, and a longer run continues"),
         ({"nodes": 4}, "nodes", "fail", "set 'nodes' to 3 at most"),
         ({"partition": "long", "nodes": 2}, "nodes", "fail", "set 'nodes' to 1 at most"),
         ({"cpus": 16}, "cpus", "fail", "set 'cpus' to 8 at most"),

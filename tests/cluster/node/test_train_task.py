@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -44,10 +45,10 @@ def test_to_the_end_and_once_more(tiny: Any, tmp_path: Path) -> None:
 
 def test_the_jobs_limit_ends_it_with_75_and_other_settings_go_on(tiny: Any, tmp_path: Path) -> None:
     run = submitted(tmp_path, tiny.store, epochs=100_000)
-    end = str(int(time.time()) + 4)
-    ended = on_a_node(str(run.path), 1.0, 2, SLURM_JOB_END_TIME=end)
+    end = str(int(time.time()) + 20)
+    ended = on_a_node(str(run.path), 20 / 3600, 30, SLURM_JOB_END_TIME=end)
     assert ended.returncode == 75, ended.stderr
-    (line,) = ended.stderr.splitlines()
+    line = ended.stderr.splitlines()[-1]
     words = "the job's time limit is near (it is requeued): state saved at step "
     assert line.startswith("phase2hpc: " + words)
     manifest = run.read_manifest()
@@ -63,6 +64,19 @@ def test_the_jobs_limit_ends_it_with_75_and_other_settings_go_on(tiny: Any, tmp_
     assert (manifest.state, manifest.restarts, manifest.restarts_without_progress) == (
         "finished", 1, 0,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("began", [-7200, 7200])
+def test_a_wrong_clock_does_not_stop_it(began: int, tiny: Any, tmp_path: Path) -> None:
+    """A node whose clock is ahead by more than the limit, or behind."""
+    run = submitted(tmp_path, tiny.store, epochs=2)
+    start = int(time.time()) + began
+    times = {"SLURM_JOB_START_TIME": str(start), "SLURM_JOB_END_TIME": str(start + 3600)}
+    ended = on_a_node(str(run.path), 1.0, 2, **times)
+    assert ended.returncode == 0 and run.read_manifest().state == "finished", ended.stderr
+    when = "ago" if began < 0 else "from now"
+    words = rf"^phase2hpc: WARNING: by this node's clock the job began [12]:\d\d:\d\d {when}: "
+    assert re.search(words, ended.stderr)
 
 
 def test_the_users_own_limit_is_not_requeued(tiny: Any, tmp_path: Path) -> None:

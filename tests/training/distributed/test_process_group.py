@@ -91,7 +91,7 @@ def ten_steps(store: Path, algorithm: str, out: Path) -> None:
                     }
                 )
         prediction = torch.from_numpy(
-            trainer.predict_on_all_ranks(trainer.averaged.module, trainer.val)
+            trainer.infer_on_all_ranks(trainer.averaged.module, trainer.val).scaled
         )
         torch.save((steps, seen, prediction), out / f"{world.size}-{world.rank}.pt")
 
@@ -111,7 +111,7 @@ def disturbed(act: Callable[[], object], rank: int | None, step: int, *words: ob
 
 
 def disturbed_validation(rank: int, *words: object) -> None:
-    original = Trainer.predict_on_all_ranks
+    original = Trainer.infer_on_all_ranks
 
     def predict(self: Trainer, model: Any, indices: Any, before_each: Any = None) -> Any:
         def asked() -> None:
@@ -121,7 +121,7 @@ def disturbed_validation(rank: int, *words: object) -> None:
 
         return original(self, model, indices, asked)
 
-    Trainer.predict_on_all_ranks = predict  # type: ignore[method-assign]
+    Trainer.infer_on_all_ranks = predict  # type: ignore[method-assign]
     command_line(*words)
 
 
@@ -275,18 +275,18 @@ def test_the_time_limit_stops_all(tiny, tmp_path) -> None:
     with Ranks(2, tmp_path / "log", command_line, *words) as ranks:
         assert ranks.codes() == [75, 75], ranks.text()
     ends = [line for line in ranks.lines() if line.startswith("phase2hpc:")]
-    assert len(ends) == 1 and ends[0].startswith("phase2hpc: --max-hours 1e-06 reached: state")
+    assert len(ends) == 1 and ends[0].startswith("phase2hpc: --max-hours reached (0:00:00): state")
 
 
 @pytest.mark.parametrize(
-    ("settings", "end", "code", "words"),
+    ("settings", "ends_soon", "code", "words"),
     [
-        ({"max_hours": 1e-6}, "", task.MAX_HOURS_EXIT_CODE, "(by --max-hours: not requeued)"),
-        ({"epochs": 100_000}, "1", 75, "state saved at step"),
-        ({"store": Path("gone.h5")}, "", 2, "gone.h5"),
+        ({"max_hours": 1e-6}, False, task.MAX_HOURS_EXIT_CODE, "(by --max-hours: not requeued)"),
+        ({"epochs": 100_000}, True, 75, "state saved at step"),
+        ({"store": Path("gone.h5")}, False, 2, "gone.h5"),
     ],
 )
-def test_tasks_of_a_job_end_with_one_code(settings, end, code, words, tiny, tmp_path) -> None:
+def test_tasks_of_a_job_end_with_one_code(settings, ends_soon, code, words, tiny, tmp_path) -> None:
     """The highest of theirs is the job step's, and says whether the job is requeued."""
     chosen = {**LITTLE["cgcnn"], "store": tiny.store, "models_dir": tmp_path, **settings}
     config = build_config("cgcnn", "lite", ["band_gap"], chosen)
@@ -295,8 +295,8 @@ def test_tasks_of_a_job_end_with_one_code(settings, end, code, words, tiny, tmp_
     manifest = Manifest.for_run(run, config, tiny.store, None)
     manifest.state = "submitted"
     run.write_manifest(manifest)
-    given = {"SLURM_JOB_END_TIME": end} if end else {}
-    with Ranks(2, tmp_path / "log", on_a_node, given, str(run.path), 1.0, 2) as ranks:
+    hours = 2 / 3600 if ends_soon else 1.0
+    with Ranks(2, tmp_path / "log", on_a_node, {}, str(run.path), hours, 2) as ranks:
         assert ranks.codes() == [code, code], ranks.text()
     told = [line for line in ranks.lines() if line.startswith("phase2hpc: ")]
     assert len(told) == 1 and words in told[0], ranks.text()
