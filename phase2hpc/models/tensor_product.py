@@ -110,6 +110,8 @@ class _Contraction(torch.autograd.Function):
         return (None, None, None, *(of_gathered.get(l) for l in degrees), *of_weights)
 
 
+# Matrix products gain nothing from torch.compile, which would compile each number of buckets anew.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def contract(
     operators: Operators,
     pairs: list[tuple[int, int]],
