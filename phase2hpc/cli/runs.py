@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,8 @@ def runs_list(json_output: JsonOutput = False, models_dir: ModelsDir = Path("mod
 
     Example: phase2hpc runs list
     """
+    import json
+
     from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
     from phase2hpc.runs.listing import list_text
     from phase2hpc.runs.registry import registry
@@ -47,6 +48,8 @@ def runs_show(
 
     Example: phase2hpc runs show RUN --handoff
     """
+    import json
+
     from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
     from phase2hpc.runs.listing import handoff_text, show_json, show_text
     from phase2hpc.runs.registry import find_run
@@ -64,7 +67,7 @@ def runs_show(
 @runs_app.command("compare", cls=Command)
 def runs_compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories or ids.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: JsonOutput = False,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
     """Compare test errors of finished runs of one store; of folds, their mean.
@@ -77,7 +80,11 @@ def runs_compare(
     from phase2hpc.runs.registry import find_run
 
     groups = compare([find_run(models_dir, run) for run in runs])
-    print(json.dumps(comparison_records(groups), indent=1) if as_json else comparison_table(groups))
+    print(
+        json.dumps(comparison_records(groups), indent=1)
+        if json_output
+        else comparison_table(groups)
+    )
 
 
 runs_app.command("prune", cls=Command)(prune)
