@@ -80,7 +80,7 @@ def _wrapped(
         return None
     lines: list[Sequence[str]] = []
     for row in rows:
-        first, *more = textwrap.wrap(row[-1], room) or [""]
+        first, *more = textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
         lines.append([*row[:-1], first])
         lines += [[*[""] * (len(row) - 1), part] for part in more]
     return _aligned(header, lines, left)
