@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class TrainingSettings(BaseModel):
     """Settings of the training; all of them change the result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     epochs: int = Field(ge=1, le=100_000, description="passes over the training crystals")
     batch_size: int = Field(ge=1, le=65_536, description="crystals per step, over all processes")
@@ -64,7 +64,7 @@ class TrainingSettings(BaseModel):
 class RuntimeSettings(BaseModel):
     """Settings of the execution; none of them changes the result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     store: Path | None = Field(None, description="graph store; none: that of the shipped sample")
     models_dir: Path = Field(Path("models"), description="folder of all runs")
