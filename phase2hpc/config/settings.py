@@ -22,7 +22,7 @@ MAX_EPOCHS = 100_000
 class TrainingSettings(BaseModel):
     """Settings of the training; all of them change the result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     epochs: int = Field(ge=1, le=MAX_EPOCHS, description="passes over the training crystals")
     batch_size: int = Field(ge=1, le=65_536, description="crystals per step, over all processes")
@@ -81,7 +81,7 @@ class TrainingSettings(BaseModel):
 class RuntimeSettings(BaseModel):
     """Settings of the execution; none of them changes the result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     store: Path | None = Field(None, description="graph store; none: that of the shipped sample")
     models_dir: Path = Field(Path("models"), description="folder of all runs")
