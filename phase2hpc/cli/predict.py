@@ -172,7 +172,7 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     licence: Annotated[
         str | None,
-        typer.Option("--license", metavar="TEXT", help="Licence of the weights, for the card."),
+        typer.Option("--license", metavar="LICENCE", help="Licence of the weights, for the card."),
     ] = None,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
