@@ -112,6 +112,10 @@ hooks: $(INSTALLED)  ## lint what is committed, before it is (pre-commit)
 	@$(BIN)/python $(PIP_INSTALL) --group hooks
 	$(BIN)/pre-commit install
 
+.PHONY: bench
+bench: $(INSTALLED)  ## speed against named references, as a table: ten minutes (BENCH_ARGS=)
+	@$(BIN)/python benchmarks/speed.py $(BENCH_ARGS)
+
 .PHONY: chaos
 chaos: $(INSTALLED)  ## kill training runs hundreds of times; do they end the same? (CHAOS_ARGS=)
 	@PYTHONPATH=tests/helpers $(BIN)/python benchmarks/chaos.py $(CHAOS_ARGS)

@@ -27,6 +27,7 @@ _MODULES = {
     "StoppedEarly": "phase2hpc.errors",
     "Store": "phase2hpc.data.store.reader",
     "StoreDataset": "phase2hpc.data.dataset",
+    "calibrate": "phase2hpc.api",
     "load_model": "phase2hpc.api",
     "open_store": "phase2hpc.api",
     "prepare": "phase2hpc.api",
@@ -49,6 +50,7 @@ __all__ = [
     "Store",
     "StoreDataset",
     "__version__",
+    "calibrate",
     "load_model",
     "open_store",
     "prepare",
@@ -56,7 +58,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from phase2hpc.api import load_model, open_store, prepare, train
+    from phase2hpc.api import calibrate, load_model, open_store, prepare, train
     from phase2hpc.config.algorithms import Algorithm, Level, ModelSettings, Resources
     from phase2hpc.data.dataset import StoreDataset
     from phase2hpc.data.graph import GraphSettings

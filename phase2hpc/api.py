@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.dependencies import missing_extra_errors
+from phase2hpc.utils.terminal import accept_any_text
 
 if TYPE_CHECKING:
     from phase2hpc.data.prepare import PrepareSummary
@@ -32,19 +33,22 @@ def load_model(
     device: str = "auto",
     threads: int | None = None,
     max_atoms: int | None = None,
+    interval: float = 0.9,
 ) -> Predictor:
     """Load a trained model, or several as an ensemble, for prediction.
 
     Args:
         run: a run id, a run directory, a folder made by ``export``, the path of a best.pt, the
-            name of a shipped model ("e3nn-std"), or "best" (best validation score); a sequence of
-            these is an ensemble. None: the newest finished run at level std, pro or max, else the
+            name of a shipped model ("e3nn-std"), or "best" (best validation score); the id or
+            folder of an ensemble, or a sequence of these, predict together. None: the newest finished run at level std, pro or max, else the
             shipped model.
         models_dir: folder of all runs, in which ids are looked up.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads of torch in this process; None leaves them as they are. The command
             line uses 1.
         max_atoms: structures with more atoms in the cell are rejected. None: 1000.
+        interval: share of crystals whose true value lies between ``<property>_low`` and
+            ``<property>_high``, as far as they are like the validation crystals.
 
     Returns:
         The model, with ``predict``, ``features``, ``properties`` and ``units``.
@@ -57,7 +61,7 @@ def load_model(
     from phase2hpc.runs.model_selection import runs_to_predict_with
 
     runs = runs_to_predict_with(Path(models_dir), _names(run))
-    return load_predictor(runs, device, threads, max_atoms)
+    return load_predictor(runs, device, threads, max_atoms, interval)
 
 
 def _names(run: Run | Sequence[Run] | None) -> list[str] | None:
@@ -65,6 +69,45 @@ def _names(run: Run | Sequence[Run] | None) -> list[str] | None:
         return None
     several = [run] if isinstance(run, (str, os.PathLike, RunDirectory)) else list(run)
     return [str(one.path) if isinstance(one, RunDirectory) else os.fspath(one) for one in several]
+
+
+@missing_extra_errors("phase2hpc.calibrate")
+def calibrate(
+    run: Run,
+    store: PathLike | None = None,
+    *,
+    models_dir: PathLike = "models",
+    device: str = "auto",
+    threads: int | None = None,
+) -> Path:
+    """Measure a finished model's errors in validation and its distance to training crystals.
+
+    Training does this at its end. A model of an older version needs it once for sigma, intervals
+    and the whole of ``in_domain``.
+
+    Args:
+        run: as of ``load_model``, one run.
+        store: the store it was trained on. None: as recorded by the run.
+        models_dir: folder of all runs, in which ids are looked up.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads of torch in this process; None leaves them as they are.
+
+    Returns:
+        The file that was written beside the model's weights, ``calibration.safetensors``.
+
+    Raises:
+        InputError: there is no such run or store, or the store has other graphs.
+    """
+    from phase2hpc.inference.calibrate import calibrate as calibrate_run
+    from phase2hpc.runs.registry import find_run
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    found = run if isinstance(run, RunDirectory) else find_run(Path(models_dir), os.fspath(run))
+    calibrate_run(found, None if store is None else Path(store), device=device)
+    return found.calibration
 
 
 @missing_extra_errors("phase2hpc.open_store")
@@ -201,7 +244,9 @@ def train(
     resume: bool = False,
     run_id: str | None = None,
     init_from: Run | None = None,
+    freeze: str | None = None,
     seed: int | None = None,
+    seeds: str | Sequence[int] | None = None,
     accept_changes: bool = False,
     **settings: Any,
 ) -> RunDirectory:
@@ -220,14 +265,16 @@ def train(
         models_dir: folder of all runs.
         resume: continue the run ``run_id``, or the newest unfinished one.
         run_id: name of the run. None: a new one.
-        init_from: run whose weights to start from.
+        init_from: run, shipped model ("e3nn-std") or exported model whose weights to start from.
+        freeze: "encoder" keeps the weights of its encoder, "encoder:5" for 5 epochs.
         seed: of weights, order and dropout. None: 0, or with ``resume`` that of the run.
+        seeds: of an ensemble, one run each ("0-4", or a sequence); named ``run_id``.
         accept_changes: resume although settings, store or code change the result.
         **settings: any setting by name (``phase2hpc levels --settings``), ``preset`` among them.
 
     Returns:
         The run directory, with the trained model in ``best.pt`` and its errors in
-        ``metrics.json``.
+        ``metrics.json``; of an ensemble the folder of its results, which ``load_model`` takes.
 
     Raises:
         InputError: a setting, the store or the run is not valid.
@@ -239,9 +286,13 @@ def train(
         algorithm=algorithm, level=level, store=store, models_dir=models_dir,
         properties=properties, all_properties=all_properties, auxiliary=auxiliary, column=column,
         fold=fold, resume=resume, run_id=run_id,
-        init_from=init_from, seed=seed, accept_changes=accept_changes, settings=settings,
+        init_from=init_from, freeze=freeze, seed=seed, seeds=seeds, accept_changes=accept_changes,
+        settings=settings,
     )  # fmt: skip
     # Imported after the request is checked: this takes seconds.
+    from phase2hpc.analysis.report import write_report_of
     from phase2hpc.training.runner import train as run_training
 
-    return run_training(request)
+    # A script's stdout may not take the tables that training prints.
+    accept_any_text()
+    return run_training(request, at_end=write_report_of)

@@ -137,7 +137,7 @@ def results(run: RunDirectory) -> dict[str, Any]:
         "history": history,
         "weights": {name: value.numpy().tobytes() for name, value in weights.items()},
         "metrics": run.metrics_json.read_text(),
-        "predictions": run.predictions_test.read_text(),
+        "predictions": run.predictions_val.read_text() + run.predictions_test.read_text(),
     }
 
 
@@ -181,7 +181,7 @@ def test_results_of_a_run(
     disk: Disk, train_tiny: Callable[..., Any], command: Command, undisturbed: dict[str, Any]
 ) -> None:
     run = train_tiny(disk.path, checkpoint_steps=2)
-    for path in (run.metrics_json, run.metrics_csv, run.predictions_test):
+    for path in (run.metrics_json, run.metrics_csv, run.predictions_val, run.predictions_test):
         path.unlink()
     run.update_manifest(state="stopped")
     state = run.checkpoint.read_bytes()

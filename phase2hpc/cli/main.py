@@ -5,36 +5,51 @@ Commands import heavy modules when they run, so that ``--help`` is fast on a log
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from phase2hpc.cli.command_line import CONTEXT, Command, Group, command_line
 from phase2hpc.cli.doctor import doctor
+from phase2hpc.cli.evaluate import evaluate
 from phase2hpc.cli.jobs import cancel, logs, status
+from phase2hpc.cli.leaderboard import leaderboard
 from phase2hpc.cli.levels import levels
 from phase2hpc.cli.options import RunCommand
-from phase2hpc.cli.predict import export, predict
+from phase2hpc.cli.predict import calibrate, export, predict
+from phase2hpc.cli.report import report
 from phase2hpc.cli.runs import runs_app
 from phase2hpc.cli.store import prepare, store_app
 from phase2hpc.cli.submit import submit
 from phase2hpc.cli.train import train
 from phase2hpc.errors import INTERRUPTED, InputError, Phase2Error
+from phase2hpc.utils.terminal import accept_any_text, check_readable
 
 app = typer.Typer(
     name="phase2hpc",
     help="Multi-task learning of crystal properties as batch jobs on HPC clusters.",
+    cls=Group,
+    context_settings=CONTEXT,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (prepare, train, submit, status, logs, cancel, predict, export, levels, doctor):
-    app.command(cls=RunCommand if command in (train, submit) else None)(command)
-app.add_typer(store_app, name="store")
-app.add_typer(runs_app, name="runs")
+PANELS: dict[str, tuple[Any, ...]] = {
+    "Data": (prepare, store_app),
+    "Training": (train, submit, levels),
+    "Jobs": (status, logs, cancel, doctor),
+    "Results": (runs_app, predict, evaluate, report, leaderboard, calibrate, export),
+}
+for panel, entries in PANELS.items():
+    for entry in entries:
+        if isinstance(entry, typer.Typer):
+            app.add_typer(entry, name=entry.info.name, cls=Group, rich_help_panel=panel)
+        else:
+            kind = RunCommand if entry in (train, submit) else Command
+            app.command(cls=kind, rich_help_panel=panel)(entry)
 
 
 def _version(asked: bool) -> None:
@@ -48,17 +63,21 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    pass
+    import logging
+
+    logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
 
 
 def main() -> None:
     """Run the command line; an expected error is one line and its exit code."""
-    logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
+    accept_any_text()
     try:
-        code = app(standalone_mode=False)
+        check_readable([*sys.argv, str(Path.cwd())])
+        code = command_line(app)(standalone_mode=False)
         if code == INTERRUPTED:  # typer's translation of KeyboardInterrupt
             raise KeyboardInterrupt
         if sys.stdout is not None:  # closed by `>&-`

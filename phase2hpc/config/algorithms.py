@@ -21,7 +21,7 @@ LEVEL_NAMES = ("smoke", "lite", "std", "pro", "max")
 class ModelSettings(BaseModel):
     """Settings that every algorithm has; an algorithm adds its own in a subclass."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     layers: int = Field(ge=1, le=20, description="message passing layers")
     out_features: int = Field(128, ge=1, le=4096, description="length of the vector of a crystal")
@@ -44,6 +44,13 @@ class EquivariantSettings(ModelSettings):
     head_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout before each head")
     embedding_size: int = Field(64, ge=1, le=1024, description="features per element")
     hidden: int = Field(128, ge=1, le=4096, description="hidden units of the per-atom update")
+    # Off by default, on in the presets: models of phase2hpc 0.1 have neither.
+    element_descriptors: bool = Field(
+        False, description="tabulated properties of the elements beside the learned embedding"
+    )
+    gate_basis_size: int = Field(
+        0, ge=0, le=256, description="Gaussians of the gate on each message's scalars; 0: no gate"
+    )
 
 
 class CGCNNSettings(ModelSettings):
@@ -51,6 +58,9 @@ class CGCNNSettings(ModelSettings):
 
     hidden: int = Field(ge=1, le=4096, description="features per atom")
     basis_size: int = Field(41, ge=2, le=512, description="Gaussian functions of the distance")
+    element_descriptors: bool = Field(
+        False, description="tabulated properties of the elements beside the learned embedding"
+    )
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,9 @@ class Algorithm:
         return {name: version} if version else {}
 
 
+# In every preset of e3nn.
+_E3NN_PRESETS: Mapping[str, Any] = {"element_descriptors": True, "gate_basis_size": 32}
+
 # Speeds: one thread of an AMD EPYC with AVX-512, at the batch size of the first level with the
 # preset. Those of medium are from benchmarks/RESULTS.md, the others have their ratio to it in
 # processor time.
@@ -125,9 +138,21 @@ E3NN = Algorithm(
     encoder="phase2hpc.models.equivariant:EquivariantEncoder",
     settings=EquivariantSettings,
     presets={
-        "small": {"channels": (16, 8), "layers": 2, "embedding_size": 32, "hidden": 64},
-        "medium": {"channels": (64, 32, 16), "layers": 3},
-        "large": {"channels": (128, 64, 32), "layers": 4, "hidden": 256, "out_features": 256},
+        "small": {
+            **_E3NN_PRESETS,
+            "channels": (16, 8),
+            "layers": 2,
+            "embedding_size": 32,
+            "hidden": 64,
+        },
+        "medium": {**_E3NN_PRESETS, "channels": (64, 32, 16), "layers": 3},
+        "large": {
+            **_E3NN_PRESETS,
+            "channels": (128, 64, 32),
+            "layers": 4,
+            "hidden": 256,
+            "out_features": 256,
+        },
     },
     speed={"small": 400.0, "medium": 330.0, "large": 75.0},
     levels={
@@ -167,9 +192,9 @@ CGCNN = Algorithm(
     settings=CGCNNSettings,
     folder="multitask_{name}_{level}",
     presets={
-        "small": {"hidden": 64, "layers": 2},
-        "medium": {"hidden": 128, "layers": 3},
-        "large": {"hidden": 256, "layers": 5},
+        "small": {"element_descriptors": True, "hidden": 64, "layers": 2},
+        "medium": {"element_descriptors": True, "hidden": 128, "layers": 3},
+        "large": {"element_descriptors": True, "hidden": 256, "layers": 5},
     },
     speed={"small": 1300.0, "medium": 460.0, "large": 110.0},
     levels={

@@ -27,7 +27,7 @@ class ColumnSettings(BaseModel):
     chooses by the skew of the training labels.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     unit: str | None = None
     lower_bound: float | None = None
@@ -40,7 +40,10 @@ class ColumnSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Property:
-    """One scalar, intensive property of a crystal; see ``ColumnSettings`` for bound and scale."""
+    """One scalar, intensive property of a crystal; see ``ColumnSettings`` for bound and scale.
+
+    piezoelectric: it is zero where symmetry forbids piezoelectricity.
+    """
 
     name: str
     jarvis_field: str
@@ -49,6 +52,7 @@ class Property:
     groups: tuple[str, ...]
     lower_bound: float | None = None
     scale: Scale = "linear"
+    piezoelectric: bool = False
 
 
 PROPERTIES: dict[str, Property] = {
@@ -67,7 +71,7 @@ PROPERTIES: dict[str, Property] = {
         ),
         Property(
             "piezoelectric", "dfpt_piezo_max_dij", "pC/N", "d_ij,max", SECONDARY,
-            lower_bound=0.0, scale="asinh",
+            lower_bound=0.0, scale="asinh", piezoelectric=True,
         ),
     )
 }  # fmt: skip

@@ -16,13 +16,15 @@ def _names(value: Any) -> Any:
         return value
     return () if value == "none" else tuple(part.strip() for part in value.split(","))
 
+MAX_EPOCHS = 100_000
+
 
 class TrainingSettings(BaseModel):
     """Settings of the training; all of them change the result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
-    epochs: int = Field(ge=1, le=100_000, description="passes over the training crystals")
+    epochs: int = Field(ge=1, le=MAX_EPOCHS, description="passes over the training crystals")
     batch_size: int = Field(ge=1, le=65_536, description="crystals per step, over all processes")
     lr: float = Field(gt=0, le=1.0, description="peak learning rate")
     max_samples: int | None = Field(
@@ -59,6 +61,12 @@ class TrainingSettings(BaseModel):
         "labels count equally, with 0 all properties",
     )
     element_baseline: bool = Field(True, description="start from a linear fit to the composition")
+    frozen_epochs: int = Field(
+        0,
+        ge=0,
+        le=MAX_EPOCHS,
+        description="epochs at the start in which the encoder's weights stay as they were",
+    )
     precision: Literal["float32", "float64", "bf16"] = Field(
         "float32",
         description="floating point precision; bf16 trains in autocast, and predictions are then "
@@ -73,7 +81,7 @@ class TrainingSettings(BaseModel):
 class RuntimeSettings(BaseModel):
     """Settings of the execution; none of them changes the result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     store: Path | None = Field(None, description="graph store; none: that of the shipped sample")
     models_dir: Path = Field(Path("models"), description="folder of all runs")

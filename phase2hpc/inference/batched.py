@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,10 @@ import torch
 
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph_arrays import GraphArrays
-from phase2hpc.data.loader import collate
+from phase2hpc.data.loader import NUMPY_DTYPE, collate, to_device
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
+from phase2hpc.inference.symmetry_zeros import zero_by_symmetry
 from phase2hpc.inference.target_scaler import TargetScaler
 from phase2hpc.models.multitask import MultiTaskModel
 
@@ -47,7 +49,62 @@ def batches_by_size(
         yield np.array(batch)
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What a model gives for n crystals, its row i for the i-th of them.
+
+    scaled: (n, P) predictions of all its properties, on the scale of training. vectors: (n, F)
+    output of the encoder, in the precision of the model. zero: (n, P) properties that symmetry
+    makes zero.
+    """
+
+    scaled: npt.NDArray[np.float64]
+    vectors: npt.NDArray[np.floating]
+    zero: npt.NDArray[np.bool_]
+
+    def physical(self, scaler: TargetScaler) -> npt.NDArray[np.float64]:
+        """Predictions (n, R) of the reported properties in physical units."""
+        values = scaler.physical(self.scaled)
+        values[self.zero[:, : values.shape[1]]] = 0.0
+        return values
+
+
 @torch.inference_mode()
+def infer(
+    model: MultiTaskModel,
+    source: Store | GraphArrays,
+    indices: npt.NDArray[np.int64],
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    max_edges: int | None = None,
+    before_each: Callable[[int], None] | None = None,
+) -> Outputs:
+    """Outputs of a model in eval mode, rows as in ``indices``.
+
+    max_edges: as of ``batches_by_size``. before_each: called before each batch with the number
+    of crystals done; it may raise.
+    """
+    scaled = np.full((len(indices), len(model.properties)), np.nan)
+    vectors = np.full((len(indices), model.out_features), np.nan, NUMPY_DTYPE[dtype])
+    zero = np.zeros(scaled.shape, dtype=bool)
+    done = 0
+    for arrays, first in graphs_in_memory(source):
+        here = np.flatnonzero((indices >= first) & (indices < first + len(arrays)))
+        local = indices[here] - first
+        for rows in batches_by_size(arrays, local, max_edges):
+            if before_each is not None:
+                before_each(done)
+            batch = to_device(collate(arrays, local[rows], dtype=dtype), device)
+            with out_of_memory_errors(batch):
+                prediction, vector = model.with_vectors(batch)
+                scaled[here[rows]] = prediction.to("cpu", torch.float64).numpy()
+                vectors[here[rows]] = vector.cpu().numpy()
+            zero[here[rows]] = zero_by_symmetry(arrays, local[rows], model.properties)
+            done += len(rows)
+    return Outputs(scaled, vectors, zero)
+
+
 def predict_graphs(
     model: MultiTaskModel,
     scaler: TargetScaler,
@@ -57,26 +114,14 @@ def predict_graphs(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     max_edges: int | None = None,
-    before_each: Callable[[], None] | None = None,
+    before_each: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Predictions (n, R) of the reported properties in physical units, rows as in ``indices``.
-
-    The model is in eval mode.
-
-    max_edges: as of ``batches_by_size``. before_each: called before each batch; it may raise.
-    """
-    out = np.full((len(indices), len(scaler.reported)), np.nan)
-    for arrays, first in _in_memory(source):
-        here = np.flatnonzero((indices >= first) & (indices < first + len(arrays)))
-        local = indices[here] - first
-        for rows in batches_by_size(arrays, local, max_edges):
-            if before_each is not None:
-                before_each()
-            batch = collate(arrays, local[rows], dtype=dtype).to(device)
-            with out_of_memory_errors(batch):
-                scaled = model(batch).to("cpu", torch.float64).numpy()
-            out[here[rows]] = scaler.physical(scaled)
-    return out
+    """``Outputs.physical`` of what ``infer`` gives for these arguments."""
+    outputs = infer(
+        model, source, indices,
+        device=device, dtype=dtype, max_edges=max_edges, before_each=before_each,
+    )  # fmt: skip
+    return outputs.physical(scaler)
 
 
 def compositions(
@@ -84,7 +129,7 @@ def compositions(
 ) -> npt.NDArray[np.float64]:
     """Atomic fractions of crystals, (n, MAX_ATOMIC_NUMBER + 1), columns by atomic number."""
     out = np.zeros((len(indices), MAX_ATOMIC_NUMBER + 1))
-    for arrays, first in _in_memory(source):
+    for arrays, first in graphs_in_memory(source):
         for row in np.flatnonzero((indices >= first) & (indices < first + len(arrays))):
             begin, end = arrays.node_ptr[indices[row] - first : indices[row] - first + 2]
             numbers = arrays.atomic_number[begin:end]
@@ -92,7 +137,7 @@ def compositions(
     return out
 
 
-def _in_memory(source: Store | GraphArrays) -> Iterator[tuple[GraphArrays, int]]:
+def graphs_in_memory(source: Store | GraphArrays) -> Iterator[tuple[GraphArrays, int]]:
     """Blocks of graphs with the index of their first; one block where all are in memory."""
     if isinstance(source, GraphArrays):
         yield source, 0

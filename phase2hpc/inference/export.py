@@ -1,33 +1,63 @@
-"""Export of a trained model, without information about this machine."""
+"""Export of a trained model or an ensemble, without information about this machine."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from phase2hpc.checkpointing.exported_model import save_exported
+from phase2hpc.config.run_config import RunConfig
 from phase2hpc.config.settings import RuntimeSettings
 from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.inference.model_card import model_card
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.manifest import Manifest
-from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.runs.model_selection import whole_ensemble
+from phase2hpc.runs.registry import read_metrics
+from phase2hpc.runs.run_directory import PREFIX, RunDirectory
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.os_errors import path_error
 
+Metrics = dict[str, dict[str, dict[str, Any]]]
 
-def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
-    """Write best.pt, settings, manifest and metrics of a finished run to ``folder``.
+NO_LICENCE = "not stated"
+# Facts of a run that others need; paths, hosts, jobs and messages stay behind.
+_PUBLIC = frozenset(
+    {
+        "schema_version", "algorithm", "level", "properties", "state", "created", "updated",
+        "step", "epoch", "epochs", "seed", "versions", "git_commit", "store_hash",
+        "training_crystals", "processes", "ensemble", "ensemble_member", "ensemble_size",
+        "best_score", "best_epoch", "skipped_steps",
+    }
+)  # fmt: skip
 
-    The folder can be given to ``predict --run``. Raises InputError where the run is not finished or
-    the folder is not empty.
+
+def export_runs(
+    runs: Sequence[RunDirectory], folder: Path, *, licence: str | None = None
+) -> RunDirectory:
+    """Write a finished run, or the members of an ensemble in subfolders, to ``folder``.
+
+    Weights as safetensors, settings, scaler, calibration, metrics, manifest and a model card. The
+    folder can be given to ``predict --run`` and ``load_model``. Raises InputError where a run is
+    not finished or the folder is not empty.
     """
-    manifest = run.read_manifest()
-    if manifest.state != "finished":
-        raise InputError(f"run {run.id} is not finished: only a finished run has results")
+    for run in runs:
+        if run.read_manifest().state != "finished":
+            raise InputError(f"run {run.id} is not finished: only a finished run has results")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: already exists: give a new or an empty folder")
     exported = RunDirectory(folder)
     was_there = folder.exists()
     try:
-        _write(run, manifest, exported)
+        if len(runs) == 1:
+            _write(runs[0], exported, licence or NO_LICENCE)
+        else:
+            for run in runs:
+                member = RunDirectory(folder / f"{PREFIX}{run.id}")
+                _write(run, member, licence or NO_LICENCE)
+            _write_ensemble(runs, exported, licence or NO_LICENCE)
     except (OSError, Phase2Error) as error:
         _clear(exported, was_there)
         reason = error if isinstance(error, OSError) else error.__cause__
@@ -39,22 +69,73 @@ def export_run(run: RunDirectory, folder: Path) -> RunDirectory:
     return exported
 
 
-def _write(run: RunDirectory, manifest: Manifest, exported: RunDirectory) -> None:
+def _write(run: RunDirectory, exported: RunDirectory, licence: str) -> None:
     """Write the files; the manifest last, which makes the folder a model."""
-    TrainedModel.load(run.best).save(exported)
-    exported.write_config(run.read_config().model_copy(update={"runtime": RuntimeSettings()}))
-    for source, target in (
+    best = TrainedModel.load(run.weights)
+    save_exported(exported, best.state())
+    exported.write_config(_public_config(best.config))
+    files = [
         (run.metrics_json, exported.metrics_json),
         (run.metrics_csv, exported.metrics_csv),
-    ):
-        write_atomically(target, source.read_bytes())
+        (run.calibration, exported.calibration),
+    ]
+    for source, target in files:
+        if source.is_file():
+            write_atomically(target, source.read_bytes())
+    _write_card([run], exported, licence, read_metrics(run))
+    exported.write_manifest(_public_manifest(run.read_manifest(), exported.id))
+
+
+def _write_ensemble(runs: Sequence[RunDirectory], exported: RunDirectory, licence: str) -> None:
+    """Write the card and, of a whole ensemble, its own errors."""
+    ensemble = whole_ensemble(runs)
+    metrics = None
+    if ensemble is not None:
+        metrics = read_metrics(ensemble.results)
+        target = RunDirectory(exported.path / ensemble.results.path.name)
+        if metrics is not None:
+            write_atomically(target.metrics_json, ensemble.results.metrics_json.read_bytes())
+    _write_card(runs, exported, licence, metrics)
+
+
+def _write_card(
+    runs: Sequence[RunDirectory],
+    exported: RunDirectory,
+    licence: str,
+    metrics: Metrics | None,
+) -> None:
+    run = runs[0]
+    text = model_card(
+        exported.path.resolve().name,
+        TrainedModel.load(run.weights),
+        _public_manifest(run.read_manifest(), exported.id),
+        (metrics or {}).get("test", {}),
+        licence=licence,
+        members=len(runs),
+        calibrated=all(one.calibration.is_file() for one in runs),
+    )
+    write_atomically(exported.model_card, text)
+
+
+def _public_config(config: RunConfig) -> RunConfig:
+    """The settings without paths: of the run that weights were taken from, its name."""
+    source = config.init_from and RunDirectory(Path(config.init_from)).id
+    return config.model_copy(update={"runtime": RuntimeSettings(), "init_from": source or None})
+
+
+def _public_manifest(manifest: Manifest, run_id: str) -> Manifest:
+    public = {key: getattr(manifest, key) for key in _PUBLIC}
     store = Path(manifest.store).name if manifest.store else None
-    anonymous = {"host": "", "pid": 0, "process_start": None, "job_ids": [], "store": store}
-    exported.write_manifest(manifest.model_copy(update={"run_id": exported.id, **anonymous}))
+    return Manifest(
+        **public, run_id=run_id, store=store, host="", pid=0, process_start=None, image=None
+    )
 
 
 def _clear(exported: RunDirectory, folder_stays: bool) -> None:
-    for path in (exported.best, exported.config, exported.metrics_json, exported.metrics_csv):
-        path.unlink(missing_ok=True)
+    for path in list(exported.path.iterdir()) if exported.path.is_dir() else []:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     if not folder_stays and exported.path.exists():
         exported.path.rmdir()

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from phase2hpc.utils import tables
-from phase2hpc.utils.atomic_io import write_atomically
-from phase2hpc.utils.os_errors import write_error
+from phase2hpc.utils.record_files import write_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
 STATUSES = ("ok", "rejected", "failed")
 # Counted beside the statuses.
 OUTSIDE = "outside"
+# Columns of a property after its name.
+KINDS = ("", "_sigma", "_low", "_high")
 
 
 @dataclass
@@ -30,9 +30,10 @@ class Prediction:
     """Prediction for one structure.
 
     status: "ok", "rejected" (not a valid structure) or "failed" (it could not be read, or the model
-    failed), for the given ``reason``. values and sigmas: by property,
-    empty unless the status is "ok". in_domain: False if an element does not occur in the training
-    data, else None (not known).
+    failed), for the given ``reason``. values, sigmas, lows and highs: by property, where there is
+    one and the status is "ok". in_domain: False if the crystal is unlike the training data, for
+    the given ``reason``, and where there is no prediction.
+    vector: (F,) output of the encoder of a single model.
     """
 
     id: str
@@ -42,7 +43,10 @@ class Prediction:
     reason: str = ""
     values: dict[str, float] = field(default_factory=dict)
     sigmas: dict[str, float] = field(default_factory=dict)
-    in_domain: bool | None = None
+    lows: dict[str, float] = field(default_factory=dict)
+    highs: dict[str, float] = field(default_factory=dict)
+    in_domain: bool = False
+    vector: npt.NDArray[np.floating] | None = None
 
 
 def columns(properties: Sequence[str]) -> list[str]:
@@ -63,82 +67,69 @@ def as_records(rows: Iterable[Prediction], properties: Sequence[str]) -> Iterato
         for name in properties:
             record[name] = row.values.get(name)
             record[f"{name}_sigma"] = row.sigmas.get(name)
+            record[f"{name}_low"] = row.lows.get(name)
+            record[f"{name}_high"] = row.highs.get(name)
         record["in_domain"] = row.in_domain
         yield record
 
 
 def as_frame(rows: Iterable[Prediction], properties: Sequence[str]) -> pd.DataFrame:
-    """The table as a DataFrame: text, float64 (NaN: no value), and ``in_domain`` as boolean with
-    ``<NA>``."""
+    """The table as a DataFrame: text, float64 (NaN: no value), and ``in_domain`` as bool."""
     import pandas as pd
 
-    numeric = [f"{name}{kind}" for name in properties for kind in ("", "_sigma")]
+    numeric = [f"{name}{kind}" for name in properties for kind in KINDS]
     frame = pd.DataFrame(list(as_records(rows, properties)), columns=columns(properties))
-    return frame.astype(dict.fromkeys(numeric, "float64") | {"in_domain": "boolean"})
+    return frame.astype(dict.fromkeys(numeric, "float64") | {"in_domain": "bool"})
 
 
 def write_predictions(path: Path, rows: Iterable[Prediction], properties: Sequence[str]) -> None:
     """Write rows as CSV, or as JSON if the name ends in .json; completely or not at all."""
-    write_records(path, as_records(rows, properties), properties)
+    write_records(path, as_records(rows, properties), columns(properties))
 
 
-def write_records(path: Path, records: Iterable[dict[str, Any]], properties: Sequence[str]) -> None:
-    """Write records of ``as_records`` as ``write_predictions`` does; only their text is kept in
-    memory."""
-    stream = io.StringIO()
-    if path.suffix.lower() == ".json":
-        _write_json(stream, records)
-    else:
-        writer = csv.DictWriter(stream, columns(properties), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _cell(v) for k, v in record.items()} for record in records)
-    try:
-        write_atomically(path, stream.getvalue())
-    except OSError as error:
-        note = "the existing file is unchanged" if path.exists() else ""
-        raise write_error(error, f"--output {path}: cannot be written", note=note) from None
+def table(
+    rows: Sequence[Prediction],
+    properties: Sequence[str],
+    units: Mapping[str, str],
+    interval: float,
+) -> str:
+    """Rows as text: one line per property for one structure, else one line per structure.
 
-
-def _write_json(file: TextIO, records: Iterable[dict[str, Any]]) -> None:
-    separator = "[\n"
-    for record in records:
-        text = json.dumps(record, indent=1, allow_nan=False)
-        file.write(separator + textwrap.indent(text, " "))
-        separator = ",\n"
-    file.write("[]\n" if separator == "[\n" else "\n]\n")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
-
-
-def table(rows: Sequence[Prediction], properties: Sequence[str], units: Mapping[str, str]) -> str:
-    """Rows as text: one line per property for one structure, else one line per structure."""
+    interval: coverage of the intervals.
+    """
     if len(rows) == 1 and rows[0].status == "ok":
         row = rows[0]
         lines = [
-            [name, _with_sigma(row, name), units.get(name) or tables.ABSENT] for name in properties
+            [
+                name,
+                tables.number(row.values.get(name)),
+                tables.number(row.sigmas.get(name), 2),
+                _interval(row, name),
+                units.get(name) or tables.ABSENT,
+            ]
+            for name in properties
         ]
-        text = tables.aligned((f"{row.id} ({row.formula})", "prediction", "unit"), lines)
+        header = (
+            f"{row.id} ({row.formula})",
+            "prediction",
+            "sigma",
+            f"{100 * interval:g}% interval",
+            "unit",
+        )
+        text = tables.aligned(header, lines)
     else:
-        header = [
-            "id",
-            "formula",
-            *(f"{p} ({units[p]})" if units.get(p) else p for p in properties),
-        ]
+        names = [f"{p} ({units[p]})" if units.get(p) else p for p in properties]
         body = [
             [row.id, row.formula, *(_with_sigma(row, name) for name in properties)] for row in rows
         ]
-        text = tables.aligned(header, body, left=2)
+        text = tables.aligned(["id", "formula", *names], body, left=2)
+        if any(row.sigmas for row in rows):
+            text += "\nin brackets: sigma"
     notes = [f"{row.id}: {row.status}: {row.reason}" for row in rows if row.status != "ok"]
     notes += [
         f"{row.id}: outside the model's domain ({row.reason}): do not rely on it"
         for row in rows
-        if row.in_domain is False
+        if row.status == "ok" and not row.in_domain
     ]
     return "\n".join([text, *notes])
 
@@ -147,22 +138,33 @@ def _with_sigma(row: Prediction, name: str) -> str:
     value, sigma = row.values.get(name, math.nan), row.sigmas.get(name)
     if math.isnan(value):
         return tables.ABSENT
-    return f"{value:.4g}" if sigma is None else tables.with_error(value, sigma)
+    return tables.number(value) + ("" if sigma is None else f" ({tables.number(sigma, 2)})")
+
+
+def _interval(row: Prediction, name: str) -> str:
+    if name not in row.lows or name not in row.highs:
+        return tables.ABSENT
+    return f"{tables.number(row.lows[name], 3)} to {tables.number(row.highs[name], 3)}"
 
 
 def count_record(counts: Counter[str], record: Mapping[str, Any]) -> None:
     """Count a record of ``as_records`` by status, and among OUTSIDE where it is not in domain."""
     counts[record["status"]] += 1
-    if record["in_domain"] is False:
+    if record["status"] == "ok" and not record["in_domain"]:
         counts[OUTSIDE] += 1
 
 
-def summary_line(counts: Counter[str], model: str, output: Path | None) -> str:
-    """Number of structures by status, the model (``describe_model``) and the output file."""
+def counts_text(counts: Counter[str]) -> str:
+    """``3 structures: 2 ok, 1 rejected``."""
     total = sum(counts[status] for status in STATUSES)
     parts = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
     if counts[OUTSIDE]:
         parts.append(f"{counts[OUTSIDE]} outside the domain of training")
     noun = "structure" if total == 1 else "structures"
-    line = f"{total} {noun}: {', '.join(parts)}; by {model}"
+    return f"{total} {noun}: {', '.join(parts)}"
+
+
+def summary_line(counts: Counter[str], model: str, output: Path | None) -> str:
+    """Number of structures by status, the model (``describe_model``) and the output file."""
+    line = f"{counts_text(counts)}; by {model}"
     return line + (f" -> {output}" if output else "")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+import math
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +21,23 @@ from phase2hpc.data.crystal import Crystal, UnreadableRecord
 from phase2hpc.data.elements import atomic_number
 from phase2hpc.data.graph import Graph
 from phase2hpc.data.graph_arrays import GraphArrays, pack
-from phase2hpc.data.loader import collate
+from phase2hpc.data.loader import NUMPY_DTYPE
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.data.validation import DEFAULT_LIMITS, Limits
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import batches_by_size, predict_graphs
+from phase2hpc.inference.batched import Outputs, infer
+from phase2hpc.inference.calibration import Calibration
 from phase2hpc.inference.devices import choose_device
-from phase2hpc.inference.domain import outside_domain
+from phase2hpc.inference.domain import Domain
 from phase2hpc.inference.inputs import read_structures
 from phase2hpc.inference.out_of_memory import OutOfMemory
 from phase2hpc.inference.prediction_table import Prediction, as_frame
 from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.inference.uncertainty import DEFAULT_COVERAGE, ErrorEstimator
 from phase2hpc.runs.model_selection import describe_model
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.error_text import first_line
+from phase2hpc.utils.prefetch import prefetched
 from phase2hpc.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -42,15 +49,35 @@ if TYPE_CHECKING:
 # structures of its chunk, so that chunk boundaries depend on the inputs only.
 CHUNK = 1024
 
+log = logging.getLogger(__name__)
+
+Row = TypeVar("Row")
 GraphPair = tuple[Crystal, Graph]
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Inference:
+    """Results for one crystal, (R,) each, NaN where unknown.
+
+    remoteness: distance to the training crystals over its limit. vector: (F,) crystal vector under
+    the one model, else None.
+    """
+
+    values: Array
+    sigma: Array
+    low: Array
+    high: Array
+    remoteness: float
+    vector: Array | None
 
 
 class Predictor:
     """One or several trained models, loaded for prediction.
 
-    Several models form an ensemble: predictions are their mean, and ``<property>_sigma`` is the
-    sample standard deviation among them.
+    Several models form an ensemble: predictions are their mean. ``<property>_sigma`` and the
+    interval come from the errors in validation (``ErrorEstimator``); members of an ensemble that
+    were not calibrated on the same crystals give their sample standard deviation alone.
 
     Attributes:
         runs: where the models were loaded from.
@@ -58,10 +85,16 @@ class Predictor:
         units: unit by property, "" for a dimensionless one.
         elements: atomic numbers that occur in the training data of every model.
         graph_settings: of the graphs that they were trained on.
+        interval: coverage of ``<property>_low`` to ``<property>_high``.
+        calibrations: of the models, None where there is none.
     """
 
     def __init__(
-        self, runs: Sequence[RunDirectory], device: torch.device, limits: Limits = DEFAULT_LIMITS
+        self,
+        runs: Sequence[RunDirectory],
+        device: torch.device,
+        limits: Limits = DEFAULT_LIMITS,
+        interval: float = DEFAULT_COVERAGE,
     ) -> None:
         """Load the best weights of these runs; ``limits`` of the structures to predict for.
 
@@ -72,17 +105,27 @@ class Predictor:
         self.runs = tuple(runs)
         self.device = device
         self.limits = limits
-        self.models = [TrainedModel.load(run.best, device) for run in runs]
+        self.models = [TrainedModel.load(run.weights, device) for run in runs]
         first = self.models[0]
         for run, other in zip(runs[1:], self.models[1:], strict=True):
             if other.scaler.reported != first.scaler.reported:
-                raise InputError(f"{run.best}: predicts other properties than {runs[0].best}")
+                raise InputError(f"{run.path}: predicts other properties than {runs[0].path}")
             if other.graph_settings != first.graph_settings:
-                raise InputError(f"{run.best}: was trained on other graphs than {runs[0].best}")
+                raise InputError(f"{run.path}: was trained on other graphs than {runs[0].path}")
         self.properties: tuple[str, ...] = first.scaler.reported
         self.units = {name: first.scaler.units[name] for name in self.properties}
         self.graph_settings = first.graph_settings
         self.elements = frozenset.intersection(*(frozenset(m.elements) for m in self.models))
+        self.interval = interval
+        self.calibrations = [
+            calibration_of(model, run) for model, run in zip(self.models, runs, strict=True)
+        ]
+        self._estimator = self._make_estimator()
+        self._domain = Domain(
+            self.elements,
+            self.graph_settings.cutoff,
+            min((c.max_atoms for c in self.calibrations if c), default=None),
+        )
 
     def __repr__(self) -> str:
         return f"Predictor({describe_model(self.runs)})"
@@ -97,8 +140,9 @@ class Predictor:
         Returns:
             One row per structure in the order of the input, with the columns of ``predict
             --output``: ``id``, ``input``, ``formula``, ``status`` ("ok", "rejected" or
-            "failed"), ``reason``; ``<property>`` and ``<property>_sigma`` in ``units`` (float64,
-            NaN where there is no value); ``in_domain`` (boolean, ``<NA>`` where not known).
+            "failed"), ``reason``; ``<property>``, ``<property>_sigma``, ``<property>_low`` and
+            ``<property>_high`` in ``units`` (float64, NaN where there is no value); ``in_domain``
+            (bool; ``reason`` says why it is false).
 
         Raises:
             InputError: a path does not exist or has an unknown format.
@@ -119,27 +163,18 @@ class Predictor:
         Raises:
             InputError: as ``predict``; and for an ensemble, whose members' vectors are unrelated.
         """
+        return self.vectors(list(self.predict_raw(read_structures(structures))))
+
+    def vectors(self, rows: Sequence[Prediction]) -> npt.NDArray[np.floating]:
+        """Crystal vectors (n, F) of predictions of this one model, NaN where there is none."""
         if len(self.models) > 1:
             raise InputError(
                 f"features: the vectors of {len(self.models)} models are unrelated: load one model"
             )
         (model,) = self.models
-        width = model.model.out_features
-        dtype = np.dtype(np.float64 if model.dtype == torch.float64 else np.float32)
-        blocks = [np.empty((0, width), dtype)]
-        for chunk in _chunks(read_structures(structures)):
-            block = np.full((len(chunk), width), np.nan, dtype)
-            accepted = [
-                (i, result)
-                for i, result in enumerate(graphs_of(chunk, self.graph_settings, self.limits))
-                if not isinstance(result, Rejection)
-            ]
-            vectors = self._compute(self._crystal_vectors, [pair for _, pair in accepted])
-            for (i, _), vector in zip(accepted, vectors, strict=True):
-                if not isinstance(vector, str):
-                    block[i] = vector
-            blocks.append(block)
-        return np.concatenate(blocks)
+        nothing = np.full(model.model.out_features, np.nan, NUMPY_DTYPE[model.dtype])
+        found = [nothing if row.vector is None else row.vector for row in rows]
+        return np.stack(found) if found else nothing[None][:0]
 
     def predict_raw(self, raws: Iterable[Raw]) -> Iterator[Prediction]:
         """One prediction per raw crystal, in order."""
@@ -147,17 +182,25 @@ class Predictor:
             yield from self._predict_chunk(chunk)
 
     def predict_chunks(
-        self, structures: Structures, *, id_prop: bool = False, shard: int = 0, shards: int = 1
+        self,
+        structures: Structures,
+        *,
+        id_prop: bool = False,
+        shard: int = 0,
+        shards: int = 1,
+        finished: Container[int] = frozenset(),
+        quiet: bool = False,
     ) -> Iterator[tuple[int, list[Prediction]]]:
         """Predictions chunk by chunk with its number; of several shards, those of one.
 
-        Arguments as of ``read_structures``. Progress is shown on stderr.
+        Arguments as of ``read_structures``. finished: numbers of chunks to leave out. Progress is
+        shown on stderr unless ``quiet``. The next chunk is read while one is predicted.
         """
-        partition = RecordPartition(shard, shards, CHUNK)
+        partition = RecordPartition(shard, shards, CHUNK, finished)
         raws = read_structures(structures, id_prop=id_prop, partition=partition)
-        numbered = groupby(((partition.current, raw) for raw in raws), key=itemgetter(0))
-        with Progress("predicting", None, "structures") as progress:
-            for number, group in numbered:
+        ahead = prefetched(((partition.current, raw) for raw in raws), CHUNK)
+        with closing(ahead), Progress("predicting", None, "structures", quiet=quiet) as progress:
+            for number, group in groupby(ahead, key=itemgetter(0)):
                 rows = []
                 for row in self.predict_raw(raw for _, raw in group):
                     rows.append(row)
@@ -180,26 +223,32 @@ class Predictor:
             else:
                 numbers = result[0].numbers.tolist()
                 row = Prediction(raw.id, raw.input, reduced_formula(numbers), "ok")
-                row.reason = outside_domain(*result, self.elements, self.graph_settings.cutoff)
-                row.in_domain = False if row.reason else None
                 accepted.append((row, result))
             rows.append(row)
-        results = self._compute(self._members, [pair for _, pair in accepted])
-        for (row, _), members in zip(accepted, results, strict=True):
-            if isinstance(members, str):
-                row.status, row.reason = "failed", members
-            elif not np.isfinite(members).all():
+        results = self._compute(self._infer, [pair for _, pair in accepted])
+        for (row, pair), found in zip(accepted, results, strict=True):
+            if isinstance(found, str):
+                row.status, row.reason = "failed", found
+            elif not np.isfinite(found.values).all():
                 row.status, row.reason = "failed", "the model's prediction is not finite"
             else:
-                row.values = dict(zip(self.properties, members.mean(0).tolist(), strict=True))
-                if len(members) > 1:
-                    spread = members.std(0, ddof=1).tolist()
-                    row.sigmas = dict(zip(self.properties, spread, strict=True))
+                row.values = self._by_property(found.values)
+                row.sigmas = self._by_property(found.sigma)
+                row.lows = self._by_property(found.low)
+                row.highs = self._by_property(found.high)
+                row.reason = self._domain.outside(*pair, found.remoteness)
+                row.in_domain = not row.reason
+                row.vector = found.vector
         return rows
 
+    def _by_property(self, values: Array) -> dict[str, float]:
+        """Finite values by property."""
+        pairs = zip(self.properties, values.tolist(), strict=True)
+        return {name: value for name, value in pairs if math.isfinite(value)}
+
     def _compute(
-        self, function: Callable[[GraphArrays], Array], pairs: list[GraphPair]
-    ) -> list[Array | str]:
+        self, function: Callable[[GraphArrays], Iterable[Row]], pairs: list[GraphPair]
+    ) -> list[Row | str]:
         """Rows of ``function`` for these graphs. If it fails, it is applied to each graph alone,
         and a graph that fails gets the reason instead of a row."""
         if not pairs:
@@ -212,30 +261,76 @@ class Predictor:
                 return [f"the model failed on it: {first_line(error)}"]
             return [self._compute(function, [pair])[0] for pair in pairs]
 
-    def _members(self, arrays: GraphArrays) -> Array:
-        """Predictions of each model, (crystals, models, properties)."""
-        indices = np.arange(len(arrays))
-        return np.stack(
-            [
-                predict_graphs(
-                    m.model, m.scaler, arrays, indices, device=self.device, dtype=m.dtype
-                )
-                for m in self.models
-            ],
-            axis=1,
-        )
+    def _infer(self, arrays: GraphArrays) -> list[_Inference]:
+        """Predictions with their uncertainty, one for each graph."""
+        outputs = [self._outputs(model, arrays) for model in self.models]
+        physical = [
+            found.physical(model.scaler) for model, found in zip(self.models, outputs, strict=True)
+        ]
+        values = np.mean(physical, axis=0)
+        nothing = np.full_like(values, np.nan)
+        remoteness = np.full(len(values), np.nan)
+        sigma, low, high = nothing, nothing, nothing
+        if len(physical) > 1:
+            sigma = np.std(physical, axis=0, ddof=1)
+        known = [
+            (c.embedding, found)
+            for c, found in zip(self.calibrations, outputs, strict=True)
+            if c is not None
+        ]
+        if known:
+            distances = np.stack([e.distance(found.vectors) for e, found in known])
+            limits = np.array([[embedding.limit] for embedding, _ in known])
+            remoteness = (distances / limits).mean(axis=0)
+        if self._estimator is not None:
+            estimate = self._estimator.estimate(outputs, distances, self.interval)
+            sigma, low, high = estimate.sigma, estimate.low, estimate.high
+        vectors: Sequence[Array | None] = [None] * len(arrays)
+        if len(outputs) == 1:
+            vectors = list(outputs[0].vectors)
+        return [
+            _Inference(values[i], sigma[i], low[i], high[i], float(remoteness[i]), vectors[i])
+            for i in range(len(arrays))
+        ]
 
-    @torch.inference_mode()
-    def _crystal_vectors(self, arrays: GraphArrays) -> Array:
-        """Crystal vectors of the one model, (crystals, F)."""
-        (model,) = self.models
-        out: list[Any] = [None] * len(arrays)
-        for rows in batches_by_size(arrays, np.arange(len(arrays))):
-            batch = collate(arrays, rows, dtype=model.dtype).to(self.device)
-            vectors = model.model.encoder(batch).cpu().numpy()
-            for row, vector in zip(rows.tolist(), vectors, strict=True):
-                out[row] = vector
-        return np.stack(out)
+    def _outputs(self, model: TrainedModel, arrays: GraphArrays) -> Outputs:
+        everything = np.arange(len(arrays))
+        return infer(model.model, arrays, everything, device=self.device, dtype=model.dtype)
+
+    def _make_estimator(self) -> ErrorEstimator | None:
+        """None, with a warning, where models have no calibration, or not on the same crystals."""
+        known = [calibration for calibration in self.calibrations if calibration is not None]
+        if len(known) < len(self.models):
+            lacking = [
+                str(run.path)
+                for run, found in zip(self.runs, self.calibrations, strict=True)
+                if found is None
+            ]
+            what = "sigma is their spread, not calibrated" if len(self.models) > 1 else "no sigma"
+            log.warning(
+                "%s and no interval, and no distance to the training crystals: not calibrated: %s "
+                "(phase2hpc calibrate RUN does it)",
+                what, ", ".join(lacking),
+            )  # fmt: skip
+            return None
+        if len({calibration.validation for calibration in known}) > 1:
+            log.warning(
+                "sigma is the spread of the models, not calibrated, and there is no interval: they "
+                "were calibrated on different crystals"
+            )
+            return None
+        return ErrorEstimator([model.scaler for model in self.models], known)
+
+
+def calibration_of(model: TrainedModel, run: RunDirectory) -> Calibration | None:
+    """The calibration beside a model's weights; None, with a warning, if it is of others."""
+    found = Calibration.load(run.calibration)
+    if found is None:
+        return None
+    if (found.weights_hash, found.properties) != (model.weights_hash, model.scaler.reported):
+        log.warning("%s: of other weights than %s, not used", run.calibration, run.weights.name)
+        return None
+    return found
 
 
 def _chunks(raws: Iterable[Raw]) -> Iterator[list[Raw]]:
@@ -258,12 +353,16 @@ def load_predictor(
     device: str = "auto",
     threads: int | None = None,
     max_atoms: int | None = None,
+    interval: float = DEFAULT_COVERAGE,
 ) -> Predictor:
     """The best models of these runs on ``--device``.
 
     threads: of torch on the CPU, None: unchanged. max_atoms: in a structure, None: the default.
+    interval: coverage of the intervals. Raises InputError where it is not between 0 and 1.
     """
+    if not 0.0 < interval < 1.0:
+        raise InputError(f"--interval {interval:g}: give a coverage between 0 and 1, as 0.9")
     if threads is not None:
         torch.set_num_threads(threads)
     limits = DEFAULT_LIMITS if max_atoms is None else Limits(max_atoms=max_atoms)
-    return Predictor(runs, choose_device(device), limits)
+    return Predictor(runs, choose_device(device), limits, interval)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from phase2hpc.errors import Phase2Error
-from phase2hpc.inference.prediction_table import as_records, count_record, write_records
+from phase2hpc.inference.prediction_table import as_records, columns, count_record
 from phase2hpc.inference.predictor import Predictor
+from phase2hpc.utils.record_files import write_records
 from phase2hpc.utils.shard_folder import (
     ShardFolder,
     atomic_text,
@@ -55,7 +56,8 @@ def join_shards(folder: ShardFolder, inputs: Sequence[str], output: Path) -> Cou
             "command again"
         )
     counts: Counter[str] = Counter()
-    write_records(output, _counted(heapq.merge(*parts, key=itemgetter(0)), counts), properties)
+    records = _counted(heapq.merge(*parts, key=itemgetter(0)), counts)
+    write_records(output, records, columns(properties))
     folder.remove()
     return counts
 

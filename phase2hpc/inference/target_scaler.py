@@ -64,6 +64,17 @@ class TargetScaler:
         """Properties that are scored and predicted: all but the auxiliary ones."""
         return self.properties[: len(self.properties) - self.auxiliary]
 
+    def of_reported(self) -> TargetScaler:
+        """The scaler of the reported properties alone."""
+        count = len(self.reported)
+        arrays = (self.mean, self.std, self.asinh_scale, self.label_fraction)
+        scaler = TargetScaler(
+            self.reported, *(array[:count] for array in arrays), log=self.log[:count]
+        )
+        scaler.lower_bound = self.lower_bound[:count]
+        scaler.units = {name: self.units[name] for name in self.reported}
+        return scaler
+
     @property
     def scales(self) -> dict[str, Scale]:
         """The scale on which each property is learned."""
@@ -113,6 +124,17 @@ class TargetScaler:
         mean, std = np.nanmean(transformed, axis=0), np.nanstd(transformed, axis=0)
         scaler.mean, scaler.std = mean, np.where(std > CONSTANT * np.abs(mean), std, 1.0)
         return scaler
+
+    def to_scale_of(self, other: TargetScaler, name: str) -> tuple[float, float]:
+        """(factor, offset): scaled values here times factor plus offset are scaled values there.
+
+        The property is on the same kind of scale in both. Of an asinh scale only about: its s
+        differs too.
+        """
+        here, there = self.properties.index(name), other.properties.index(name)
+        factor = self.std[here] / other.std[there]
+        offset = (self.mean[here] - other.mean[there]) / other.std[there]
+        return float(factor), float(offset)
 
     def transform(self, labels: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Physical units -> scaled, (n, P); NaN for NaN, and for values <= 0 on a log scale."""

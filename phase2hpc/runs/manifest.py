@@ -37,7 +37,7 @@ class Manifest(BaseModel):
     Unknown keys are kept, so that an older phase2hpc does not drop what a newer one wrote.
     """
 
-    model_config = ConfigDict(extra="allow", validate_assignment=True)
+    model_config = ConfigDict(extra="allow", validate_assignment=True, defer_build=True)
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -61,6 +61,10 @@ class Manifest(BaseModel):
     store: str | None = None
     store_hash: str | None = None
     training_crystals: int | None = None
+    # Crystals of the splits val and test, with labels or without.
+    val_crystals: int | None = None
+    test_crystals: int | None = None
+    parameters: int | None = None
     device: str | None = None
     processes: int = 1
     job_ids: list[str] = []

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phase2hpc.errors import InputError
+from phase2hpc.runs.ensemble import Ensemble, ensemble_of, find_ensemble
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.registry import find_run, read_metrics, registry
-from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.runs.run_directory import PREFIX, RunDirectory
 from phase2hpc.utils import tables
 from phase2hpc.utils.package_files import pretrained_models
 
@@ -23,9 +24,10 @@ BEST = "best"
 def runs_to_predict_with(models_dir: Path, names: Sequence[str] | None) -> list[RunDirectory]:
     """The runs to predict with, several for an ensemble.
 
-    names: run directories, their best.pt, ids, or ``best`` alone, the finished run with the best
-    validation score among those on the same store and properties as the default run. None: the
-    default, the newest finished run at level std, pro or max, else the shipped model.
+    names: run directories, their best.pt, ids, ids of ensembles, exported models, or ``best``
+    alone, the finished run with the best validation score among those on the same store and
+    properties as the default run. None: the default, the newest finished run at level std, pro or
+    max, else the shipped model.
 
     Raises InputError as ``find_run``, for a run given twice, and if there is no model.
     """
@@ -36,18 +38,30 @@ def runs_to_predict_with(models_dir: Path, names: Sequence[str] | None) -> list[
         raise InputError("--run: give a run directory or an id, several with commas")
     if wanted == [BEST]:
         return [_best_run(models_dir)]
-    runs = [_model(models_dir, name) for name in wanted]
+    runs = [run for name in wanted for run in _models(models_dir, name)]
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise InputError(f"--run {','.join(wanted)}: the same run twice")
     return runs
 
 
-def _model(models_dir: Path, name: str) -> RunDirectory:
+def _models(models_dir: Path, name: str) -> list[RunDirectory]:
+    ensemble = find_ensemble(models_dir, name)
+    if ensemble is not None:
+        ensemble.check()
+        return list(ensemble.members)
+    if members := exported_members(Path(name)):
+        return members
     run = find_run(models_dir, name)
     file = Path(name)
     if file.is_file() and file.suffix == ".pt" and file.name != run.best.name:
         raise InputError(f"--run {name}: give the run directory, or a file named {run.best.name}")
-    return run
+    return [run]
+
+
+def exported_members(folder: Path) -> list[RunDirectory]:
+    """Members of an exported ensemble; empty if ``folder`` is none."""
+    runs = [RunDirectory(path) for path in sorted(folder.glob(f"{PREFIX}*"))]
+    return [run for run in runs if run.exported_weights.is_file()]
 
 
 def _finished(models_dir: Path) -> list[tuple[RunDirectory, Manifest]]:
@@ -97,11 +111,15 @@ def _best_run(models_dir: Path) -> RunDirectory:
 def describe_model(runs: Sequence[RunDirectory]) -> str:
     """Algorithm, level, id, training crystals and test MAE by property, in one line.
 
-    Of several runs the MAE is the mean over them, not that of the ensemble.
+    The MAE is the ensemble's own for all runs of an ensemble, for other runs the mean over them.
     """
     several = len(runs) > 1
     names = ", ".join(f"{run.family}/{run.id}" for run in runs)
     text = f"the mean of {len(runs)} runs, {names}" if several else names
+    ensemble = whole_ensemble(runs) if several else None
+    if ensemble is not None:
+        family = runs[0].family
+        text = f"the mean of ensemble {family}/{ensemble.id} of {len(runs)} runs"
     manifests = [run.read_manifest() for run in runs if run.manifest.exists()]
     if len(manifests) < len(runs):
         return text
@@ -112,14 +130,24 @@ def describe_model(runs: Sequence[RunDirectory]) -> str:
     if None not in crystals:
         counts = " and ".join(dict.fromkeys(f"{count:,}" for count in crystals))
         facts.append(f"{counts} training crystals")
-    if errors := _test_errors(runs):
-        facts.append(f"{'mean test' if several else 'test'} MAE {errors}")
+    own = ensemble is not None and ensemble.results.metrics_json.exists()
+    if errors := _test_errors([ensemble.results] if own and ensemble else runs, runs[0]):
+        facts.append(f"{'mean test' if several and not own else 'test'} MAE {errors}")
     return f"{text} ({'; '.join(facts)})" if facts else text
 
 
-def _test_errors(runs: Sequence[RunDirectory]) -> str:
+def whole_ensemble(runs: Sequence[RunDirectory]) -> Ensemble | None:
+    """The ensemble that consists of these runs."""
+    if not runs[0].manifest.exists():
+        return None
+    found = ensemble_of(runs[0])
+    same = found and {r.path.resolve() for r in found.members} == {r.path.resolve() for r in runs}
+    return found if same else None
+
+
+def _test_errors(runs: Sequence[RunDirectory], first: RunDirectory) -> str:
     tests = [(read_metrics(run) or {}).get("test", {}) for run in runs]
-    config, parts = runs[0].read_config(), []
+    config, parts = first.read_config(), []
     for name in tests[0]:
         values = [test.get(name, {}).get("mae") for test in tests]
         known = [value for value in values if value is not None]

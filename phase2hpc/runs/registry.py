@@ -56,7 +56,7 @@ def find_run(models_dir: Path, name: str) -> RunDirectory:
     path = RunDirectory(Path(name))
     if path.path.is_file():
         path = RunDirectory(path.path.parent)
-    if any(file.is_file() for file in (path.manifest, path.config, path.best)):
+    if any(file.is_file() for file in (path.manifest, path.config, path.weights)):
         return path
     if path.path.is_dir():
         raise InputError(f"{name}: not a run directory (no {path.manifest.name} in it)")

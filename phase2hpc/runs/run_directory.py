@@ -79,6 +79,31 @@ class RunDirectory:
     def best(self) -> Path:
         return self.path / "best.pt"
 
+    @property
+    def exported_weights(self) -> Path:
+        """Weights of an exported model, in place of best.pt."""
+        return self.path / "model.safetensors"
+
+    @property
+    def model_json(self) -> Path:
+        """What inference needs beside the weights and config.json of an exported model."""
+        return self.path / "model.json"
+
+    @property
+    def model_card(self) -> Path:
+        return self.path / "README.md"
+
+    @property
+    def weights(self) -> Path:
+        """The file of the trained weights: best.pt, or that of an exported model."""
+        exported = self.exported_weights
+        return exported if exported.is_file() and not self.best.is_file() else self.best
+
+    @property
+    def calibration(self) -> Path:
+        """Statistics of training and validation crystals for uncertainty and domain."""
+        return self.path / "calibration.safetensors"
+
     def best_of(self, epoch: int) -> Path:
         """Best weights of an earlier epoch than ``best``."""
         return self.path / f"best_{epoch}.pt"
@@ -100,8 +125,20 @@ class RunDirectory:
         return self.path / "metrics.csv"
 
     @property
+    def predictions_val(self) -> Path:
+        return self.path / "predictions_val.csv"
+
+    @property
     def predictions_test(self) -> Path:
         return self.path / "predictions_test.csv"
+
+    def predictions(self, split: str) -> Path:
+        """Predictions beside labels of a split, val or test."""
+        return {"val": self.predictions_val, "test": self.predictions_test}[split]
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def tensorboard(self) -> Path:

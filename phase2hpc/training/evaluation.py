@@ -1,40 +1,39 @@
-"""Final evaluation: metrics of the best weights on val and test, and test predictions."""
+"""Final evaluation: metrics and predictions of the best weights on val and test."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
+from phase2hpc.inference.batched import Outputs
+from phase2hpc.inference.calibrate import fit_calibration
+from phase2hpc.inference.labelled_predictions import LabelledPredictions
 from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.inference.uncertainty import ErrorEstimator
 from phase2hpc.models.multitask import MultiTaskModel
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.metrics import (
     SPLITS,
     PropertyMetrics,
-    constant_by_property,
     metrics_by_property,
     metrics_table,
     write_metrics,
 )
 from phase2hpc.training.trainer import Trainer
-from phase2hpc.utils.atomic_io import write_atomically
 
 
 def evaluate(
     trainer: Trainer,
     run: RunDirectory,
-    predict: Callable[[MultiTaskModel, npt.NDArray[np.int64]], npt.NDArray[np.float64]],
+    infer: Callable[[MultiTaskModel, npt.NDArray[np.int64]], Outputs],
     before_write: Callable[[], None],
 ) -> None:
-    """Write metrics and test predictions of the best weights, and print the tables.
+    """Write metrics, predictions and calibration of the best weights, and print the tables.
 
-    A collective call; the main rank writes. predict: as
-    ``Trainer.predict_on_all_ranks``. before_write: called before each file. Both may raise: the
+    A collective call; the main rank writes. infer: as
+    ``Trainer.infer_on_all_ranks``. before_write: called before each file. Both may raise: the
     evaluation can be repeated.
     """
     # Read on one rank: another node may not see the file yet.
@@ -42,36 +41,26 @@ def evaluate(
     model = best.model.to(trainer.device)
     reference = trainer.labels(trainer.train)
     metrics: dict[str, dict[str, PropertyMetrics]] = {}
+    calibration = fit_calibration(best, trainer.store, lambda indices: infer(model, indices))
+    estimator = ErrorEstimator([best.scaler], [calibration])
+    if trainer.world.is_main:
+        before_write()
+        calibration.save(run.calibration)
     for split in SPLITS:
         indices = trainer.store.split_indices(split)
         labels = trainer.labels(indices)
-        prediction = predict(model, indices)
+        outputs = infer(model, indices)
+        prediction = outputs.physical(best.scaler)
         metrics[split] = metrics_by_property(trainer.properties, prediction, labels, reference)
         if trainer.world.is_main:
-            constant = constant_by_property(trainer.properties, labels, reference)
             print(f"\n{split}: {len(indices)} crystals, weights of epoch {best.epoch}")
-            print(metrics_table(metrics[split], constant, trainer.scaler.units), flush=True)
-            if split == "test":
-                before_write()
-                _write_predictions(trainer, run, prediction, indices)
+            print(metrics_table(metrics[split], trainer.scaler.units), flush=True)
+            before_write()
+            distance = calibration.embedding.distance(outputs.vectors)
+            estimate = estimator.estimate([outputs], distance[None])
+            LabelledPredictions.of_store(
+                trainer.store, indices, trainer.properties, prediction, labels, estimate.sigma
+            ).write(run.predictions(split))
     if trainer.world.is_main:
         before_write()
         write_metrics(run, metrics, trainer.scaler.units)
-
-
-def _write_predictions(
-    trainer: Trainer,
-    run: RunDirectory,
-    prediction: npt.NDArray[np.float64],
-    indices: npt.NDArray[np.int64],
-) -> None:
-    labels = trainer.labels(indices)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [f"{name}{kind}" for name in trainer.properties for kind in ("", "_target")]
-    writer.writerow(["id", *columns])
-    for row, name in enumerate(trainer.store.ids(indices)):
-        pairs = zip(prediction[row].tolist(), labels[row].tolist(), strict=True)
-        values = ["" if math.isnan(value) else f"{value:.7g}" for pair in pairs for value in pair]
-        writer.writerow([name, *values])
-    write_atomically(run.predictions_test, text.getvalue())

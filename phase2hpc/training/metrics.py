@@ -24,7 +24,8 @@ class PropertyMetrics(TypedDict):
     """Metrics of one property in its unit; None where there are too few labels.
 
     ``mae_se`` is the standard error of the MAE, ``n`` the number of labelled crystals, ``mad``
-    the mean absolute deviation of the training labels from their mean.
+    the mean absolute deviation of the training labels from their mean, ``constant_mae`` the MAE of
+    the constant predictor, the median of the training labels.
     """
 
     mae: float | None
@@ -33,6 +34,7 @@ class PropertyMetrics(TypedDict):
     r2: float | None
     n: int
     mad: float | None
+    constant_mae: float | None
 
 
 def property_metrics(
@@ -59,7 +61,10 @@ def property_metrics(
     mad = float(np.abs(train - train.mean()).mean()) if train.size else None
     n = target.size
     if n == 0:
-        return {"mae": None, "mae_se": None, "rmse": None, "r2": None, "n": 0, "mad": mad}
+        return {
+            "mae": None, "mae_se": None, "rmse": None, "r2": None, "n": 0, "mad": mad,
+            "constant_mae": None,
+        }  # fmt: skip
     error = prediction - target
     absolute = np.abs(error)
     varies = np.ptp(target) > 0
@@ -71,6 +76,7 @@ def property_metrics(
         "r2": 1 - float(np.square(error).sum()) / spread if varies else None,
         "n": n,
         "mad": mad,
+        "constant_mae": constant_mae(target, train),
     }
 
 
@@ -101,14 +107,6 @@ def constant_mae(target: ArrayLike, train_targets: ArrayLike) -> float | None:
     return float(np.abs(target - np.median(train)).mean())
 
 
-def constant_by_property(
-    properties: Sequence[str], targets: ArrayLike, train_targets: ArrayLike
-) -> dict[str, float | None]:
-    """``constant_mae`` of each column; (N, P) and (M, P) arrays."""
-    wanted, train = np.asarray(targets), np.asarray(train_targets)
-    return {name: constant_mae(wanted[:, c], train[:, c]) for c, name in enumerate(properties)}
-
-
 def score(metrics: Mapping[str, PropertyMetrics]) -> float:
     """Mean over properties of MAE / MAD, lower is better; chooses the best checkpoint.
 
@@ -130,7 +128,6 @@ def score(metrics: Mapping[str, PropertyMetrics]) -> float:
 
 def metrics_table(
     metrics: Mapping[str, PropertyMetrics],
-    constant: Mapping[str, float | None],
     units: Mapping[str, str],
 ) -> str:
     """One split's metrics as an aligned table, beside the constant predictor's MAE.
@@ -146,7 +143,7 @@ def metrics_table(
             tables.with_error(m["mae"], m["mae_se"]),
             tables.number(m["rmse"]),
             tables.ABSENT if m["r2"] is None else f"{m['r2']:.3f}",
-            tables.number(constant.get(name)),
+            tables.number(m["constant_mae"]),
             f"{m['mae'] / m['mad']:.3f}" if m["mae"] is not None and m["mad"] else tables.ABSENT,
         ]
         for name, m in metrics.items()

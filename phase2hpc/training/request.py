@@ -12,9 +12,11 @@ from phase2hpc.config import properties as property_table
 from phase2hpc.config.algorithm_registry import algorithm_named, level_named
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig, build_config
+from phase2hpc.config.settings import MAX_EPOCHS
 from phase2hpc.errors import InputError
 from phase2hpc.runs.registry import find_run
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.training.seeds import parse_seeds
 from phase2hpc.utils.absolute_path import absolute_path
 
 # Settings that have flags of their own and are not set by --set or --sweep.
@@ -33,7 +35,8 @@ class TrainRequest:
     properties that are trained but not scored, as ``properties``. columns: unit, lower bound and
     scale by column, over the store's. fold: of a store with folds. overrides: flat settings by
     name, ``preset`` among them. init_from: the run whose weights to start from. accept_changes:
-    resume although settings, store or code change the result.
+    resume although settings, store or code change the result. seeds: of an ensemble, empty for one
+    run.
     """
 
     algorithm: str
@@ -50,6 +53,7 @@ class TrainRequest:
     seed: int | None = None
     accept_changes: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
 
 
 def check_request(request: TrainRequest) -> None:
@@ -146,6 +150,8 @@ def train_request(
     seed: int | None,
     accept_changes: bool,
     settings: dict[str, Any],
+    freeze: str | None = None,
+    seeds: str | Sequence[int] | None = None,
 ) -> TrainRequest:
     """A request with the arguments of ``train``, checked as far as possible without the store.
 
@@ -157,6 +163,17 @@ def train_request(
         raise InputError("--all-properties and --properties: give only one of them")
     if resume and init_from:
         raise InputError("--resume uses the weights of the run itself: leave out --init-from")
+    numbers = _seeds(seeds)
+    if numbers and resume:
+        raise InputError("--resume: an ensemble has its seeds: leave out --seeds, give --run-id")
+    if numbers and seed is not None:
+        raise InputError("--seed and --seeds: give one of them")
+    if freeze is not None:
+        if init_from is None:
+            raise InputError("--freeze: needs --init-from, a run whose encoder is kept")
+        if "frozen_epochs" in settings:
+            raise InputError("--freeze and --set frozen_epochs: give only one of them")
+        settings = {**settings, "frozen_epochs": _frozen_epochs(freeze)}
     folder = Path(models_dir)
     if init_from is not None and not isinstance(init_from, RunDirectory):
         init_from = find_run(folder, os.fspath(init_from))
@@ -175,7 +192,22 @@ def train_request(
         accept_changes=accept_changes,
         overrides=settings,
         init_from=init_from,
+        seeds=numbers,
     )
+
+
+def _seeds(seeds: str | Sequence[int] | None) -> tuple[int, ...]:
+    if seeds is None:
+        return ()
+    return tuple(parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, seeds))))
+
+
+def _frozen_epochs(freeze: str) -> int:
+    """Epochs of ``encoder`` (all) or ``encoder:N``."""
+    part, _, number = freeze.partition(":")
+    if part != "encoder" or (":" in freeze and not (number.isdecimal() and int(number) > 0)):
+        raise InputError(f"--freeze {freeze}: write encoder, or encoder:N for the first N epochs")
+    return min(int(number), MAX_EPOCHS) if number else MAX_EPOCHS
 
 
 def _comma_list(names: str | Sequence[str] | None) -> str | None:

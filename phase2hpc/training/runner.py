@@ -20,13 +20,20 @@ from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_once
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.runs.ensemble import Ensemble
 from phase2hpc.runs.job_id import current_job_id
 from phase2hpc.runs.lease import Lease, LeaseLost
 from phase2hpc.runs.manifest import Manifest, RecordedState
-from phase2hpc.runs.run_directory import RunDirectory, check_place_of_runs, family_folder
+from phase2hpc.runs.run_directory import (
+    RunDirectory,
+    check_place_of_runs,
+    family_folder,
+)
 from phase2hpc.training.distributed.process_group import process_group
 from phase2hpc.training.distributed.shared_store import open_shared_store
 from phase2hpc.training.distributed.world import World, error_message
+from phase2hpc.training.ensemble_results import write_if_complete
+from phase2hpc.training.ensemble_setup import create_ensemble, ensemble_to_resume
 from phase2hpc.training.evaluation import evaluate
 from phase2hpc.training.loop import TrainingLoop
 from phase2hpc.training.request import TrainRequest, check_request, new_config
@@ -45,11 +52,17 @@ from phase2hpc.utils.progress import Progress
 log = logging.getLogger(__name__)
 
 
-def train(request: TrainRequest) -> RunDirectory:
+# Called on the main rank with a run that has its results, and with the folder of an ensemble's.
+AtEnd = Callable[[RunDirectory], None]
+
+
+def train(request: TrainRequest, at_end: AtEnd | None = None) -> RunDirectory:
     """Start or resume a run, train it to its end, and return its run directory.
 
-    Raises StoppedEarly after a signal or the time limit, with the state saved, and InputError for
-    an invalid request, store or run.
+    The runs of an ensemble are trained one after the other, and the folder of the ensemble's
+    results is returned. at_end: called with each run that has its results. Raises StoppedEarly
+    after a signal or the time limit, with the state saved, and InputError for an invalid request,
+    store or run.
     """
     if not request.resume:
         check_request(request)
@@ -57,10 +70,38 @@ def train(request: TrainRequest) -> RunDirectory:
     with StopRequest() as stop, process_group(device) as world:
         if world.is_main:
             warn_if_lost(request.models_dir)
-        if request.resume:
+        if not request.resume and not request.seeds:
+            return _start_run(request, world, stop, at_end)
+        if not request.resume:
+            ensemble = _new_ensemble(request, world)
+        else:
+            ensemble = world.run_on_main(lambda: ensemble_to_resume(request))
+        if ensemble is None:
             run, config = world.run_on_main(lambda: _run_and_config_to_resume(request))
-            return _continue_run(run, config, world, stop, request.accept_changes)
-        return _start_run(request, world, stop)
+            return _continue_run(run, config, world, stop, request.accept_changes, at_end=at_end)
+        for run in ensemble.members:
+            config = world.run_on_main(lambda run=run: resumed_config(request, run))
+            _continue_run(run, config, world, stop, request.accept_changes, at_end=at_end)
+        # Written by the last run to end, unless its process was killed before.
+        if world.is_main and not ensemble.results.metrics_json.exists():
+            _end_ensemble(ensemble.members[-1], at_end)
+        return ensemble.results
+
+
+def _new_ensemble(request: TrainRequest, world: World) -> Ensemble:
+    family = family_folder(request.algorithm, request.level)
+    world.run_on_main(lambda: check_place_of_runs(request.models_dir, family))
+    path = world.run_on_main(lambda: _verified_store(request.store))
+    store = open_shared_store(path, world)
+    columns = _labelled_columns(store, request.fold)
+    ensemble = world.run_on_main(
+        lambda: create_ensemble(request, store.path, store.content_hash, columns)
+    )
+    if world.is_main:
+        print(
+            f"ensemble {ensemble.id}: {len(ensemble.members)} runs, one after the other", flush=True
+        )
+    return ensemble
 
 
 @dataclass(frozen=True)
@@ -80,14 +121,16 @@ def continue_run(
     job: JobContext,
     config: RunConfig | None = None,
     accept_changes: bool = False,
+    at_end: AtEnd | None = None,
 ) -> RunDirectory:
     """Start or resume a submitted run.
 
-    config: replaces the run's own, as made by ``resumed_config``. Raises as ``train``.
+    config: replaces the run's own, as made by ``resumed_config``. at_end: as of ``train``. Raises
+    as ``train``.
     """
     config = config or run.read_config()
     with StopRequest() as stop, process_group(config.runtime.device) as world:
-        return _continue_run(run, config, world, stop, accept_changes, job)
+        return _continue_run(run, config, world, stop, accept_changes, job, at_end)
 
 
 def _run_and_config_to_resume(request: TrainRequest) -> tuple[RunDirectory, RunConfig]:
@@ -100,7 +143,9 @@ def _run_and_config_to_resume(request: TrainRequest) -> tuple[RunDirectory, RunC
     return run, resumed_config(request, run)
 
 
-def _start_run(request: TrainRequest, world: World, stop: StopRequest) -> RunDirectory:
+def _start_run(
+    request: TrainRequest, world: World, stop: StopRequest, at_end: AtEnd | None
+) -> RunDirectory:
     """Start a new run; its directory is created last, so that an invalid request leaves none."""
     family = family_folder(request.algorithm, request.level)
     world.run_on_main(lambda: check_place_of_runs(request.models_dir, family))
@@ -114,7 +159,10 @@ def _start_run(request: TrainRequest, world: World, stop: StopRequest) -> RunDir
             if config.column(name).scale == "auto":
                 print(f"{name}: scale {scale} (auto: chosen by the skew of its labels)", flush=True)
     if config.init_from is not None:
-        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).best))
+        source = RunDirectory(Path(config.init_from))
+        taken = trainer.initialise_from(TrainedModel.load(source.weights))
+        if world.is_main:
+            print(f"start from {source.path.name}: {taken}", flush=True)
     run = world.run_on_main(lambda: new_directory(request.models_dir, family, request.run_id))
 
     def begin() -> None:
@@ -123,7 +171,7 @@ def _start_run(request: TrainRequest, world: World, stop: StopRequest) -> RunDir
 
     with _acquire_lease(run, world, stop) as lease:
         world.run_on_main(begin)
-        return _train_and_evaluate(trainer, run, stop, lease)
+        return _train_and_evaluate(trainer, run, stop, lease, at_end=at_end)
 
 
 def _continue_run(
@@ -133,6 +181,7 @@ def _continue_run(
     stop: StopRequest,
     accept_changes: bool,
     job: JobContext | None = None,
+    at_end: AtEnd | None = None,
 ) -> RunDirectory:
     """Resume an existing run from its newest state; the lease is taken before anything is read."""
     with _acquire_lease(run, world, stop) as lease:
@@ -148,7 +197,8 @@ def _continue_run(
             raise
         if trainer is None:
             return run
-        return _train_and_evaluate(trainer, run, stop, lease, None if job is None else job.hours)
+        hours = None if job is None else job.hours
+        return _train_and_evaluate(trainer, run, stop, lease, hours, at_end)
 
 
 def _restored_trainer(
@@ -168,7 +218,7 @@ def _restored_trainer(
     trainer = _make_trainer(config, store, world)
     restored = restore(trainer, run, accept_changes=accept_changes, new_store=new_store)
     if config.init_from is not None and not restored:
-        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).best))
+        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).weights))
     return trainer
 
 
@@ -209,6 +259,7 @@ def _train_and_evaluate(
     stop: StopRequest,
     lease: Lease | None,
     job_hours: float | None = None,
+    at_end: AtEnd | None = None,
 ) -> RunDirectory:
     """Train to the last epoch, evaluate, and record the outcome in the manifest."""
     world = trainer.world
@@ -220,7 +271,7 @@ def _train_and_evaluate(
             if world.is_main:
                 _write_start(trainer, run)
             loop.fit()
-            evaluate(trainer, run, loop.predict_or_stop, loop.check_lease)
+            evaluate(trainer, run, loop.infer_or_stop, loop.check_lease)
             world.run_on_main(lambda: _write_end(run, lease, "finished", "", **loop.progress()))
     except OSError as error:
         _write_failure(run, lease, world, error, **loop.progress())
@@ -230,8 +281,21 @@ def _train_and_evaluate(
         _write_failure(run, lease, world, error, **loop.progress())
         raise
     if world.is_main:
+        if at_end is not None:
+            at_end(run)
         print(f"\nresults: {run.path}", flush=True)
+        _end_ensemble(run, at_end)
     return run
+
+
+def _end_ensemble(run: RunDirectory, at_end: AtEnd | None) -> None:
+    """Write the results of the ensemble that this run completes, if any."""
+    ensemble = write_if_complete(run)
+    if ensemble is None:
+        return
+    if at_end is not None:
+        at_end(ensemble.results)
+    print(f"\nensemble {ensemble.id} of {len(ensemble.members)} runs: {ensemble.results.path}")
 
 
 def _write_start(trainer: Trainer, run: RunDirectory) -> None:
@@ -246,6 +310,9 @@ def _write_start(trainer: Trainer, run: RunDirectory) -> None:
         store=str(absolute_path(trainer.store.path)),
         store_hash=trainer.store.content_hash,
         training_crystals=len(trainer.train),
+        val_crystals=len(trainer.val),
+        test_crystals=len(trainer.store.split_indices("test")),
+        parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
         device=str(trainer.device),
         processes=trainer.world.size,
     )

@@ -26,7 +26,7 @@ class Image(BaseModel):
     ``name==version`` of every installed package.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
     version: str
     variant: str
@@ -48,8 +48,8 @@ def this_image() -> Image | None:
     if not label.exists():
         return None
     try:
-        found = Image.model_validate_json(label.read_text())
-        packages = label.with_name(_PACKAGES).read_text().split()
+        found = Image.model_validate_json(label.read_text(encoding="utf-8"))
+        packages = label.with_name(_PACKAGES).read_text(encoding="utf-8").split()
     except ValidationError as error:
         problem = first_problem(error, "key")
         raise Phase2Error(f"{label}: not an image label ({problem}); rebuild the image") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class Mount:
 def mount_of(folder: Path, mounts: Path = _MOUNTS) -> Mount | None:
     """The mount of a resolved path; None if unknown."""
     try:
-        lines = mounts.read_text().splitlines()
+        # Names as os.fsdecode gives them, in any locale.
+        lines = os.fsdecode(mounts.read_bytes()).splitlines()
     except OSError:
         return None
     # A space in a mount point is written as \040.

@@ -36,7 +36,13 @@ def assert_same_run(run: RunDirectory, reference: RunDirectory) -> None:
     best, other = load_best(run.best), load_best(reference.best)
     for key in ("weights", "scaler", "elements", "epoch", "score", "graph_settings"):
         assert_same(best[key], other[key], f"best[{key!r}]")
-    for name in ("metrics.json", "metrics.csv", "predictions_test.csv"):
+    for name in (
+        "metrics.json",
+        "metrics.csv",
+        "predictions_val.csv",
+        "predictions_test.csv",
+        "calibration.safetensors",
+    ):
         assert (run.path / name).read_bytes() == (reference.path / name).read_bytes(), name
     histories = [json.loads(r.history.read_text()) for r in (run, reference)]
     assert_same(*histories, "history")

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
+import phase2hpc
+from phase2hpc.checkpointing.manager import load_best
 from phase2hpc.config.properties import PROPERTIES
 from phase2hpc.errors import InputError
-from phase2hpc.inference.export import export_run
+from phase2hpc.inference.export import export_runs
+from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.model_selection import runs_to_predict_with
 from phase2hpc.runs.registry import find_run
 from phase2hpc.runs.run_directory import RunDirectory
@@ -34,6 +41,11 @@ def test_export_predicts_as_its_run(
         output = tmp_path / "preds.csv"
         assert command("predict", "--dir", EXAMPLES, "--run", model, "--output", output)[0] == 0
         outputs.append(output.read_text())
+    names = {path.name for path in (tmp_path / "given").iterdir()}
+    assert names == {
+        "README.md", "calibration.safetensors", "config.json", "manifest.json", "metrics.csv",
+        "metrics.json", "model.json", "model.safetensors",
+    }  # fmt: skip
     assert outputs[0] == outputs[1] and outputs[0].count(",ok,") == len(list(EXAMPLES.iterdir()))
     code, out, _ = command("runs", "show", tmp_path / "given", "--handoff")
     assert code == 0 and "formation_energy" in out
@@ -42,12 +54,95 @@ def test_export_predicts_as_its_run(
 def test_nothing_of_this_machine_is_exported(
     trained: dict[str, RunDirectory], tmp_path: Path
 ) -> None:
-    run = trained["cgcnn"]
-    exported = export_run(run, tmp_path / "given")
-    private = (str(run.path.parent.parent), str(Path.home()), f'"{socket.gethostname()}"')
+    run = RunDirectory(shutil.copytree(trained["cgcnn"].path, tmp_path / "run_one"))
+    config = run.read_config().model_copy(update={"init_from": str(run.path / "run_before")})
+    run.write_config(config)
+    run.update_manifest(
+        message=f"{Path.home()}: no space", job_folder=str(run.path), job_ids=["17"],
+    )  # fmt: skip
+    best = TrainedModel.load(run.best)
+    best.config = config
+    best.save(run)
+    exported = export_runs([run], tmp_path / "given")
+    assert exported.read_config().init_from == "before"
+    private = (
+        str(tmp_path), str(trained["cgcnn"].path.parents[1]), str(Path.home()),
+        f'"{socket.gethostname()}"',
+    )  # fmt: skip
     for file in exported.path.iterdir():
         content = file.read_bytes()
         assert not any(text.encode() in content for text in private), file.name
+
+
+def test_the_weights_are_read_without_phase2hpc(trained, tmp_path) -> None:
+    exported = export_runs([trained["e3nn"]], tmp_path / "given")
+    weights, state = load_file(exported.exported_weights), load_best(trained["e3nn"].best)
+    assert weights.keys() == state["weights"].keys()
+    assert all(torch.equal(weights[name], state["weights"][name]) for name in weights)
+    scaler = json.loads(exported.model_json.read_text())["scaler"]
+    assert scaler == state["scaler"]
+
+
+def test_the_card_says_what_others_need(trained, tmp_path, command) -> None:
+    run = trained["cgcnn"]
+    folder = tmp_path / "given"
+    assert command("export", run.path, folder, "--license", "CC BY 4.0")[0] == 0
+    card = (folder / "README.md").read_text()
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata["license"] == "CC BY 4.0" and "cgcnn" in metadata["tags"]
+    titles = ("Data", "Licence", "Errors", "Intended use", "Limits", "How to cite")
+    assert all(f"\n## {title}\n" in card for title in titles)
+    metrics = json.loads(run.metrics_json.read_text())["test"]["formation_energy"]
+    assert f"{metrics['mae']:#.4g} ± {metrics['mae_se']:#.2g}" in card
+    assert "$" not in card and "40 crystals" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b"x" * 100),
+        ("model.safetensors", None),
+        ("model.json", b"[]"),
+        ("model.json", b'{"kind": "best", "schema_version": 99}'),
+        ("model.json", None),
+        ("config.json", b"{}"),
+    ],
+)
+def test_a_damaged_export_is_one_line(trained, tmp_path, command, name, content) -> None:
+    exported = export_runs([trained["cgcnn"]], tmp_path / "given")
+    file = exported.path / name
+    file.unlink() if content is None else file.write_bytes(content)
+    code, _, err = command(
+        "predict", "--cif", EXAMPLES / "HfN-rocksalt.cif", "--run", exported.path
+    )
+    assert code == 2 and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_an_exported_ensemble_predicts_as_its_members(
+    train_tiny, tmp_path, command, monkeypatch
+) -> None:
+    runs = [train_tiny(tmp_path, seed=seed, run_id=f"s{seed}", epochs=1) for seed in range(2)]
+    folder = tmp_path / "given"
+    names = ",".join(str(run.path) for run in runs)
+    assert command("export", names, folder)[0] == 0
+    assert "The mean of 2 models" in (folder / "README.md").read_text()
+    outputs = []
+    for model in (names, folder):
+        output = tmp_path / "preds.csv"
+        assert command("predict", "--dir", EXAMPLES, "--run", model, "--output", output)[0] == 0
+        outputs.append(output.read_text())
+    assert outputs[0] == outputs[1]
+    frame = phase2hpc.load_model(folder).predict(EXAMPLES)
+    assert len(frame) == len(list(EXAMPLES.iterdir()))
+
+
+def test_an_exported_model_is_a_start_for_training(trained, train_tiny, tmp_path) -> None:
+    exported = export_runs([trained["cgcnn"]], tmp_path / "given")
+    runs = [
+        train_tiny(tmp_path, init_from=source, run_id=name, epochs=1, properties="all9")
+        for name, source in (("a", trained["cgcnn"]), ("b", exported))
+    ]
+    assert runs[0].metrics_json.read_bytes() == runs[1].metrics_json.read_bytes()
 
 
 def test_only_a_finished_run_to_a_new_folder(
@@ -56,12 +151,12 @@ def test_only_a_finished_run_to_a_new_folder(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(InputError, match="already exists"):
-        export_run(trained["cgcnn"], tmp_path / "full")
+        export_runs([trained["cgcnn"]], tmp_path / "full")
     half = RunDirectory(tmp_path / "run_half")
     half.path.mkdir()
     half.write_manifest(trained["cgcnn"].read_manifest().model_copy(update={"state": "stopped"}))
     with pytest.raises(InputError, match="only a finished run"):
-        export_run(half, tmp_path / "new")
+        export_runs([half], tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

@@ -54,6 +54,27 @@ def test_heads_are_independent(algorithm: str) -> None:
 
 
 @torch.no_grad()
+def test_heads_at_once_are_the_heads_one_by_one() -> None:
+    model = random_model("cgcnn", GRAPH, torch.float64, "small")
+    vector = torch.randn(5, model.out_features, dtype=torch.float64)
+    one_by_one = torch.cat([head(vector) for head in model.heads], dim=1)
+    torch.testing.assert_close(model._apply_heads(vector), one_by_one, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_heads_have_dropout_of_their_own_and_only_in_training() -> None:
+    model = random_model("cgcnn", GRAPH, torch.float64, "small")
+    model.head_dropout = 0.5
+    for head in model.heads[1:]:
+        head.load_state_dict(model.heads[0].state_dict())
+    vector = torch.randn(5, model.out_features, dtype=torch.float64)
+    out = model._apply_heads(vector)
+    torch.testing.assert_close(out[:, 1], out[:, 0], rtol=0, atol=1e-12)
+    out = model.train()._apply_heads(vector)
+    assert (out[:, 1] - out[:, 0]).abs().min() > 0
+
+
+@torch.no_grad()
 def test_composition_part_is_linear_in_the_atomic_fractions() -> None:
     model = random_model("cgcnn", GRAPH, torch.float64, "small")
     for head in model.heads:
@@ -84,15 +105,19 @@ def test_predictions_are_intensive(algorithm: str) -> None:
 def test_every_parameter_of_every_head_gets_a_gradient(algorithm: str) -> None:
     """Zero, never None, for a property that the batch has no label of: DDP waits for all."""
     model: MultiTaskModel = random_model(algorithm, GRAPH, torch.float64, "small").train()
-    raws = [*sample_crystals()[:3], LONELY]
-    target = torch.tensor([[0.3, torch.nan, 1.0]] * 3 + [[1.0, torch.nan, torch.nan]])
+    raws = [*sample_crystals()[:4], LONELY]
+    # An odd number of labels: where all errors are large, their gradients are of one size and
+    # could cancel.
+    target = torch.tensor(
+        [[0.3, torch.nan, 1.0]] * 3 + [[1.0, torch.nan, torch.nan]] * 2, dtype=torch.float64
+    )
     loss = MultiTaskLoss(
         torch.tensor([1.0, 0.1, 0.5], dtype=torch.float64),
         huber_delta=0.1,
         learned_weights=True,
         label_weight_power=1.0,
     )
-    total, _ = loss(model(batch_of(raws, GRAPH)), target.double(), torch.ones(4).double(), 4)
+    total, _ = loss(model(batch_of(raws, GRAPH)), target, torch.ones(5).double(), 5)
     total.backward()
     for name, parameter in [*model.named_parameters(), *loss.named_parameters()]:
         assert parameter.grad is not None, name

@@ -34,7 +34,7 @@ def test_time_limit_of_two_minutes(site: Site) -> None:
     job = site.submit("limit", "--time", "00:02:00", algorithm="e3nn", STEP_SECONDS=1.0)
     assert "0:02:00" in job.said
     run = job.finished(restarts=None)
-    reason = r"(SIGUSR2|the job's time limit is near \(it is requeued\))"
+    reason = r"(SIGUSR2|the job's time limit is near)"
     assert re.search(rf"^phase2hpc: {reason}: state saved at step", job.log, re.M)
     # More than once where the machine is slow.
     restarts = int(site.slurm.job(job.id)["Restarts"])

@@ -17,6 +17,7 @@ from paused import PausePoint
 from same_run import assert_same_run, disturb
 
 from phase2hpc.checkpointing.file_format import read_step
+from phase2hpc.cli.command_line import command_line
 from phase2hpc.cli.main import app
 from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
 from phase2hpc.config.run_config import build_config
@@ -243,7 +244,7 @@ def signalled(tiny, tmp_path_factory) -> Iterator[dict[str, tuple[RunDirectory, 
 def not_signalled(tiny, tmp_path_factory) -> RunDirectory:
     """The same in this process."""
     models = tmp_path_factory.mktemp("whole")
-    app(arguments(models, tiny.store)[3:], standalone_mode=False)
+    command_line(app)(arguments(models, tiny.store)[3:], standalone_mode=False)
     return RunDirectory(models / "multitask_cgcnn_lite" / "run_one")
 
 

@@ -167,20 +167,20 @@ def test_one_with_results_has_them_still_after_a_failed_resume(
 def test_a_signal_in_the_evaluation_stops_it(batch, train_tiny, tmp_path, monkeypatch) -> None:
     """The state is saved before; resume evaluates again."""
     reference = train_tiny(tmp_path / "whole", epochs=1)
-    original, batches = evaluation.Trainer.predict_on_all_ranks, []
+    original, batches = evaluation.Trainer.infer_on_all_ranks, []
 
     def predict(self, model, indices, before_each):
-        def counted():
+        def counted(done):
             batches.append(1)
             if self.epoch == 1 and len(batches) == batch:
                 signal.raise_signal(signal.SIGTERM)
-            before_each()
+            before_each(done)
 
         batches.clear()
         return original(self, model, indices, counted)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation.Trainer, "predict_on_all_ranks", predict)
+        patch.setattr(evaluation.Trainer, "infer_on_all_ranks", predict)
         patch.setattr("phase2hpc.inference.batched.MAX_BATCH_CRYSTALS", 8)
         with pytest.raises(StoppedEarly, match="SIGTERM: state saved at step 5 of 5"):
             train_tiny(tmp_path / "cut", epochs=1)
@@ -213,7 +213,7 @@ def test_the_model_in_best_is_what_the_metrics_are_of(trained, tiny) -> None:
     run = trained["cgcnn"]
     best = TrainedModel.load(run.best)
     trainer = Trainer(run.read_config(), Store.open(tiny.store))
-    prediction = trainer.predict_on_all_ranks(best.model, trainer.val)
+    prediction = trainer.infer_on_all_ranks(best.model, trainer.val).physical(trainer.scaler)
     metrics = json.loads(run.metrics_json.read_text())["val"]
     for column, name in enumerate(trainer.properties):
         error = np.abs(prediction[:, column] - trainer.labels(trainer.val)[:, column])

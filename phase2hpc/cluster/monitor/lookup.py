@@ -8,6 +8,7 @@ from pathlib import Path
 
 from phase2hpc.cluster.submit.prepare_job import Preparation, preparation_of_job
 from phase2hpc.errors import InputError
+from phase2hpc.runs.ensemble import find_ensemble
 from phase2hpc.runs.job_id import array_id, is_slurm_job_id
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.registry import RunSummary, find_run, registry
@@ -36,8 +37,8 @@ def select(models_dir: Path, name: str) -> Selection:
     known = registry(models_dir)
     bare = name.removeprefix(PREFIX)
     if not any(summary.run.id == bare for summary in known):
-        if members := [s for s in known if s.manifest and s.manifest.ensemble == name]:
-            return Selection(tuple(members))
+        if ensemble := find_ensemble(models_dir, name):
+            return Selection(tuple(map(RunSummary.read, ensemble.members)))
         if runs := find_jobs(known, name):
             return Selection(tuple(runs), by_job=True)
         if is_slurm_job_id(name) and (first := preparation_of_job(models_dir, name)):

@@ -101,6 +101,7 @@ def predict_shard(
     device: str,
     threads: int,
     max_atoms: int | None = None,
+    interval: float = 0.9,
 ) -> None:
     """Predict one shard."""
     with _working_directory(cwd):
@@ -109,7 +110,7 @@ def predict_shard(
         from phase2hpc.runs.run_directory import RunDirectory
 
         models = [RunDirectory(Path(run)) for run in runs]
-        predictor = load_predictor(models, device, threads, max_atoms)
+        predictor = load_predictor(models, device, threads, max_atoms, interval)
         part = ShardFolder(Path(folder), count)
         run(part, shard, predictor, inputs, id_prop=not plain_folder)
 

@@ -18,6 +18,7 @@ from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import Phase2Error, StoppedEarly, StopReason
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.stop_request import StopRequest
+from phase2hpc.utils.terminal import accept_any_text
 from phase2hpc.utils.time_format import format_duration
 
 # Number of earlier starts of this job, set by the batch script or the local executor.
@@ -52,11 +53,12 @@ def run_training(
         config = run.read_config()
         if new_config is not None:
             config = RunConfig.from_json(new_config, f"submitted settings of run {run.id}")
+        from phase2hpc.analysis.report import write_report_of
         from phase2hpc.training.runner import JobContext, continue_run
 
         job = JobContext(_hours_left(hours, warning_seconds), count_restart)
         try:
-            continue_run(run, job, config, accept_changes)
+            continue_run(run, job, config, accept_changes, at_end=write_report_of)
         except StoppedEarly as stopped:
             if stopped.reason is not StopReason.MAX_HOURS:
                 raise
@@ -80,6 +82,7 @@ def run_preparation(store: str, sources: list[str]) -> None:
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn an expected error into one line and its exit code, as on the command line."""
+    accept_any_text()
     # Slurm sends it with SIGTERM, and submitit logs a warning about it.
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
     try:

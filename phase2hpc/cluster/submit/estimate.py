@@ -79,7 +79,7 @@ def measured_rate(config: RunConfig, models_dir: Path, *, cuda: bool) -> tuple[f
             continue
         try:
             other = summary.run.read_config()
-            history = json.loads(summary.run.history.read_text())
+            history = json.loads(summary.run.history.read_text(encoding="utf-8"))
             rates = [float(epoch["crystals_per_second"]) for epoch in history]
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -99,13 +99,3 @@ def _reference(config: RunConfig, preset: str, *, cuda: bool) -> tuple[float, st
         return slowest, "no reference speed: that of the slowest built-in model"
     note = f"reference, {config.algorithm} {preset}: {REFERENCE_MACHINE}"
     return known, note + (", no GPU measured yet" if cuda else "")
-
-
-def preset_of(config: RunConfig) -> str:
-    """The preset with the model's settings, else the level's."""
-    algorithm = algorithm_named(config.algorithm)
-    values = config.model.model_dump()
-    for name, preset in algorithm.presets.items():
-        if all(values[key] == value for key, value in preset.items()):
-            return name
-    return algorithm.levels[config.level].preset

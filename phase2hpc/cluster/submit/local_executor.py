@@ -32,10 +32,14 @@ _GRACE_SECONDS = 30
 
 def local_text(script: JobScript) -> str:
     """The script of every process: as under Slurm, without srun and requeue."""
+    command = [f"exec {script.command}"]
+    if script.teardown:
+        # The signal that ends the command is for the whole process group.
+        command = ["trap : TERM", script.command, "code=$?", *script.teardown, 'exit "$code"']
     lines = [*script.setup, *script.environment_check()]
     return "\n".join(
         ["#!/bin/bash", "", "# setup", *lines, "", "# command",
-         "export SUBMITIT_EXECUTOR=local", f"exec {script.command}", ""]
+         "export SUBMITIT_EXECUTOR=local", *command, ""]
     )  # fmt: skip
 
 
@@ -58,7 +62,7 @@ def run_calls(
             utils.JobPaths(script.folder, job_id).submitted_pickle
         )
     file = utils.JobPaths(script.folder, ids[0]).submission_file
-    file.write_text(local_text(script))
+    file.write_bytes(os.fsencode(local_text(script)))
     before_start(ids)
     failed: list[str] = []
     codes: set[int] = set()

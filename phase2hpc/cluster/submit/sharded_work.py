@@ -5,7 +5,6 @@ Reads nothing of the sources and needs neither numpy nor torch: the nodes do the
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from phase2hpc.cluster.submit.resources import ResourceOverrides
 from phase2hpc.cluster.submit.slurm_executor import Call
 from phase2hpc.config.algorithms import Resources
 from phase2hpc.errors import InputError
+from phase2hpc.inference.prediction_request import file_hashes
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.shard_folder import MAX_SHARDS, ShardFolder, fingerprints
@@ -94,20 +94,22 @@ def predict_in_shards(
     device: str,
     threads: int,
     max_atoms: int | None = None,
+    interval: float = 0.9,
 ) -> ShardedWork:
     """A sharded ``predict`` with the best weights of these runs. Raises InputError."""
     _validate(shards, inputs)
     made_from = {
         "inputs": fingerprints(inputs),
         "plain_folder": plain_folder,
-        "models": [hashlib.sha256(run.best.read_bytes()).hexdigest() for run in runs],
+        "models": [file_hashes(run) for run in runs],
         "device": device,
         "threads": threads,
         "max_atoms": max_atoms,
+        "interval": interval,
     }
     folder = ShardFolder.beside(output, shards, made_from)
     cwd, path, models = os.getcwd(), str(folder.path), [str(run.path) for run in runs]
-    further = (list(inputs), plain_folder, models, device, threads, max_atoms)
+    further = (list(inputs), plain_folder, models, device, threads, max_atoms, interval)
     calls: list[Call] = [
         (shard_task.predict_shard, (cwd, path, shards, k, *further)) for k in range(shards)
     ]

@@ -147,6 +147,14 @@ class Store:
         except UnicodeDecodeError as error:
             raise damaged(self.path, error) from error
 
+    def atomic_numbers(self, indices: npt.NDArray[np.integer]) -> list[npt.NDArray[np.uint8]]:
+        """Atomic numbers of the atoms of each of these crystals."""
+        rows = [slice(int(self.node_ptr[i]), int(self.node_ptr[i + 1])) for i in indices]
+        if self.arrays is not None:
+            return [self.arrays.atomic_number[row] for row in rows]
+        with self._reopened() as file:
+            return [read_dataset(file, "atomic_number", row) for row in rows]
+
     def read_block(self, low: int, high: int) -> GraphArrays:
         """Graphs low to high - 1, with pointers from 0."""
         if self.arrays is not None:

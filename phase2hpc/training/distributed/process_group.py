@@ -108,7 +108,10 @@ def _quiet_unless(is_main: bool) -> Iterator[None]:
     level = ours.level
     ours.setLevel(logging.CRITICAL)
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+        ):
             yield
     finally:
         ours.setLevel(level)

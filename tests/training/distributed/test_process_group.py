@@ -91,7 +91,7 @@ def ten_steps(store: Path, algorithm: str, out: Path) -> None:
                     }
                 )
         prediction = torch.from_numpy(
-            trainer.predict_on_all_ranks(trainer.averaged.module, trainer.val)
+            trainer.infer_on_all_ranks(trainer.averaged.module, trainer.val).scaled
         )
         torch.save((steps, seen, prediction), out / f"{world.size}-{world.rank}.pt")
 
@@ -111,17 +111,17 @@ def disturbed(act: Callable[[], object], rank: int | None, step: int, *words: ob
 
 
 def disturbed_validation(rank: int, *words: object) -> None:
-    original = Trainer.predict_on_all_ranks
+    original = Trainer.infer_on_all_ranks
 
     def predict(self: Trainer, model: Any, indices: Any, before_each: Any = None) -> Any:
-        def asked() -> None:
+        def asked(done: int) -> None:
             if self.world.rank == rank:
                 signal.raise_signal(signal.SIGTERM)
-            before_each()
+            before_each(done)
 
         return original(self, model, indices, asked)
 
-    Trainer.predict_on_all_ranks = predict  # type: ignore[method-assign]
+    Trainer.infer_on_all_ranks = predict  # type: ignore[method-assign]
     command_line(*words)
 
 

@@ -1,0 +1,40 @@
+"""Settings of a run against those of its level."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from phase2hpc.config.algorithm_registry import algorithm_named
+from phase2hpc.config.run_config import RunConfig, build_config
+
+
+class Override(NamedTuple):
+    """A setting that differs from the level's."""
+
+    name: str
+    value: Any
+    default: Any
+
+
+def preset_of(config: RunConfig) -> str:
+    """The preset with the model's settings, else the level's."""
+    algorithm = algorithm_named(config.algorithm)
+    values = config.model.model_dump()
+    for name, preset in algorithm.presets.items():
+        if all(values[key] == value for key, value in preset.items()):
+            return name
+    return algorithm.levels[config.level].preset
+
+
+def overrides(config: RunConfig) -> list[Override]:
+    """Settings that change the result and differ from the level's, the preset first."""
+    preset = preset_of(config)
+    usual = algorithm_named(config.algorithm).levels[config.level].preset
+    level = build_config(config.algorithm, config.level, config.properties, {"preset": preset})
+    found = [Override("preset", preset, usual)] if preset != usual else []
+    for mine, default in ((config.model, level.model), (config.training, level.training)):
+        before = default.model_dump(mode="json")
+        for name, value in mine.model_dump(mode="json").items():
+            if value != before[name]:
+                found.append(Override(name, value, before[name]))
+    return found

@@ -1,0 +1,63 @@
+"""The joint training data: nothing of val or test leaks into what is added to train."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paths import ROOT, SAMPLE
+
+from phase2hpc.data.composition import composition_key
+from phase2hpc.data.elements import ATOMIC_NUMBERS
+from phase2hpc.data.splits import formula_split
+
+MP_COLUMNS = {"mp_formation_energy", "mp_gap"}
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("joint") / "joint.jsonl.gz"
+    script = ROOT / "benchmarks/joint_data.py"
+    subprocess.run([sys.executable, script, out], check=True, timeout=120)
+    return read(out)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def numbers(record: dict[str, Any]) -> list[int]:
+    return [ATOMIC_NUMBERS[symbol] for symbol in record["species"]]
+
+
+def test_no_compound_of_val_or_test_is_added(joint: list[dict[str, Any]]) -> None:
+    sample = {record["id"]: record for record in read(SAMPLE)}
+    kept_out = {composition_key(numbers(r)) for r in sample.values() if r["split"] != "train"}
+    added = [record for record in joint if record["id"] not in sample]
+    assert len(added) > 20_000
+    for record in added:
+        assert record["split"] == "train", record["id"]
+        assert formula_split(numbers(record)) == "train", record["id"]
+        assert composition_key(numbers(record)) not in kept_out, record["id"]
+        assert record["properties"].keys() <= MP_COLUMNS, record["id"]
+
+
+def test_the_sample_is_in_it_unchanged_but_for_mp_labels_of_train(
+    joint: list[dict[str, Any]],
+) -> None:
+    by_id = {record["id"]: record for record in joint}
+    assert len(by_id) == len(joint)
+    with_mp_labels = 0
+    for record in read(SAMPLE):
+        own = by_id[record["id"]]
+        further = {k: own["properties"].pop(k) for k in MP_COLUMNS & own["properties"].keys()}
+        assert own == record
+        assert not further or record["split"] == "train"
+        with_mp_labels += bool(further)
+    assert with_mp_labels > 8_000
