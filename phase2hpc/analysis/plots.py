@@ -71,7 +71,7 @@ def learning_curves(curves: Sequence[Curve], label: str, *, log: bool) -> str:
             values = np.array([np.nan if v is None else v for v in curve.values], dtype=float)
             marker = "o" if len(values) == 1 else ""
             axes.plot(curve.epochs, values, color=curve.color, marker=marker, markersize=3)
-            if curve.best in curve.epochs:
+            if curve.best is not None and curve.best in curve.epochs:
                 at = list(curve.epochs).index(curve.best)
                 axes.plot([curve.best], [values[at]], "o", color=curve.color, markersize=4.5)
         shown = [v for curve in curves for v in curve.values if v is not None]
@@ -281,7 +281,7 @@ def _make_room_on_the_left(figure: Figure) -> None:
 
     (axes,) = figure.axes
     canvas = FigureCanvasAgg(figure)
-    box = axes.yaxis.get_tightbbox(canvas.get_renderer())
+    box = axes.yaxis.get_tightbbox(canvas.get_renderer())  # type: ignore[no-untyped-call]
     if box is not None:
         missing = 0.04 - box.x0 / figure.dpi
         if missing > 0:

@@ -73,6 +73,7 @@ def train(request: TrainRequest, at_end: AtEnd | None = None) -> RunDirectory:
             warn_if_lost(request.models_dir)
         if not request.resume and not request.seeds:
             return _start_run(request, world, stop, at_end)
+        ensemble: Ensemble | None
         if not request.resume:
             ensemble = _new_ensemble(request, world)
         else:
