@@ -199,8 +199,8 @@ class _axes:
         self.style.__enter__()
         # Not by pyplot, which has global state and may want a display.
         figure = Figure(figsize=self.size, dpi=_DPI)
-        # Fixed, since a layout engine takes as long as the plot: two lines of text below, and
-        # labels of five characters on the left.
+        # Fixed, since a layout engine takes as long as the plot; ``_svg`` makes more room on the
+        # left for long labels.
         width, height = self.size
         figure.subplots_adjust(0.62 / width, 0.48 / height, 1 - 0.12 / width, 1 - 0.1 / height)
         FigureCanvasSVG(figure)
@@ -252,6 +252,7 @@ def _svg(figure: Figure) -> str:
     from matplotlib import rc_context
 
     text = io.StringIO()
+    _make_room_on_the_left(figure)
     # The ids that are left depend on content and this salt only.
     with rc_context({"svg.hashsalt": "phase2hpc"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
@@ -268,6 +269,19 @@ def _svg(figure: Figure) -> str:
     svg = svg.replace("xlink:href", "href")
     svg = re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", svg)).strip()
     return _with_own_ids(svg)
+
+
+def _make_room_on_the_left(figure: Figure) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    (axes,) = figure.axes
+    canvas = FigureCanvasAgg(figure)
+    box = axes.yaxis.get_tightbbox(canvas.get_renderer())
+    if box is not None:
+        missing = 0.04 - box.x0 / figure.dpi
+        if missing > 0:
+            width = figure.get_size_inches()[0]
+            figure.subplots_adjust(left=figure.subplotpars.left + missing / width)
 
 
 def _with_own_ids(svg: str) -> str:

@@ -17,6 +17,7 @@ from phase2hpc.cli.command_line import CONTEXT, Command, Group, command_line
 from phase2hpc.cli.doctor import doctor
 from phase2hpc.cli.evaluate import evaluate
 from phase2hpc.cli.jobs import cancel, logs, status
+from phase2hpc.cli.leaderboard import leaderboard
 from phase2hpc.cli.levels import levels
 from phase2hpc.cli.options import RunCommand
 from phase2hpc.cli.predict import calibrate, export, predict
@@ -40,7 +41,7 @@ PANELS: dict[str, tuple[Any, ...]] = {
     "Data": (prepare, store_app),
     "Training": (train, submit, levels),
     "Jobs": (status, logs, cancel, doctor),
-    "Results": (runs_app, predict, evaluate, report, calibrate, export),
+    "Results": (runs_app, predict, evaluate, report, leaderboard, calibrate, export),
 }
 for panel, entries in PANELS.items():
     for entry in entries:

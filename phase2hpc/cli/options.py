@@ -99,7 +99,14 @@ class RunOptions:
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False
     run_id: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run.")] = None
     init_from: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Run to take initial weights from.")
+        str | None, typer.Option(metavar="RUN", help="Run or shipped model to start from.")
+    ] = None
+    freeze: Annotated[
+        str | None,
+        typer.Option(
+            metavar="encoder[:N]",
+            help="Keep the encoder of --init-from as it is, or for the first N epochs.",
+        ),
     ] = None
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of weights, order and dropout.")
@@ -147,6 +154,10 @@ class SettingOptions:
         None
     )
     keep_best: Annotated[int | None, _setting("Number of best weights kept.", metavar="N")] = None
+    log: Annotated[
+        str | None,
+        _setting("Loggers: csv, tensorboard, wandb, mlflow, or none.", metavar="NAME,NAME"),
+    ] = None
     assignments: Annotated[
         list[str] | None,
         _setting("Any setting; see: phase2hpc levels --settings.", "--set", metavar="KEY=VALUE"),

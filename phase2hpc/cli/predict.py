@@ -27,9 +27,9 @@ def predict(
         typer.Option(
             "--run",
             metavar="RUN",
-            help="Run directory or id; several with commas: their mean, and their spread as "
-            "sigma; best: the best validation score. Default: the newest finished run at level "
-            "std, pro or max, else the shipped model.",
+            help="Run, ensemble or exported model; several with commas: their mean; best: the best "
+            "validation score. Default: the newest finished run at level std, pro or max, else the "
+            "shipped model.",
         ),
     ] = None,
     output: Annotated[
@@ -50,6 +50,10 @@ def predict(
         float,
         typer.Option(metavar="COVERAGE", help="Share of crystals that the intervals cover."),
     ] = 0.9,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that read and predict; with --output."),
+    ] = 1,
     shards: Shards = None,
     profile: ShardProfile = None,
 ) -> None:
@@ -73,10 +77,12 @@ def predict(
     from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
 
     runs = runs_to_predict_with(models_dir, None if run is None else run.split(","))
+    if workers > 1 and (output is None or shards is not None or features is not None):
+        raise InputError("--workers: with --output, and without --shards and --features")
     if features is not None:
         if shards is not None or len(runs) > 1:
             raise InputError("--features: of one model and without --shards")
-        check_output(features)
+        check_output(features, (".h5", ".hdf5"), "--features")
     if shards is not None:
         if output is None:
             raise InputError("--shards: say by --output where the table goes")
@@ -97,6 +103,17 @@ def predict(
 
     if output is not None:
         check_output(output)
+    if output is not None and features is None:
+        from phase2hpc.inference.prediction_request import PredictionRequest
+        from phase2hpc.inference.resumable_predict import predict_table
+
+        paths = tuple(str(run.path) for run in runs)
+        request = PredictionRequest(
+            tuple(inputs), paths, folder is None, device, threads, max_atoms, interval
+        )
+        counts = predict_table(request, output, workers)
+        _report(counts, describe_model(runs), output)
+        return
     model = load_model(runs, device=device, threads=threads, max_atoms=max_atoms, interval=interval)
     rows = model.predict_all(inputs, id_prop=folder is None)
     if features is not None:
@@ -107,13 +124,17 @@ def predict(
         print(prediction_table.table(rows, model.properties, model.units, interval))
     else:
         prediction_table.write_predictions(output, rows, model.properties)
-    counts: Counter[str] = Counter()
+    counts = Counter[str]()
     for record in prediction_table.as_records(rows, model.properties):
         prediction_table.count_record(counts, record)
-    print(
-        prediction_table.summary_line(counts, describe_model(runs), output),
-        file=sys.stderr,
-    )
+    _report(counts, describe_model(runs), output)
+
+
+def _report(counts: Counter[str], model: str, output: Path | None) -> None:
+    """Say what came out; exit code 2 where nothing could be predicted."""
+    from phase2hpc.inference.prediction_table import summary_line
+
+    print(summary_line(counts, model, output), file=sys.stderr)
     if not counts["ok"]:
         raise typer.Exit(InputError.exit_code)
 

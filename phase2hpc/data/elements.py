@@ -1,4 +1,4 @@
-"""Chemical symbols and covalent radii of the elements up to lawrencium."""
+"""Chemical symbols, covalent radii and electronegativities of the elements up to lawrencium."""
 
 from __future__ import annotations
 
@@ -35,6 +35,19 @@ COVALENT_RADII = np.array(
         1.44, 1.41, 1.36, 1.36, 1.32, 1.45, 1.46, 1.48, 1.4, 1.5, 1.5, 2.6, 2.21, 2.15, 2.06, 2.0,
         1.96, 1.9, 1.87, 1.8, 1.69, *[1.69] * 7,
     ]
+)  # fmt: skip
+
+# Pauling's scale as pymatgen has it, index is the atomic number; nan where no value is known.
+_UNKNOWN = float("nan")
+ELECTRONEGATIVITY: tuple[float, ...] = (
+    _UNKNOWN, 2.2, _UNKNOWN, 0.98, 1.57, 2.04, 2.55, 3.04, 3.44, 3.98, _UNKNOWN, 0.93, 1.31, 1.61,
+    1.9, 2.19, 2.58, 3.16, _UNKNOWN, 0.82, 1, 1.36, 1.54, 1.63, 1.66, 1.55, 1.83, 1.88,
+    1.91, 1.9, 1.65, 1.81, 2.01, 2.18, 2.55, 2.96, 3, 0.82, 0.95, 1.22, 1.33, 1.6,
+    2.16, 1.9, 2.2, 2.28, 2.2, 1.93, 1.69, 1.78, 1.96, 2.05, 2.1, 2.66, 2.6, 0.79,
+    0.89, 1.1, 1.12, 1.13, 1.14, 1.13, 1.17, 1.2, 1.2, 1.1, 1.22, 1.23, 1.24, 1.25,
+    1.1, 1.27, 1.3, 1.5, 2.36, 1.9, 2.2, 2.2, 2.28, 2.54, 2, 1.62, 2.33, 2.02, 2, 2.2,
+    2.2, 0.7, 0.9, 1.1, 1.3, 1.5, 1.38, 1.36, 1.28, 1.3, 1.3, 1.3, 1.3, 1.3, 1.3, 1.3,
+    1.3, 1.3,
 )  # fmt: skip
 
 # "Fe", "Fe3+", "Fe+3", "O2-", "Fe2.5+", "Fe1" (a label where a symbol belongs).

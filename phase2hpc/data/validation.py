@@ -6,15 +6,14 @@ dropped, deuterium written as hydrogen.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import vesin
 
 from phase2hpc.data.crystal import Crystal, RawCrystal
 from phase2hpc.data.elements import COVALENT_RADII, SYMBOLS, atomic_number
+from phase2hpc.data.neighbor_search import Pairs, pairs_within
 
 FULL_OCCUPANCY_TOLERANCE = 1e-3
 # Beyond this a coordinate is no fraction of a cell, and wrapping it would cost digits.
@@ -23,8 +22,6 @@ MAX_FRACTION = 1e4
 MIN_HEIGHT = 0.1
 # Longer cells hold little but vacuum, and vesin divides by zero in those that are thin besides.
 MAX_HEIGHT = 500.0
-# Boxes of the cutoff's size in a cell; above 1e5 vesin makes them larger, not always rightly.
-MAX_BOXES = 9e4
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,15 @@ def validate(raw: RawCrystal, limits: Limits = DEFAULT_LIMITS) -> Crystal:
 
     A left-handed lattice is accepted as it is.
     """
+    crystal = check_record(raw, limits)
+    radius = overlap_radius(crystal.numbers, limits)
+    pairs = pairs_within(crystal.lattice, crystal.frac_coords, radius)
+    refuse_overlap(crystal.numbers, pairs, limits)
+    return crystal
+
+
+def check_record(raw: RawCrystal, limits: Limits = DEFAULT_LIMITS) -> Crystal:
+    """As ``validate``, but for overlapping atoms, which ``refuse_overlap`` finds."""
     lattice = _matrix(raw.lattice, "bad cell", "lattice")
     if lattice.shape != (3, 3):
         raise Rejected("bad cell", f"the lattice has shape {lattice.shape}, not (3, 3)")
@@ -77,7 +83,7 @@ def validate(raw: RawCrystal, limits: Limits = DEFAULT_LIMITS) -> Crystal:
             "too many atoms",
             f"{n} in the cell, at most {limits.max_atoms} are taken (--max-atoms)",
         )
-    heights = _check_cell(lattice, n, limits)
+    _check_cell(lattice, n, limits)
     numbers = _numbers(raw)
     _check_occupancies(raw)
     frac = _matrix(raw.frac_coords, "bad coordinates", "coordinates")
@@ -89,7 +95,6 @@ def validate(raw: RawCrystal, limits: Limits = DEFAULT_LIMITS) -> Crystal:
         )
     frac = frac - np.floor(frac)
     frac[frac >= 1.0] = 0.0  # -1e-17 wraps to exactly 1
-    _check_distances(lattice, heights, numbers, frac, limits)
     return Crystal(
         id=raw.id,
         lattice=lattice,
@@ -110,8 +115,7 @@ def _matrix(values: object, kind: str, what: str) -> npt.NDArray[np.float64]:
     return array
 
 
-def _check_cell(lattice: npt.NDArray[np.float64], n: int, limits: Limits) -> list[float]:
-    """The three distances between opposite faces, in angstrom."""
+def _check_cell(lattice: npt.NDArray[np.float64], n: int, limits: Limits) -> None:
     a, b, c = lattice.tolist()
     normals = (_cross(b, c), _cross(c, a), _cross(a, b))
     volume = abs(sum(x * y for x, y in zip(a, normals[0], strict=True)))
@@ -140,7 +144,6 @@ def _check_cell(lattice: npt.NDArray[np.float64], n: int, limits: Limits) -> lis
         raise Rejected(
             "bad cell", f"{max(heights):.5g} A from face to face, at most {MAX_HEIGHT:g} are taken"
         )
-    return heights
 
 
 def _cross(u: list[float], v: list[float]) -> tuple[float, float, float]:
@@ -171,30 +174,28 @@ def _check_occupancies(raw: RawCrystal) -> None:
             )
 
 
-def _check_distances(
-    lattice: npt.NDArray[np.float64],
-    heights: list[float],
-    numbers: npt.NDArray[np.uint8],
-    frac: npt.NDArray[np.float64],
-    limits: Limits,
+def overlap_radius(numbers: npt.NDArray[np.uint8], limits: Limits = DEFAULT_LIMITS) -> float:
+    """Distance beyond which no two of these elements overlap, in angstrom."""
+    return 2.0 * limits.overlap * float(COVALENT_RADII[numbers].max())
+
+
+def refuse_overlap(
+    numbers: npt.NDArray[np.uint8], pairs: Pairs, limits: Limits = DEFAULT_LIMITS
 ) -> None:
-    reach = limits.overlap * COVALENT_RADII[numbers]
-    cutoff = 2.0 * float(reach.max())
-    while math.prod(max(1.0, height / cutoff) for height in heights) > MAX_BOXES:
-        cutoff *= 1.2
-    search = vesin.NeighborList(cutoff=cutoff, full_list=False)
-    first, second, distance = search.compute(
-        points=frac @ lattice, box=lattice, periodic=True, quantities="ijd"
-    )
-    if not len(distance):
+    """Raise Rejected for the closest two atoms that overlap.
+
+    pairs: within ``overlap_radius`` at least.
+    """
+    if not len(pairs.distance):
         return
-    excess = distance / (reach[first] + reach[second])
+    reach = limits.overlap * COVALENT_RADII[numbers]
+    excess = pairs.distance / (reach[pairs.receiver] + reach[pairs.sender])
     worst = int(excess.argmin())
-    if excess[worst] < 1.0:
-        i, j = int(first[worst]), int(second[worst])
-        a, b = SYMBOLS[numbers[i]], SYMBOLS[numbers[j]]
-        pair = (
-            f"atoms {i + 1} ({a}) and {j + 1} ({b}) are" if i != j else f"images of {a} {i + 1} are"
-        )
-        twice = ": the same site twice?" if distance[worst] < 0.05 else ""
-        raise Rejected("too close", f"{pair} {distance[worst]:.3f} A apart{twice}")
+    if excess[worst] >= 1.0:
+        return
+    i, j = sorted((int(pairs.receiver[worst]), int(pairs.sender[worst])))
+    distance = float(pairs.distance[worst])
+    a, b = SYMBOLS[numbers[i]], SYMBOLS[numbers[j]]
+    pair = f"atoms {i + 1} ({a}) and {j + 1} ({b}) are" if i != j else f"images of {a} {i + 1} are"
+    twice = ": the same site twice?" if distance < 0.05 else ""
+    raise Rejected("too close", f"{pair} {distance:.3f} A apart{twice}")

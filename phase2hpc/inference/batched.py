@@ -12,7 +12,7 @@ import torch
 
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph_arrays import GraphArrays
-from phase2hpc.data.loader import NUMPY_DTYPE, collate
+from phase2hpc.data.loader import NUMPY_DTYPE, collate, to_device
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
 from phase2hpc.inference.symmetry_zeros import zero_by_symmetry
@@ -95,7 +95,7 @@ def infer(
         for rows in batches_by_size(arrays, local, max_edges):
             if before_each is not None:
                 before_each(done)
-            batch = collate(arrays, local[rows], dtype=dtype).to(device)
+            batch = to_device(collate(arrays, local[rows], dtype=dtype), device)
             with out_of_memory_errors(batch):
                 prediction, vector = model.with_vectors(batch)
                 scaled[here[rows]] = prediction.to("cpu", torch.float64).numpy()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
@@ -36,6 +37,7 @@ from phase2hpc.inference.uncertainty import DEFAULT_COVERAGE, ErrorEstimator
 from phase2hpc.runs.model_selection import describe_model
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.error_text import first_line
+from phase2hpc.utils.prefetch import prefetched
 from phase2hpc.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -180,17 +182,25 @@ class Predictor:
             yield from self._predict_chunk(chunk)
 
     def predict_chunks(
-        self, structures: Structures, *, id_prop: bool = False, shard: int = 0, shards: int = 1
+        self,
+        structures: Structures,
+        *,
+        id_prop: bool = False,
+        shard: int = 0,
+        shards: int = 1,
+        finished: Container[int] = frozenset(),
+        quiet: bool = False,
     ) -> Iterator[tuple[int, list[Prediction]]]:
         """Predictions chunk by chunk with its number; of several shards, those of one.
 
-        Arguments as of ``read_structures``. Progress is shown on stderr.
+        Arguments as of ``read_structures``. finished: numbers of chunks to leave out. Progress is
+        shown on stderr unless ``quiet``. The next chunk is read while one is predicted.
         """
-        partition = RecordPartition(shard, shards, CHUNK)
+        partition = RecordPartition(shard, shards, CHUNK, finished)
         raws = read_structures(structures, id_prop=id_prop, partition=partition)
-        numbered = groupby(((partition.current, raw) for raw in raws), key=itemgetter(0))
-        with Progress("predicting", None, "structures") as progress:
-            for number, group in numbered:
+        ahead = prefetched(((partition.current, raw) for raw in raws), CHUNK)
+        with closing(ahead), Progress("predicting", None, "structures", quiet=quiet) as progress:
+            for number, group in groupby(ahead, key=itemgetter(0)):
                 rows = []
                 for row in self.predict_raw(raw for _, raw in group):
                     rows.append(row)

@@ -24,6 +24,12 @@ class JobRequest(BaseModel):
     cpus: int | None = None
     memory: float | None = None
     time: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    job_name: str | None = None
     sbatch: list[str] = []
     prepare: list[str] = []
 

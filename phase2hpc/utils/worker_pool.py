@@ -16,8 +16,8 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from multiprocessing.connection import Connection, Pipe
+from collections.abc import Callable, Generator, Iterable, Sequence
+from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, TypeVar
 
 from phase2hpc.errors import Phase2Error
@@ -28,11 +28,12 @@ Result = TypeVar("Result")
 # One in work and one waiting, so that a worker never waits for its parent.
 TASKS_PER_WORKER = 2
 
-# vesin imports torch if it is installed: a second and 200 MB that no worker needs.
 _BOOT = (
-    "import sys; sys.path[:] = {path!r}; sys.modules['torch'] = None; "
+    "import sys; sys.path[:] = {path!r}; {prevent}"
     "from phase2hpc.utils.worker_pool import serve; serve({descriptor})"
 )
+# vesin imports torch if it is installed: a second and 200 MB that few workers need.
+_PREVENT_TORCH = "sys.modules['torch'] = None; "
 
 
 class WorkerDied(Phase2Error):
@@ -40,11 +41,16 @@ class WorkerDied(Phase2Error):
 
 
 class Worker:
-    """A process that applies ``function`` (picklable) to the tasks it is sent."""
+    """A process that applies ``function`` (picklable) to the tasks it is sent.
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    torch: whether it can import torch.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], *, torch: bool = False) -> None:
         self._connection, theirs = Pipe()
-        command = _BOOT.format(path=sys.path, descriptor=theirs.fileno())
+        command = _BOOT.format(
+            path=sys.path, prevent="" if torch else _PREVENT_TORCH, descriptor=theirs.fileno()
+        )
         self._process = subprocess.Popen(
             [sys.executable, "-c", command],
             pass_fds=[theirs.fileno()],
@@ -72,6 +78,12 @@ class Worker:
         if isinstance(answer, Phase2Error):
             raise answer
         raise RuntimeError(f"in a worker process:\n{answer}")
+
+    @staticmethod
+    def ready(workers: Sequence[Worker]) -> list[Worker]:
+        """Wait for an answer, or the end, of at least one of these; all that have one."""
+        connections = wait([worker._connection for worker in workers])
+        return [worker for worker in workers if worker._connection in connections]
 
     def close(self) -> None:
         self._connection.close()

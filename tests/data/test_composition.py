@@ -1,11 +1,17 @@
 """Formulas: the key of the split by formula, and pymatgen's notation for tables."""
 
+import numpy as np
 import pytest
 from paths import SAMPLE
-from pymatgen.core import Composition
+from pymatgen.core import Composition, Element
 
 from phase2hpc.data.composition import composition_key, reduced_formula
-from phase2hpc.data.elements import SYMBOLS, atomic_number
+from phase2hpc.data.elements import (
+    ELECTRONEGATIVITY,
+    MAX_ATOMIC_NUMBER,
+    SYMBOLS,
+    atomic_number,
+)
 from phase2hpc.data.readers.registry import read
 
 
@@ -31,3 +37,19 @@ def test_formulas_of_the_sample_are_those_of_pymatgen():
         numbers = [atomic_number(species) for species in raw.species]
         whole = Composition("".join(SYMBOLS[z] for z in numbers))
         assert reduced_formula(numbers) == whole.reduced_formula
+
+
+def test_formulas_of_any_elements_are_those_of_pymatgen():
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        chosen = rng.choice(np.arange(1, 104), size=rng.integers(1, 6), replace=False)
+        counts = rng.choice([1, 2, 3, 4, 6, 8, 12], size=len(chosen))
+        numbers = np.repeat(chosen, counts)
+        whole = Composition({SYMBOLS[z]: int(n) for z, n in zip(chosen, counts, strict=True)})
+        assert reduced_formula(numbers.astype(np.uint8)) == whole.reduced_formula
+
+
+def test_electronegativities_are_those_of_pymatgen():
+    for number in range(1, MAX_ATOMIC_NUMBER + 1):
+        ours, theirs = ELECTRONEGATIVITY[number], Element.from_Z(number).X
+        assert ours == theirs or (np.isnan(ours) and np.isnan(theirs))

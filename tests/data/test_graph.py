@@ -169,8 +169,10 @@ def test_first_search_decides_speed_only(share: float, monkeypatch: pytest.Monke
 
 def test_first_search_is_enough_for_most(monkeypatch: pytest.MonkeyPatch) -> None:
     searched: list[float] = []
-    search = graph_module._search
-    monkeypatch.setattr(graph_module, "_search", lambda *a: (searched.append(a[2]), search(*a))[1])
+    search = graph_module.pairs_within
+    monkeypatch.setattr(
+        graph_module, "pairs_within", lambda *a: (searched.append(a[2]), search(*a))[1]
+    )
     for cell in CELLS:
         build_graph(cell.lattice, cell.frac, DEFAULT)
     assert len(searched) < 1.3 * len(CELLS)

@@ -16,7 +16,12 @@ from phase2hpc.data.readers.data_frames import (
     wrapped_frame,
 )
 from phase2hpc.data.readers.json_records import is_record, is_structure, raw_crystal
-from phase2hpc.data.readers.json_stream import JsonStream, json_error, unique_keys
+from phase2hpc.data.readers.json_stream import (
+    JsonStream,
+    json_error,
+    loads_unique,
+    unique_keys,
+)
 from phase2hpc.data.readers.optimade import missing_pages_warning
 from phase2hpc.data.readers.text_files import bounded_lines, is_unicode, open_text, plain_name
 from phase2hpc.data.record_partition import RecordPartition
@@ -43,7 +48,7 @@ def read_json_lines(path: Path, partition: RecordPartition) -> Items:
             try:
                 if not is_unicode(line):
                     raise ValueError("not in UTF-8")
-                record = json.loads(line, object_pairs_hook=unique_keys)
+                record = loads_unique(line)
             except (ValueError, RecursionError) as error:
                 reason = f"bad JSON: line {number}, {json_error(error)}"
                 yield UnreadableRecord(f"line {number}", place, reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -83,7 +83,9 @@ def raw_crystal(record: Any, fallback_id: str, place: str) -> RawCrystal | Unrea
         reason = f"bad record: {' '.join(json_error(error).split())[:150]}"
         return UnreadableRecord(identifier, place, reason)
     split = record.get("split")
-    return replace(item, labels=labels_in(columns), split=split if isinstance(split, str) else None)
+    item.labels = labels_in(columns)
+    item.split = split if isinstance(split, str) else None
+    return item
 
 
 def is_record(value: Any) -> bool:

@@ -8,11 +8,17 @@ array nested 200,000 deep; on records of the sample it is 1.3 times as fast.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+import orjson
+
 from phase2hpc.data.readers.text_files import MAX_RECORD_BYTES
+
+# orjson reads larger integers as floating-point numbers, json exactly.
+MAX_INTEGER = float(1 << 63)
 
 Pairs = list[tuple[str, Any]]
 
@@ -28,6 +34,38 @@ def unique_keys(pairs: Pairs) -> dict[str, Any]:
 def _repeated(pairs: Pairs) -> str:
     counts = Counter(key for key, _ in pairs)
     return max(counts, key=lambda key: counts[key])[:40]
+
+
+def loads_unique(text: str) -> Any:
+    """The value of a JSON text; ValueError where a key occurs twice in an object.
+
+    orjson is three times as fast, and keeps the last of two equal keys. Every key has a colon, so
+    that a text with as many colons as its value has keys repeats none.
+    """
+    try:
+        value = orjson.loads(text)
+    except ValueError:  # NaN and others that it refuses, or an error for json to describe
+        value = None
+    if value is None or text.count(":") != _count_keys(value):
+        return json.loads(text, object_pairs_hook=unique_keys)
+    return value
+
+
+def _count_keys(value: Any) -> float:
+    """Keys of all objects in a value; nan where a number is beyond the integers of orjson."""
+    if isinstance(value, list):
+        # Records hold lists of numbers and texts, or of objects.
+        return sum(map(_count_keys, value)) if value and isinstance(value[0], dict) else 0
+    if isinstance(value, dict):
+        count: float = len(value)
+        for inner in value.values():
+            kind = type(inner)
+            if kind is dict or kind is list:
+                count += _count_keys(inner)
+            elif kind is float and abs(inner) >= MAX_INTEGER:
+                return math.nan
+        return count
+    return 0
 
 
 def json_error(error: Exception) -> str:

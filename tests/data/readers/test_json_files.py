@@ -17,6 +17,7 @@ from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEn
 from phase2hpc.data.convert import Rejection, graphs_of
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.graph import GraphSettings
+from phase2hpc.data.readers.json_stream import loads_unique
 from phase2hpc.data.readers.registry import read
 from phase2hpc.errors import InputError
 
@@ -368,3 +369,35 @@ def test_cases(name: str, ids: list[str], labels: list[dict[str, float]]) -> Non
         assert isinstance(item, RawCrystal) and dict(item.labels) == expected
         assert list(item.species) == ["Na"] * 4 + ["Cl"] * 4
         assert np.allclose(item.lattice, 5.64 * np.eye(3))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id": "a:b", "x": {"y": [1.5, 2], "z": null}}',
+        '{"id": 18446744073709551616}',
+        '{"id": {"n": -18446744073709551617}}',
+        '{"x": NaN, "y": [Infinity, 1e400]}',
+        '{"sites": [{"a": 1}, {"a": 2}], "b": [[1, 2], [3, 4]]}',
+        '{"id": "\\ud800"}',
+        "7",
+        "null",
+    ],
+)
+def test_lines_are_read_as_by_json(text: str) -> None:
+    assert repr(loads_unique(text)) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "a": 1}',
+        '{"x": [{"a": {"b": 1, "b": 2}}]}',
+        '{"x": [[{"a": 1, "a": 2}]]}',
+        '{"x": {"a": 1, "c": 2}, "x": ":"}',
+        '{"a" : 1, "a" : 2, "b": 3}',
+    ],
+)
+def test_a_key_that_occurs_twice_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="occurs twice"):
+        loads_unique(text)

@@ -59,10 +59,16 @@ def group_of_magnetic(triplets: Sequence[str], centrings: Sequence[str]) -> gemm
     return _closed_group([shift * operation for shift in shifts for operation in operations])
 
 
+@lru_cache(maxsize=512)
 def arrays_of(group: gemmi.GroupOps) -> tuple[Array, Array]:
-    """Rotations (m, 3, 3) and translations (m, 3) in fractional coordinates."""
-    rotations = np.array([op.rot for op in group], dtype=np.float64) / gemmi.Op.DEN
-    translations = np.array([op.tran for op in group], dtype=np.float64) / gemmi.Op.DEN
+    """Rotations (m, 3, 3) and translations (m, 3) in fractional coordinates, not to be changed.
+
+    Cached by the group's identity: ``group_of`` gives one object for equal lists.
+    """
+    # gemmi makes the operations anew for each loop over them.
+    operations = list(group)
+    rotations = np.array([op.rot for op in operations], dtype=np.float64) / gemmi.Op.DEN
+    translations = np.array([op.tran for op in operations], dtype=np.float64) / gemmi.Op.DEN
     return rotations, translations
 
 
@@ -105,21 +111,34 @@ def expand(
     """
     if len(rotations) == 1:
         return frac, np.arange(len(frac))
-    positions, sites = [], []
-    for site, point in enumerate(frac):
-        shift = rotations @ point + translations - point
-        shift -= np.rint(shift)
-        stays = np.linalg.norm(shift @ lattice, axis=1) < SAME_ATOM
-        special = point + shift[stays].mean(axis=0)
-        images = rotations @ special + translations
-        images -= np.floor(images)
-        apart = images[:, None] - images[None]
+    shift = _images(frac, rotations, translations) - frac[:, None]
+    shift -= np.rint(shift)
+    stays = np.square(shift @ lattice).sum(axis=2) < SAME_ATOM**2
+    multiple = stays.sum(axis=1)
+    special = frac + (shift * stays[:, :, None]).sum(axis=1) / multiple[:, None]
+    images = _images(special, rotations, translations)
+    images -= np.floor(images)
+    kept = np.ones(images.shape[:2], dtype=bool)
+    for site in np.flatnonzero(multiple > 1):
+        kept[site] = _first_of_equal(images[site])
+    return images[kept], np.repeat(np.arange(len(frac)), kept.sum(axis=1))
+
+
+def _images(frac: Array, rotations: Array, translations: Array) -> Array:
+    """(n, m, 3): each of n points under each of m operations."""
+    return np.ascontiguousarray((rotations @ frac.T).transpose(2, 0, 1)) + translations
+
+
+def _first_of_equal(images: Array) -> npt.NDArray[np.bool_]:
+    """True for images (m, 3) that are the first of those on the same position."""
+    equal = np.ones((len(images), len(images)), dtype=bool)
+    # An axis at a time: numpy is slow on rows of three.
+    for axis in images.T:
+        apart = axis[:, None] - axis
         apart -= np.rint(apart)
-        first = (np.abs(apart) < 1e-6).all(axis=2).argmax(axis=1)
-        images = images[first == np.arange(len(images))]
-        positions.append(images)
-        sites.append(np.full(len(images), site))
-    return np.concatenate(positions), np.concatenate(sites)
+        equal &= np.abs(apart) < 1e-6
+    first: npt.NDArray[np.bool_] = equal.argmax(axis=1) == np.arange(len(images))
+    return first
 
 
 def _operation(text: str) -> gemmi.Op:

@@ -83,6 +83,7 @@ def by_hall(symbol: str) -> gemmi.GroupOps | None:
         return None
 
 
+@lru_cache(maxsize=512)
 def number_of(group: gemmi.GroupOps) -> int | None:
     """The number of a group in a setting of the tables, else None."""
     found = gemmi.find_spacegroup_by_ops(group)
