@@ -16,6 +16,7 @@ def _names(value: Any) -> Any:
         return value
     return () if value == "none" else tuple(part.strip() for part in value.split(","))
 
+
 MAX_EPOCHS = 100_000
 
 
