@@ -112,6 +112,10 @@ class EquivariantEncoder(nn.Module):
     Features of degree l have natural parity (-1)^l. The last layer makes scalars only.
     """
 
+    compile_warning_on_cpu = (
+        "e3nn is compiled anew, for minutes, for each number of degree buckets of a batch"
+    )
+
     def __init__(self, settings: EquivariantSettings, graph: GraphSettings) -> None:
         super().__init__()
         channels, layers = settings.channels, settings.layers
