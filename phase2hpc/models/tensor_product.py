@@ -78,7 +78,7 @@ class _Contraction(torch.autograd.Function):
         return tuple(total[b].view(operators.atoms, 2 * b + 1, -1) for b in sorted(total))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         operators, pairs, degrees = ctx.operators, ctx.pairs, ctx.degrees
         tensors = ctx.saved_tensors
