@@ -195,7 +195,7 @@ class _axes:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
-        self.style = mpl.rc_context(_STYLE)  # type: ignore[arg-type]
+        self.style = mpl.rc_context(_STYLE)
         self.style.__enter__()
         # Not by pyplot, which has global state and may want a display.
         figure = Figure(figsize=self.size, dpi=_DPI)
