@@ -39,9 +39,9 @@ def load_model(
 
     Args:
         run: a run id, a run directory, a folder made by ``export``, the path of a best.pt, the
-            name of a shipped model ("e3nn-std"), or "best" (best validation score); a sequence of
-            these is an ensemble. None: the newest finished run at level std, pro or max, else the
-            shipped model.
+            name of a shipped model ("e3nn-std"), or "best" (best validation score); the id or
+            folder of an ensemble, or a sequence of these, predict together. None: the newest
+            finished run at level std, pro or max, else the shipped model.
         models_dir: folder of all runs, in which ids are looked up.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads of torch in this process; None leaves them as they are. The command
@@ -244,6 +244,7 @@ def train(
     resume: bool = False,
     run_id: str | None = None,
     init_from: Run | None = None,
+    freeze: str | None = None,
     seed: int | None = None,
     seeds: str | Sequence[int] | None = None,
     accept_changes: bool = False,
@@ -264,7 +265,8 @@ def train(
         models_dir: folder of all runs.
         resume: continue the run ``run_id``, or the newest unfinished one.
         run_id: name of the run. None: a new one.
-        init_from: run whose weights to start from.
+        init_from: run, shipped model ("e3nn-std") or exported model whose weights to start from.
+        freeze: "encoder" keeps the weights of its encoder, "encoder:5" for 5 epochs.
         seed: of weights, order and dropout. None: 0, or with ``resume`` that of the run.
         seeds: of an ensemble, one run each ("0-4", or a sequence); named ``run_id``.
         accept_changes: resume although settings, store or code change the result.
@@ -284,7 +286,7 @@ def train(
         algorithm=algorithm, level=level, store=store, models_dir=models_dir,
         properties=properties, all_properties=all_properties, auxiliary=auxiliary, column=column,
         fold=fold, resume=resume, run_id=run_id,
-        init_from=init_from, seed=seed, seeds=seeds, accept_changes=accept_changes,
+        init_from=init_from, freeze=freeze, seed=seed, seeds=seeds, accept_changes=accept_changes,
         settings=settings,
     )  # fmt: skip
     # Imported after the request is checked: this takes seconds.

@@ -32,7 +32,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TORCH = {"torch", "torch_geometric", "e3nn", "tensorboard"}
 # A login node has no torch: what runs there loads it when it is needed.
 WITHOUT_TORCH = {"", "errors", "utils", "config", "data", "runs", "cluster", "cli"}
-TENSORS = {"data.loader", "data.dataset"}
+TENSORS = {"data.crystal_data", "data.dataset", "data.device_arrays", "data.loader"}
 FILES = {"data.store", "data.readers", "runs", "checkpointing", "utils.atomic_io"}
 
 Imports = dict[str, int]

@@ -1,177 +1,334 @@
-"""Comparison of finished runs: test errors side by side, cross-validation folds averaged."""
+"""Comparison of finished runs: settings, test errors, and their paired differences.
+
+Runs of one recipe, which differ in fold or seed only, are one group: each crystal's absolute error
+is averaged over the runs that tested it. ``±`` is a standard error over crystals throughout.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import string
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from phase2hpc.config.run_config import RunConfig
+from phase2hpc.analysis.run_results import RunResults, results_of_ensemble, results_of_run
+from phase2hpc.config.properties import in_order
 from phase2hpc.errors import InputError
-from phase2hpc.runs.registry import read_metrics
-from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.runs.ensemble import differing_settings, find_ensemble
+from phase2hpc.runs.registry import find_run
 from phase2hpc.utils import tables
 
 # Settings in which runs of one recipe may differ.
 _NOT_THE_RECIPE = ("fold", "seed", "init_from")
+_MAX_CELL = 20
+Errors = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class ComparedRun:
-    """A finished run with its test metrics by property."""
+class MeanError:
+    """MAE of n crystals and its standard error, None where it is not known."""
 
-    run: RunDirectory
-    config: RunConfig
-    store_hash: str
-    metrics: Mapping[str, Mapping[str, Any]]
+    mae: float
+    se: float | None
+    n: int
+
+
+# Identity is enough, and makes it a key.
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs of one recipe: one run or ensemble, or its folds and seeds.
+
+    score: mean over the common properties of MAE / MAD, NaN without any MAD.
+    """
+
+    runs: tuple[RunResults, ...]
+    properties: tuple[str, ...]
 
     @property
-    def recipe(self) -> str:
-        """All settings that change the result, but for fold and seed, as a key."""
-        identity = self.config.identity()
-        kept = {key: value for key, value in identity.items() if key not in _NOT_THE_RECIPE}
-        return json.dumps(kept, sort_keys=True, default=str)
+    def name(self) -> str:
+        first = self.runs[0]
+        if len(self.runs) == 1:
+            return first.id
+        folds = len({one.config.fold for one in self.runs})
+        parts = [f"{first.config.algorithm} {first.config.level}"]
+        parts += [f"{folds} folds"] if folds > 1 else []
+        parts += [f"{len(self.runs)} runs"] if len(self.runs) > folds else []
+        return ", ".join(parts)
+
+    @property
+    def title(self) -> str:
+        """The name, with the model where the name does not say it."""
+        config = self.runs[0].config
+        alone = len(self.runs) == 1
+        return f"{self.name} ({config.algorithm} {config.level})" if alone else self.name
+
+    @cached_property
+    def errors(self) -> dict[str, dict[str, float]]:
+        """Absolute error by property and crystal; no property without predictions of all runs."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for one in self.runs:
+            table = one.test
+            for name in self.properties:
+                if table is None or name not in table.properties:
+                    return {}
+                of_crystals = found.setdefault(name, {})
+                for key, error in zip(table.ids, table.error(name).tolist(), strict=True):
+                    if not math.isnan(error):
+                        of_crystals.setdefault(key, []).append(abs(error))
+        return {
+            name: {key: fmean(values) for key, values in crystals.items()}
+            for name, crystals in found.items()
+        }
+
+    def mean_error(self, name: str) -> MeanError:
+        """Over all tested crystals. Of several runs without predictions: mean over the runs."""
+        if len(self.runs) == 1:
+            run = self.runs[0]
+            return MeanError(
+                run.metric(name, "mae") or 0.0, run.metric(name, "mae_se"),
+                int(run.metric(name, "n") or 0),
+            )  # fmt: skip
+        if name in self.errors:
+            return _mean(self.errors[name].values())
+        values = [run.metric(name, "mae") or 0.0 for run in self.runs]
+        return MeanError(fmean(values), None, int(self.runs[0].metric(name, "n") or 0))
+
+    @property
+    def score(self) -> float:
+        ratios = [
+            (run.metric(name, "mae") or 0.0) / mad
+            for run in self.runs
+            for name in self.properties
+            if (mad := run.metric(name, "mad"))
+        ]
+        return fmean(ratios) if ratios else math.nan
 
 
 @dataclass(frozen=True)
-class ComparedGroup:
-    """Runs of one recipe: one run, or its folds and seeds.
+class Difference:
+    """Mean over the common test crystals of |error| of a group minus |error| of the best.
 
-    mae and se: by property, in its unit; the standard error is that of a single run's test
-    crystals, or over folds (else seeds) of their means, None where there is one only. score: mean
-    over the properties of MAE / MAD.
+    Positive: the best has the lower error. se: the standard error of this mean over crystals, to
+    which a bootstrap of the crystals converges.
     """
 
     name: str
-    runs: tuple[ComparedRun, ...]
-    mae: Mapping[str, float]
-    se: Mapping[str, float | None]
-    score: float
+    group: Group
+    mean: float
+    se: float | None
+    n: int
 
 
-def compare(runs: Sequence[RunDirectory]) -> list[ComparedGroup]:
-    """Groups of these runs by recipe, the lowest score first.
+@dataclass(frozen=True)
+class Comparison:
+    """Groups, the best score first, with their paired differences to the first.
 
-    Raises InputError for a run without results, and where the runs cannot be ranked: trained on
-    different stores, tested on different folds, or without a common property.
+    settings: those that differ between groups, a value for each.
+    """
+
+    groups: tuple[Group, ...]
+    settings: Mapping[str, Sequence[object]]
+
+    @cached_property
+    def differences(self) -> list[Difference]:
+        """By property; none where predictions are missing."""
+        best, found = self.groups[0], []
+        for name in best.properties:
+            for other in self.groups[1:]:
+                mine, theirs = best.errors.get(name, {}), other.errors.get(name, {})
+                pairs = [theirs[key] - mine[key] for key in mine if key in theirs]
+                if pairs:
+                    mean = _mean(pairs)
+                    found.append(Difference(name, other, mean.mae, mean.se, mean.n))
+        return found
+
+    def text(self) -> str:
+        """The tables. Groups are named by letters, so that columns stay narrow."""
+        letters = dict(zip(self.groups, _letters(), strict=False))
+        properties = self.groups[0].properties
+        unit = self.groups[0].runs[0].unit
+        shown = {name: f"{name} ({unit(name)})" if unit(name) else name for name in properties}
+        lines = [f"{letter}  {group.title}" for group, letter in letters.items()]
+        if self.settings:
+            rows = [[key, *map(_short, values)] for key, values in self.settings.items()]
+            lines += ["", tables.aligned(["setting", *letters.values()], rows)]
+        rows = []
+        for name in properties:
+            errors = [group.mean_error(name) for group in self.groups]
+            cells = [tables.with_error(error.mae, error.se) for error in errors]
+            rows.append([shown[name], str(errors[0].n), *cells])
+        scores = [tables.number(_json_number(group.score), 3) for group in self.groups]
+        rows.append(["mean MAE/MAD", "", *scores])
+        lines += ["", tables.aligned(["test MAE ± SE", "n", *letters.values()], rows)]
+        lines += self._several_runs(letters, shown)
+        if self.differences:
+            lines += ["", self._difference_table(letters, shown)]
+            lines.append("positive: A has the lower error; SE over the common test crystals")
+        elif len(self.groups) > 1:
+            lines += ["", "no paired differences: not all of these runs have predictions_test.csv"]
+        return "\n".join(lines)
+
+    def _difference_table(self, letters: Mapping[Group, str], shown: Mapping[str, str]) -> str:
+        first = letters[self.groups[0]]
+        header = ["paired difference ± SE", *(f"{letters[g]} - {first}" for g in self.groups[1:])]
+        rows = []
+        for name in self.groups[0].properties:
+            cells = {
+                d.group: tables.with_error(d.mean, d.se) for d in self.differences if d.name == name
+            }
+            rows.append([shown[name], *(cells.get(g, tables.ABSENT) for g in self.groups[1:])])
+        return tables.aligned(header, rows)
+
+    def _several_runs(self, letters: Mapping[Group, str], shown: Mapping[str, str]) -> list[str]:
+        """MAE of the single runs of groups of several."""
+        lines: list[str] = []
+        for group in (group for group in self.groups if len(group.runs) > 1):
+            runs = sorted(group.runs, key=lambda one: (one.config.fold or 0, one.config.seed))
+            labels = [_label(one) for one in runs]
+            rows = [
+                [shown[name], *(tables.number(one.metric(name, "mae"), 3) for one in runs)]
+                for name in group.properties
+            ]
+            lines += ["", tables.aligned([f"MAE of {letters[group]} by run", *labels], rows)]
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields of ``--json``: ``groups`` (name, runs, folds, mae, mae_se, n, score),
+        ``settings`` by name, a value for each group, and ``differences`` to the first group
+        (property, group, mean, se, n)."""
+        groups = []
+        for group in self.groups:
+            errors = {name: group.mean_error(name) for name in group.properties}
+            groups.append(
+                {
+                    "name": group.name,
+                    "runs": [str(one.folder.path) for one in group.runs],
+                    "folds": sorted({r.config.fold for r in group.runs if r.config.fold}),
+                    "mae": {name: error.mae for name, error in errors.items()},
+                    "mae_se": {name: error.se for name, error in errors.items()},
+                    "n": {name: error.n for name, error in errors.items()},
+                    "score": _json_number(group.score),
+                }
+            )
+        differences = [
+            {"property": d.name, "group": d.group.name, "mean": d.mean, "se": d.se, "n": d.n}
+            for d in self.differences
+        ]
+        return {"groups": groups, "settings": dict(self.settings), "differences": differences}
+
+
+def runs_to_compare(models_dir: Path, names: Sequence[str]) -> list[RunResults]:
+    """Results by name: of a run, of an ensemble as one, of each run of a sweep.
+
+    Raises InputError as ``find_run`` and for what has no results.
+    """
+    found: list[RunResults] = []
+    for name in names:
+        ensemble = find_ensemble(models_dir, name)
+        if ensemble is None:
+            found.append(results_of_run(find_run(models_dir, name)))
+        elif ensemble.is_sweep:
+            found += [results_of_run(run) for run in ensemble.members]
+        else:
+            found.append(results_of_ensemble(ensemble))
+    return list({one.folder.path.resolve(): one for one in found}.values())
+
+
+def compare(runs: Sequence[RunResults]) -> Comparison:
+    """Groups of these runs by recipe.
+
+    Raises InputError where the runs cannot be ranked: trained on different stores, tested on
+    different folds, or without a common property.
     """
     if not runs:
         raise InputError("no run to compare: name runs by id or directory")
-    compared = [_read(run) for run in {run.path.resolve(): run for run in runs}.values()]
-    _check_same_data(compared)
-    recipes: dict[str, list[ComparedRun]] = {}
-    for one in compared:
-        recipes.setdefault(one.recipe, []).append(one)
+    _check_same_data(runs)
+    recipes: dict[str, list[RunResults]] = {}
+    for one in runs:
+        recipes.setdefault(_recipe(one), []).append(one)
     folds = {key: sorted({r.config.fold or 0 for r in found}) for key, found in recipes.items()}
     if len({tuple(numbers) for numbers in folds.values()}) > 1:
         listed = "; ".join(
-            f"{found[0].run.id}: {', '.join(map(str, folds[key]))}"
-            for key, found in recipes.items()
+            f"{found[0].id}: {', '.join(map(str, folds[key]))}" for key, found in recipes.items()
         )
         raise InputError(
             f"these recipes were tested on different folds ({listed}): train each on the same ones"
         )
-    shared = [
+    shared = tuple(
         name
-        for name in compared[0].metrics
-        if all((one.metrics.get(name) or {}).get("mae") is not None for one in compared)
-    ]
+        for name in in_order(runs[0].properties)
+        if all(one.metric(name, "mae") is not None for one in runs)
+    )
     if not shared:
         raise InputError("these runs have no property in common that has test labels")
-    groups = [_group(found, shared) for found in recipes.values()]
-    return sorted(groups, key=lambda group: group.score)
+    groups = sorted((Group(tuple(r), shared) for r in recipes.values()), key=lambda g: g.score)
+    settings = differing_settings([group.runs[0].config for group in groups])
+    # Of a group of folds or starts, its first run's says nothing.
+    settings = {key: values for key, values in settings.items() if key not in _NOT_THE_RECIPE}
+    members = [len(group.runs[0].members) for group in groups]
+    if max(members) > 1:
+        settings["members of the ensemble"] = list(members)
+    return Comparison(tuple(groups), settings)
 
 
-def _read(run: RunDirectory) -> ComparedRun:
-    manifest = run.read_manifest()
-    metrics = read_metrics(run)
-    if metrics is None or manifest.state != "finished":
-        raise InputError(f"run {run.id} is not finished: only finished runs have test errors")
-    return ComparedRun(run, run.read_config(), manifest.store_hash or "", metrics["test"])
+def _recipe(one: RunResults) -> str:
+    """All settings that change the result, but for fold and seed, as a key."""
+    identity = one.config.identity()
+    kept = {key: value for key, value in identity.items() if key not in _NOT_THE_RECIPE}
+    kept["ensemble"] = one.id if one.is_ensemble else None
+    return json.dumps(kept, sort_keys=True, default=str)
 
 
-def _check_same_data(runs: Sequence[ComparedRun]) -> None:
+def _check_same_data(runs: Sequence[RunResults]) -> None:
     first = runs[0]
+    here = first.manifest.store_hash or ""
     for other in runs[1:]:
-        if other.store_hash != first.store_hash or not first.store_hash:
+        there = other.manifest.store_hash or ""
+        if there != here or not here:
             raise InputError(
-                f"runs {first.run.id} and {other.run.id} were trained on different stores "
-                f"({first.store_hash[:12] or 'unknown'} and {other.store_hash[:12] or 'unknown'}), "
+                f"runs {first.id} and {other.id} were trained on different stores "
+                f"({here[:12] or 'unknown'} and {there[:12] or 'unknown'}), "
                 "whose test sets differ: their errors do not rank them"
             )
         if (other.config.fold is None) != (first.config.fold is None):
-            one, two = (f"{r.run.id}: {r.config.fold or 'none'}" for r in (first, other))
+            one, two = (f"{r.id}: {r.config.fold or 'none'}" for r in (first, other))
             raise InputError(
                 f"these runs have different test sets (fold of {one}, of {two}): compare runs with "
                 "folds, or runs without"
             )
 
 
-def _group(runs: Sequence[ComparedRun], properties: Sequence[str]) -> ComparedGroup:
-    by_fold: dict[int, list[ComparedRun]] = {}
-    for one in runs:
-        by_fold.setdefault(one.config.fold or 0, []).append(one)
-    mae: dict[str, float] = {}
-    se: dict[str, float | None] = {}
-    ratios = []
-    for name in properties:
-        of_folds = [fmean(r.metrics[name]["mae"] for r in found) for found in by_fold.values()]
-        values = of_folds if len(by_fold) > 1 else [r.metrics[name]["mae"] for r in runs]
-        mae[name] = fmean(values)
-        if len(values) > 1:
-            se[name] = stdev(values) / math.sqrt(len(values))
-        else:
-            se[name] = runs[0].metrics[name].get("mae_se")
-        ratios += [r.metrics[name]["mae"] / r.metrics[name]["mad"] for r in runs
-                   if r.metrics[name].get("mad")]  # fmt: skip
-    first = runs[0]
-    name = first.run.id if len(runs) == 1 else f"{first.config.algorithm} {first.config.level}"
-    if len(by_fold) > 1:
-        name += f", {len(by_fold)} folds"
-    if len(runs) > len(by_fold):
-        name += f", {len(runs)} runs"
-    return ComparedGroup(name, tuple(runs), mae, se, fmean(ratios) if ratios else math.nan)
+def _mean(values: Iterable[float]) -> MeanError:
+    known = list(values)
+    se = stdev(known) / math.sqrt(len(known)) if len(known) > 1 else None
+    return MeanError(fmean(known), se, len(known))
 
 
-def comparison_table(groups: Sequence[ComparedGroup]) -> str:
-    """Test MAE ± standard error by property, one row a group; single runs of folds below it."""
-    properties = list(groups[0].mae)
-    units = {name: groups[0].runs[0].config.column(name).unit for name in properties}
-    header = ["test MAE", *(f"{p} ({units[p]})" if units[p] else p for p in properties)]
-    rows = []
-    for group in groups:
-        values = [tables.with_error(group.mae[p], group.se[p]) for p in properties]
-        rows.append([group.name, *values, tables.number(group.score, 3)])
-        if len(group.runs) > 1:
-            rows += [
-                [
-                    f"  {_label(one)}",
-                    *(tables.number(one.metrics[p]["mae"]) for p in properties),
-                    "",
-                ]
-                for one in sorted(group.runs, key=lambda r: (r.config.fold or 0, r.config.seed))
-            ]
-    return tables.aligned([*header, "mean MAE/MAD"], rows)
+def _label(one: RunResults) -> str:
+    seed = f"seed {one.config.seed}"
+    return f"fold {one.config.fold}, {seed}" if one.config.fold else seed
 
 
-def comparison_records(groups: Sequence[ComparedGroup]) -> list[dict[str, Any]]:
-    """The same as records for JSON."""
-    return [
-        {
-            "name": group.name,
-            "runs": [str(one.run.path) for one in group.runs],
-            "folds": sorted({one.config.fold for one in group.runs if one.config.fold}),
-            "mae": dict(group.mae),
-            "mae_se": dict(group.se),
-            "score": None if math.isnan(group.score) else group.score,
-        }
-        for group in groups
-    ]
+def _short(value: object) -> str:
+    """A setting in a narrow column; the whole is in --json."""
+    if value is None:
+        return tables.ABSENT
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    text = str(value)
+    return text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 3] + "..."
 
 
-def _label(one: ComparedRun) -> str:
-    fold = f"fold {one.config.fold}, " if one.config.fold else ""
-    return f"{fold}seed {one.config.seed}: {one.run.id}"
+def _letters() -> Iterable[str]:
+    yield from string.ascii_uppercase
+    for first in string.ascii_uppercase:
+        yield from (first + second for second in string.ascii_uppercase)
+
+
+def _json_number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +17,13 @@ def evaluate(
     ],
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Structures with labels, as for `prepare`."),
+        typer.Argument(metavar="SOURCE...", help="Structures with labels, as for prepare."),
     ],
     labels: Annotated[
         Path | None,
-        typer.Option("--labels", help="Table of labels of a folder, instead of id_prop.csv."),
+        typer.Option(
+            "--labels", metavar="FILE", help="Table of labels of a folder, instead of id_prop.csv."
+        ),
     ] = None,
     rename: Annotated[
         list[str] | None,
@@ -30,11 +31,15 @@ def evaluate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="CSV or JSON: label, prediction, error of each structure."),
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="CSV or JSON: label, prediction, error of each structure.",
+        ),
     ] = None,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
     max_atoms: MaxAtoms = None,
     json_output: JsonOutput = False,
 ) -> None:
@@ -42,6 +47,8 @@ def evaluate(
 
     Example: phase2hpc evaluate e3nn-std data.jsonl --output errors.csv
     """
+    import json
+
     from phase2hpc.config.properties import parse_renames
     from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
     from phase2hpc.utils.output_path import check_output

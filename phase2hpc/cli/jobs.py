@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -37,7 +36,10 @@ def status(
     json_output: JsonOutput = False,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Show the state of runs and their jobs, and why a run ended."""
+    """Show the state of runs and their jobs, and why a run ended.
+
+    Example: phase2hpc status --watch
+    """
     from phase2hpc.cluster.monitor import follow as following
     from phase2hpc.cluster.monitor.lookup import select
     from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
@@ -60,6 +62,8 @@ def status(
         return overview(found, scheduler, everything), found
 
     if json_output:
+        import json
+
         print(json.dumps([status.as_json() for status in poll()[1]], indent=2))
     elif not watch:
         print(poll()[0])
@@ -76,14 +80,17 @@ def logs(
     ] = False,
     err: Annotated[bool, typer.Option("--err", help="stderr instead of stdout.")] = False,
     lines: Annotated[
-        int | None, typer.Option("--lines", "-n", min=0, help="Only the last N lines.")
+        int | None, typer.Option("--lines", "-n", min=0, metavar="N", help="Only the last N lines.")
     ] = None,
     rank: Annotated[
-        int, typer.Option(min=0, help="Rank of the process, for jobs with several.")
+        int, typer.Option(min=0, metavar="N", help="Rank of the process, for jobs with several.")
     ] = 0,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Show the log of a run's newest job, over all its restarts."""
+    """Show the log of a run's newest job, over all its restarts.
+
+    Example: phase2hpc logs RUN --follow
+    """
     from phase2hpc.cluster.monitor import follow as following
     from phase2hpc.cluster.monitor.logs import LogReader
     from phase2hpc.cluster.monitor.lookup import select
@@ -123,7 +130,10 @@ def cancel(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Cancel jobs without requeue, after confirmation. Training saves its state."""
+    """Cancel jobs without requeue, after confirmation. Training saves its state.
+
+    Example: phase2hpc cancel RUN
+    """
     from phase2hpc.cluster.monitor.cancel import plan
     from phase2hpc.cluster.monitor.lookup import select
 

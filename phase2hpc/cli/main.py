@@ -5,7 +5,6 @@ Commands import heavy modules when they run, so that ``--help`` is fast on a log
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from contextlib import suppress
@@ -18,6 +17,7 @@ from phase2hpc.cli.command_line import CONTEXT, Command, Group, command_line
 from phase2hpc.cli.doctor import doctor
 from phase2hpc.cli.evaluate import evaluate
 from phase2hpc.cli.jobs import cancel, logs, status
+from phase2hpc.cli.leaderboard import leaderboard
 from phase2hpc.cli.levels import levels
 from phase2hpc.cli.options import RunCommand
 from phase2hpc.cli.predict import calibrate, export, predict
@@ -41,7 +41,7 @@ PANELS: dict[str, tuple[Any, ...]] = {
     "Data": (prepare, store_app),
     "Training": (train, submit, levels),
     "Jobs": (status, logs, cancel, doctor),
-    "Results": (runs_app, predict, evaluate, report, calibrate, export),
+    "Results": (runs_app, predict, evaluate, report, leaderboard, calibrate, export),
 }
 for panel, entries in PANELS.items():
     for entry in entries:
@@ -67,13 +67,14 @@ def _root(
         typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    pass
+    import logging
+
+    logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
 
 
 def main() -> None:
     """Run the command line; an expected error is one line and its exit code."""
     accept_any_text()
-    logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
     try:
         check_readable([*sys.argv, str(Path.cwd())])
         code = command_line(app)(standalone_mode=False)

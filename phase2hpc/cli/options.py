@@ -20,32 +20,39 @@ from phase2hpc.errors import InputError
 if TYPE_CHECKING:
     from phase2hpc.training.request import TrainRequest
 
-ModelsDir = Annotated[Path, typer.Option("--models-dir", help="Folder of all runs.")]
-StoreOption = Annotated[Path | None, typer.Option("--store", help="Graph store (.h5).")]
+ModelsDir = Annotated[Path, typer.Option("--models-dir", metavar="DIR", help="Folder of all runs.")]
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", metavar="FILE", help="Graph store (.h5).")
+]
 Shards = Annotated[
     int | None,
-    typer.Option(min=1, help="Split the work into this many shards, each resumable."),
+    typer.Option(min=1, metavar="N", help="Split the work into this many shards, each resumable."),
 ]
 ShardProfile = Annotated[
     str | None,
     typer.Option(
-        "--profile", help="Site profile for the jobs of --shards; without it they run here."
+        "--profile",
+        metavar="SITE",
+        help="Site profile for the jobs of --shards; without it they run here.",
     ),
 ]
 JsonOutput = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 MaxAtoms = Annotated[
     int | None,
-    typer.Option(min=1, help="Most atoms in a cell; default 1000. Memory grows with it."),
+    typer.Option(
+        min=1, metavar="N", help="Most atoms in a cell; default 1000. Memory grows with it."
+    ),
 ]
 Columns = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
-        metavar="NAME:unit=U,min=X,scale=S",
-        help="Unit, lower bound and scale (linear, log, asinh, auto) of a label column.",
+        metavar="NAME:KEY=VALUE,...",
+        help="Unit, lower bound and scale of a label column: NAME:unit=U,min=X,scale=S; scales are "
+        "linear, log, asinh and auto.",
     ),
 ]
-RunArgument = Annotated[str, typer.Argument(help="Run directory or id.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run directory or id.")]
 
 
 class RunCommand(Command):
@@ -67,27 +74,43 @@ class RunCommand(Command):
 class RunOptions:
     """Options of ``train`` and ``submit`` that select the run."""
 
-    algorithm: Annotated[str, typer.Option(help="Algorithm.")] = "e3nn"
-    level: Annotated[str, typer.Option(help="Level.")] = "std"
+    algorithm: Annotated[str, typer.Option(metavar="NAME", help="Algorithm.")] = "e3nn"
+    level: Annotated[str, typer.Option(metavar="LEVEL", help="Level.")] = "std"
     all_properties: Annotated[bool, typer.Option("--all-properties", help="All nine.")] = False
     properties: Annotated[
         str | None,
-        typer.Option(help="core4, priority7, secondary2, all9, or names with commas."),
+        typer.Option(
+            metavar="NAMES", help="core4, priority7, secondary2, all9, or names with commas."
+        ),
     ] = None
     auxiliary: Annotated[
         str | None,
-        typer.Option(help="Label columns that are trained but neither scored nor reported."),
+        typer.Option(
+            metavar="NAMES", help="Label columns that are trained but neither scored nor reported."
+        ),
     ] = None
     column: Columns = None
     fold: Annotated[
-        int | None, typer.Option(help="Fold to test on, of a store prepared with --folds.")
+        int | None,
+        typer.Option(metavar="N", help="Fold to test on, of a store prepared with --folds."),
     ] = None
     store: StoreOption = None
     models_dir: ModelsDir = Path("models")
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False
-    run_id: Annotated[str | None, typer.Option(help="Name of the run.")] = None
-    init_from: Annotated[str | None, typer.Option(help="Run to take initial weights from.")] = None
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None
+    run_id: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run.")] = None
+    init_from: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Run or shipped model to start from.")
+    ] = None
+    freeze: Annotated[
+        str | None,
+        typer.Option(
+            metavar="encoder[:N]",
+            help="Keep the encoder of --init-from as it is, or for the first N epochs.",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of weights, order and dropout.")
+    ] = None
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Resume with changed settings, data or code.")
     ] = False
@@ -102,22 +125,42 @@ def _setting(help: str, *names: str, metavar: str | None = None) -> Any:
 class SettingOptions:
     """Settings that have their own flag; a flag overrides the setting of the same name."""
 
-    epochs: Annotated[int | None, _setting("Passes over the training crystals.")] = None
-    batch_size: Annotated[int | None, _setting("Crystals per step.")] = None
-    lr: Annotated[float | None, _setting("Peak learning rate.")] = None
-    preset: Annotated[str | None, _setting("Model size: small, medium or large.")] = None
-    max_samples: Annotated[int | None, _setting("Maximum number of training crystals.")] = None
-    max_edges: Annotated[int | None, _setting("Maximum edges at once; bounds memory.")] = None
-    patience: Annotated[int | None, _setting("Epochs without improvement before stopping.")] = None
-    threads: Annotated[int | None, _setting("CPU threads.")] = None
-    device: Annotated[str | None, _setting("auto, cpu or cuda.")] = None
-    max_hours: Annotated[float | None, _setting("Save and stop after this many hours.")] = None
-    checkpoint_minutes: Annotated[float | None, _setting("Minutes between checkpoints.")] = None
-    checkpoint_steps: Annotated[int | None, _setting("Steps between checkpoints.")] = None
-    keep_best: Annotated[int | None, _setting("Number of best weights kept.")] = None
+    epochs: Annotated[int | None, _setting("Passes over the training crystals.", metavar="N")] = (
+        None
+    )
+    batch_size: Annotated[int | None, _setting("Crystals per step.", metavar="N")] = None
+    lr: Annotated[float | None, _setting("Peak learning rate.", metavar="RATE")] = None
+    preset: Annotated[
+        str | None, _setting("Model size: small, medium or large.", metavar="SIZE")
+    ] = None
+    max_samples: Annotated[
+        int | None, _setting("Maximum number of training crystals.", metavar="N")
+    ] = None
+    max_edges: Annotated[
+        int | None, _setting("Maximum edges at once; bounds memory.", metavar="N")
+    ] = None
+    patience: Annotated[
+        int | None, _setting("Epochs without improvement before stopping.", metavar="N")
+    ] = None
+    threads: Annotated[int | None, _setting("CPU threads.", metavar="N")] = None
+    device: Annotated[str | None, _setting("auto, cpu or cuda.", metavar="DEVICE")] = None
+    max_hours: Annotated[
+        float | None, _setting("Save and stop after this many hours.", metavar="HOURS")
+    ] = None
+    checkpoint_minutes: Annotated[
+        float | None, _setting("Minutes between checkpoints.", metavar="MINUTES")
+    ] = None
+    checkpoint_steps: Annotated[int | None, _setting("Steps between checkpoints.", metavar="N")] = (
+        None
+    )
+    keep_best: Annotated[int | None, _setting("Number of best weights kept.", metavar="N")] = None
+    log: Annotated[
+        str | None,
+        _setting("Loggers: csv, tensorboard, wandb, mlflow, or none.", metavar="NAME,NAME"),
+    ] = None
     assignments: Annotated[
         list[str] | None,
-        _setting("Any setting; see `levels --settings`.", "--set", metavar="KEY=VALUE"),
+        _setting("Any setting; see: phase2hpc levels --settings.", "--set", metavar="KEY=VALUE"),
     ] = None
 
     def overrides(self) -> dict[str, Any]:

@@ -15,32 +15,36 @@ from phase2hpc.errors import InputError
 
 def predict(
     sources: Annotated[
-        list[str] | None, typer.Argument(help="Anything that `prepare` reads.")
+        list[str] | None, typer.Argument(metavar="SOURCE", help="Anything that prepare reads.")
     ] = None,
-    cif: Annotated[Path | None, typer.Option("--cif", help="One CIF file.")] = None,
+    cif: Annotated[Path | None, typer.Option("--cif", metavar="FILE", help="One CIF file.")] = None,
     folder: Annotated[
-        Path | None, typer.Option("--dir", help="Folder of CIF and POSCAR files, not recursive.")
+        Path | None,
+        typer.Option("--dir", metavar="DIR", help="Folder of CIF and POSCAR files, not recursive."),
     ] = None,
     run: Annotated[
         str | None,
         typer.Option(
             "--run",
-            help="Run directory or id; several with commas: their mean, and their spread as "
-            "sigma; best: the best validation score. Default: the newest finished run at level "
-            "std, pro or max, else the shipped model.",
+            metavar="RUN",
+            help="Run, ensemble or exported model; several with commas: their mean; best: the best "
+            "validation score. Default: the newest finished run at level std, pro or max, else the "
+            "shipped model.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="CSV, or JSON (.json), a row per structure."),
+        typer.Option("--output", metavar="FILE", help="CSV, or JSON (.json), a row per structure."),
     ] = None,
     features: Annotated[
         Path | None,
-        typer.Option("--features", help="HDF5 file for the crystal vectors of one model."),
+        typer.Option(
+            "--features", metavar="FILE", help="HDF5 file for the crystal vectors of one model."
+        ),
     ] = None,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
     max_atoms: MaxAtoms = None,
     interval: Annotated[
         float,
@@ -53,7 +57,10 @@ def predict(
     shards: Shards = None,
     profile: ShardProfile = None,
 ) -> None:
-    """Predict the properties of structures with a trained model."""
+    """Predict the properties of structures with a trained model.
+
+    Example: phase2hpc predict --dir structures --output predictions.csv
+    """
     from phase2hpc.utils.container_image import mount_hint
     from phase2hpc.utils.output_path import check_output
 
@@ -75,7 +82,7 @@ def predict(
     if features is not None:
         if shards is not None or len(runs) > 1:
             raise InputError("--features: of one model and without --shards")
-        check_output(features)
+        check_output(features, (".h5", ".hdf5"), "--features")
     if shards is not None:
         if output is None:
             raise InputError("--shards: say by --output where the table goes")
@@ -136,15 +143,21 @@ def calibrate(
     run: RunArgument,
     store: Annotated[
         Path | None,
-        typer.Option("--store", help="Store it was trained on; default: as recorded by the run."),
+        typer.Option(
+            "--store",
+            metavar="FILE",
+            help="Store it was trained on; default: as recorded by the run.",
+        ),
     ] = None,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
 ) -> None:
     """Measure a finished model's errors and domain, for sigma, intervals and in_domain.
 
     Training does this at its end; a model of an older version needs it once.
+
+    Example: phase2hpc calibrate RUN
     """
     from phase2hpc.runs.registry import find_run
 
@@ -159,14 +172,13 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     licence: Annotated[
         str | None,
-        typer.Option("--license", metavar="TEXT", help="Licence of the weights, for the card."),
+        typer.Option("--license", metavar="LICENCE", help="Licence of the weights, for the card."),
     ] = None,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
-    """Export a finished model to a new folder that ``predict --run`` reads.
+    """Export a finished model to a new folder, which predict --run reads.
 
-    Weights (safetensors), settings, scaler, calibration, errors and a model card; several runs with
-    commas are an ensemble.
+    Example: phase2hpc export RUN my-model
     """
     from phase2hpc.runs.model_selection import runs_to_predict_with
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +23,10 @@ def prune(
     json_output: JsonOutput = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove old and damaged checkpoints and leftovers, after confirmation."""
+    """Remove old and damaged checkpoints and leftovers, after confirmation.
+
+    Example: phase2hpc runs prune --dry-run
+    """
     from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
     from phase2hpc.runs.prune import format_size, plan, remove
 
@@ -32,6 +34,8 @@ def prune(
     if json_output:
         if not dry_run:
             raise InputError("--json: only with --dry-run")
+        import json
+
         print(json.dumps(found.as_json(), indent=2))
         return
     if text := found.text():

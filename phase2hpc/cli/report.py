@@ -19,6 +19,7 @@ def report(
         Path | None,
         typer.Option(
             "--output",
+            metavar="FILE",
             help="HTML file; default: report.html in the run directory, of several runs here.",
         ),
     ] = None,

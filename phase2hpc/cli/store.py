@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from phase2hpc.cli.command_line import Command, Group
-from phase2hpc.cli.options import Columns, MaxAtoms, ShardProfile, Shards, StoreOption
+from phase2hpc.cli.options import Columns, JsonOutput, MaxAtoms, ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
 
+StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Graph store (.h5).")]
 store_app = typer.Typer(
     name="store", cls=Group, help="Inspect, verify and merge graph stores.", no_args_is_help=True
 )
@@ -19,28 +20,36 @@ store_app = typer.Typer(
 def prepare(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="Files or folders; default: the shipped sample."),
+        typer.Argument(metavar="SOURCE", help="Files or folders; default: the shipped sample."),
     ] = None,
     store: StoreOption = None,
-    cutoff: Annotated[float | None, typer.Option(help="Longest edge, angstrom.")] = None,
+    cutoff: Annotated[
+        float | None, typer.Option(metavar="X", help="Longest edge, angstrom.")
+    ] = None,
     max_neighbors: Annotated[
-        int | None, typer.Option(help="Neighbours an atom has at most, but for ties; 0: no limit.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Neighbours an atom has at most, but for ties; 0: no limit."
+        ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
+            metavar="SPLIT",
             help="formula, random (each also with shares: formula:70/15/15), column, or a CSV of "
-            "id and split. Default: the source's own column, else formula."
+            "id and split. Default: the source's own column, else formula.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of a random split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of a random split.")] = 0,
     max_atoms: MaxAtoms = None,
     folds: Annotated[
-        int | None, typer.Option(help="Folds by formula, for train --fold (3 to 100).")
+        int | None, typer.Option(metavar="N", help="Folds by formula, for train --fold (3 to 100).")
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Table of labels of a folder, in place of its id_prop.csv."),
+        typer.Option(
+            metavar="FILE", help="Table of labels of a folder, in place of its id_prop.csv."
+        ),
     ] = None,
     column: Columns = None,
     rename: Annotated[
@@ -48,7 +57,7 @@ def prepare(
         typer.Option(metavar="[SOURCE:]OLD=NEW", help="New name of a label column."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: the cores, up to 8.")
+        int | None, typer.Option(min=1, metavar="N", help="Processes; default: the cores, up to 8.")
     ] = None,
     float64: Annotated[bool, typer.Option("--float64", help="Keep double precision.")] = False,
     overwrite: Annotated[
@@ -57,7 +66,10 @@ def prepare(
     shards: Shards = None,
     profile: ShardProfile = None,
 ) -> None:
-    """Read crystals, validate them, build their graphs and write one HDF5 store."""
+    """Read crystals, validate them, build their graphs and write one HDF5 store.
+
+    Example: phase2hpc prepare structures --store data/mine.h5
+    """
     from phase2hpc import api
 
     target = api.store_of(sources or [], store)
@@ -110,17 +122,29 @@ def prepare(
 
 
 @store_app.command("info", cls=Command)
-def store_info(file: Path) -> None:
-    """Show the content of a store."""
-    from phase2hpc.data.store.info import info_lines
+def store_info(file: StoreArgument, json_output: JsonOutput = False) -> None:
+    """Show the content of a store.
+
+    Example: phase2hpc store info data/mine.h5
+    """
+    from phase2hpc.data.store.info import info_json, info_lines
     from phase2hpc.data.store.verify import inspect
 
-    print("\n".join(info_lines(inspect(file))))
+    info = inspect(file)
+    if json_output:
+        import json
+
+        print(json.dumps(info_json(info), indent=2))
+    else:
+        print("\n".join(info_lines(info)))
 
 
 @store_app.command("verify", cls=Command)
-def store_verify(file: Path) -> None:
-    """Read every chunk with its checksum, the content hash, and whether the indices make sense."""
+def store_verify(file: StoreArgument) -> None:
+    """Verify a store: checksums of all chunks, content hash, indices.
+
+    Example: phase2hpc store verify data/mine.h5
+    """
     from phase2hpc.data.store.verify import verify_store
 
     report = verify_store(file)
@@ -131,10 +155,15 @@ def store_verify(file: Path) -> None:
 
 @store_app.command("merge", cls=Command)
 def store_merge(
-    files: Annotated[list[Path], typer.Argument(help="Stores; the first comes first.")],
-    store: Annotated[Path, typer.Option("--store", help="The store to write.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="STORE...", help="Stores; the first comes first.")
+    ],
+    store: Annotated[Path, typer.Option("--store", metavar="FILE", help="The store to write.")],
 ) -> None:
-    """Merge stores into one: ids stay unique, splits stay as they are."""
+    """Merge stores into one: ids stay unique, splits stay as they are.
+
+    Example: phase2hpc store merge a.h5 b.h5 --store both.h5
+    """
     from phase2hpc.data.store.merge import merge_stores
 
     print("\n".join(merge_stores(files, store).lines()))

@@ -22,18 +22,33 @@ def _job_option(help: str, *names: str, metavar: str | None = None) -> Any:
 class JobOptions:
     """Options of the job."""
 
-    profile: Annotated[str, _job_option("Site profile: a name (`jobs/NAME.yaml`) or a file.")]
+    profile: Annotated[
+        str, _job_option("Site profile: a name (jobs/NAME.yaml) or a file.", metavar="SITE")
+    ]
     container: Annotated[
         str | None, _job_option("Image to run in, instead of the profile's.", metavar="IMAGE")
     ] = None
-    nodes: Annotated[int | None, _job_option("Nodes.")] = None
-    gpus_per_node: Annotated[int | None, _job_option("GPUs per node, with one process each.")] = (
+    partition: Annotated[str | None, _job_option("Partition, or a comma list.", metavar="NAME")] = (
         None
     )
-    tasks_per_node: Annotated[int | None, _job_option("Processes per node, without GPUs.")] = None
-    cpus: Annotated[int | None, _job_option("Cores per process.")] = None
+    account: Annotated[str | None, _job_option("Account that is charged.", metavar="NAME")] = None
+    qos: Annotated[str | None, _job_option("Quality of service.", metavar="NAME")] = None
+    constraint: Annotated[
+        str | None, _job_option("Required node features.", metavar="FEATURES")
+    ] = None
+    reservation: Annotated[str | None, _job_option("Reservation to run in.", metavar="NAME")] = None
+    job_name: Annotated[str | None, _job_option("Name of the job.", metavar="NAME")] = None
+    nodes: Annotated[int | None, _job_option("Nodes.", metavar="N")] = None
+    gpus_per_node: Annotated[
+        int | None, _job_option("GPUs per node, with one process each.", metavar="N")
+    ] = None
+    tasks_per_node: Annotated[
+        int | None, _job_option("Processes per node, without GPUs.", metavar="N")
+    ] = None
+    cpus: Annotated[int | None, _job_option("Cores per process.", metavar="N")] = None
     memory: Annotated[
-        str | None, _job_option("Memory per node: GiB, or as 64G.", metavar="SIZE")
+        str | None,
+        _job_option("Memory per node: GiB, or as 64G; 0: all of the node's.", metavar="SIZE"),
     ] = None
     time: Annotated[
         str,
@@ -45,12 +60,18 @@ class JobOptions:
         str | None, _job_option("Start after these jobs (or runs) have succeeded.", metavar="JOB")
     ] = None
     seeds: Annotated[
-        str | None, _job_option("Ensemble as one job array: 0-4, or 1,3,7.", metavar="SEEDS")
+        str | None,
+        _job_option(
+            "Ensemble as one job array: 0-4, or 1,3,7; 0-9%2 runs two at once.", metavar="SEEDS"
+        ),
     ] = None
     sweep: Annotated[
         list[str] | None,
         _job_option(
-            "One run per value, as one job array; several: all combinations.", metavar="KEY=V,V"
+            "One run per value, as one job array; several: all combinations. A setting (or "
+            "properties, algorithm) with values V,V, V/V for lists such as channels=64,32/32,16, "
+            "or a range: 0.1..0.5:5, log:1e-4..1e-2:5.",
+            metavar="KEY=VALUES",
         ),
     ] = None
     prepare: Annotated[
@@ -77,30 +98,36 @@ class JobOptions:
                 raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
         if self.gpus_per_node is not None and self.gpus_per_node < 0:
             raise InputError(f"--gpus-per-node {self.gpus_per_node}: must be at least 0")
-        memory = None if self.memory is None else _number("memory", self.memory, parse_gigabytes)
+        memory = None
+        if self.memory is not None:
+            memory = _number("memory", self.memory, parse_gigabytes, at_least=0)
         time = AUTO if self.time == AUTO else _number("time", self.time, parse_hours)
         return ResourceOverrides(
             self.nodes, self.gpus_per_node, self.tasks_per_node, self.cpus, memory, time
         )
 
 
-def _number(flag: str, text: str, parse: Any) -> float:
+def _number(flag: str, text: str, parse: Any, at_least: float | None = None) -> float:
     try:
         value = float(parse(text))
     except ValueError as error:
         raise InputError(f"--{flag} {text}: {error}") from None
-    if not 0 < value < float("inf"):
-        raise InputError(f"--{flag} {text}: must be more than 0")
+    if not (0 < value < float("inf") or value == at_least):
+        limit = "more than 0" if at_least is None else f"at least {at_least:g}"
+        raise InputError(f"--{flag} {text}: must be {limit}")
     return value
 
 
 def submit(job: JobOptions, run: RunOptions, settings: SettingOptions) -> None:
-    """Submit training as a batch job, to Slurm or, with a local profile, on this machine."""
+    """Submit training as a batch job, to Slurm or, with a local profile, on this machine.
+
+    Example: phase2hpc submit --level std --profile slurm-gpu --dry-run
+    """
     request = train_request(run, settings)
     wanted = job.wanted()
-    from phase2hpc.cluster.submit.plan import SubmitRequest, make_plan
+    from phase2hpc.cluster.submit.plan import FIELD_FLAGS, SubmitRequest, make_plans
 
-    plan = make_plan(
+    plans = make_plans(
         SubmitRequest(
             train=request,
             profile=job.profile,
@@ -110,12 +137,14 @@ def submit(job: JobOptions, run: RunOptions, settings: SettingOptions) -> None:
             seeds=job.seeds,
             sweeps=tuple(job.sweep or ()),
             sbatch=tuple(job.sbatch or ()),
+            fields={name: getattr(job, name) for name in FIELD_FLAGS},
             sources=tuple(job.prepare or ()),
+            dry_run=job.dry_run,
         )
     )
     from phase2hpc.cluster.submit import submission
 
     if job.dry_run:
-        print(submission.dry_run(plan))
+        print(submission.dry_run(plans))
     else:
-        submission.submit(plan)
+        submission.submit(plans)

@@ -20,7 +20,10 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train a model or an ensemble, or continue an interrupted run."""
+    """Train a model or an ensemble, or continue an interrupted run.
+
+    Example: phase2hpc train --algorithm e3nn --level lite --store data/mine.h5
+    """
     request = train_request(run, settings, seeds)
     # These take seconds, so they come after what can be wrong in the request.
     from phase2hpc.analysis.report import write_report_of

@@ -25,7 +25,7 @@ from phase2hpc.utils.error_text import first_problem
 class RunConfig(BaseModel):
     """Configuration of a training run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     algorithm: str
     level: str
@@ -150,6 +150,18 @@ def parse_assignments(assignments: typing.Sequence[str]) -> dict[str, str]:
     return parsed
 
 
+def is_list_setting(key: str, model_settings: type[BaseModel]) -> bool:
+    """True for a setting that holds several values, which are given as a comma list."""
+    groups = (model_settings, TrainingSettings, RuntimeSettings)
+    fields = [group.model_fields[key] for group in groups if key in group.model_fields]
+    return any(_is_tuple(field.annotation) for field in fields)
+
+
+def _is_tuple(annotation: Any) -> bool:
+    members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
+    return any(typing.get_origin(kind) is tuple for kind in (annotation, *members))
+
+
 def _parse(value: Any, annotation: Any) -> Any:
     """Convert text from the command line: 'none' and comma lists."""
     if not isinstance(value, str):
@@ -157,6 +169,6 @@ def _parse(value: Any, annotation: Any) -> Any:
     optional = isinstance(annotation, types.UnionType) and type(None) in typing.get_args(annotation)
     if optional and value.lower() in ("none", ""):
         return None
-    if typing.get_origin(annotation) is tuple:
+    if _is_tuple(annotation):
         return tuple(part.strip() for part in value.split(","))
     return value

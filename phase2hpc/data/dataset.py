@@ -11,7 +11,8 @@ import torch
 from torch_geometric.data import Dataset
 
 from phase2hpc.config.algorithm_registry import unknown_key
-from phase2hpc.data.loader import CrystalData, collate
+from phase2hpc.data.crystal_data import CrystalData
+from phase2hpc.data.loader import collate
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_once

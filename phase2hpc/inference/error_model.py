@@ -87,7 +87,7 @@ class ErrorModel:
         quantiles = np.array([_conformal_quantile(part, coverage) for part in self.scores])
         if not np.isfinite(quantiles).all():
             return np.full(len(features), np.inf)
-        width = np.exp(log_scale) * np.interp(log_scale, self.centers, quantiles)
+        width: Array = np.exp(log_scale) * np.interp(log_scale, self.centers, quantiles)
         return np.maximum(width, SMALLEST)
 
 

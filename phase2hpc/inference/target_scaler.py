@@ -125,6 +125,17 @@ class TargetScaler:
         scaler.mean, scaler.std = mean, np.where(std > CONSTANT * np.abs(mean), std, 1.0)
         return scaler
 
+    def to_scale_of(self, other: TargetScaler, name: str) -> tuple[float, float]:
+        """(factor, offset): scaled values here times factor plus offset are scaled values there.
+
+        The property is on the same kind of scale in both. Of an asinh scale only about: its s
+        differs too.
+        """
+        here, there = self.properties.index(name), other.properties.index(name)
+        factor = self.std[here] / other.std[there]
+        offset = (self.mean[here] - other.mean[there]) / other.std[there]
+        return float(factor), float(offset)
+
     def transform(self, labels: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Physical units -> scaled, (n, P); NaN for NaN, and for values <= 0 on a log scale."""
         return (self._bend(np.asarray(labels, dtype=np.float64)) - self.mean) / self.std

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from phase2hpc.checkpointing.exported_model import load_exported
 from phase2hpc.checkpointing.manager import load_best, save_best
@@ -102,10 +103,11 @@ class TrainedModel:
         model.requires_grad_(False).eval()
         return best
 
-    def copy_into(self, model: MultiTaskModel) -> list[str]:
-        """Copy the encoder's weights and the heads of shared properties; returns these properties.
+    def copy_into(self, model: MultiTaskModel, scaler: TargetScaler) -> str:
+        """Copy the encoder's weights and the heads of shared properties into ``model``.
 
-        Raises InputError where the encoders differ in shape.
+        scaler: of ``model``; a head on another linear scale is converted to it. Returns in one line
+        what was taken over and what was not. Raises InputError where the encoders differ in shape.
         """
         own = self.model.encoder.state_dict()
         other = model.encoder.state_dict()
@@ -115,9 +117,33 @@ class TrainedModel:
                 "shapes than this run's; use the same algorithm and preset"
             )
         model.encoder.load_state_dict(own)
-        shared = [name for name in model.properties if name in self.model.properties]
+        shared = [
+            name
+            for name in model.properties
+            if name in self.model.properties and scaler.scales[name] == self.scaler.scales[name]
+        ]
         for name in shared:
             here, there = model.properties.index(name), self.model.properties.index(name)
             model.heads[here].load_state_dict(self.model.heads[there].state_dict())
             model.element.weight.data[:, here] = self.model.element.weight.data[:, there]
-        return shared
+            _rescale_head(model, here, *self.scaler.to_scale_of(scaler, name))
+        weights = sum(tensor.numel() for tensor in own.values())
+        parts = [f"encoder ({weights:,} weights)"]
+        parts += [f"heads of {', '.join(shared)}"] if shared else []
+        text = f"taken over: {', '.join(parts)}"
+        if new := [name for name in model.properties if name not in shared]:
+            text += f"; new: heads of {', '.join(new)}"
+        if left := [name for name in self.model.properties if name not in shared]:
+            text += f"; not taken over: heads of {', '.join(left)}"
+        return text
+
+
+def _rescale_head(model: MultiTaskModel, column: int, factor: float, offset: float) -> None:
+    """Change predictions z of a property to factor z + offset."""
+    head = model.heads[column]
+    assert isinstance(head, nn.Sequential)
+    last = head[-1]
+    assert isinstance(last, nn.Linear)
+    last.weight.data.mul_(factor)
+    last.bias.data.mul_(factor).add_(offset)
+    model.element.weight.data[:, column].mul_(factor)

@@ -15,9 +15,10 @@ from torch_geometric.data import Data
 from phase2hpc.config.algorithms import EquivariantSettings
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph import GraphSettings
+from phase2hpc.models.edge_operators import Geometry, Operators
 from phase2hpc.models.element_embedding import ElementEmbedding
 from phase2hpc.models.geometry import mean_over_atoms
-from phase2hpc.models.tensor_product import Bucket, Convolution, Features, Geometry
+from phase2hpc.models.tensor_product import Convolution, Features
 
 
 class Interaction(nn.Module):
@@ -59,10 +60,10 @@ class Interaction(nn.Module):
         )
 
     def forward(
-        self, features: Features, species: Tensor, embedding: Tensor, buckets: list[Bucket]
+        self, features: Features, species: Tensor, embedding: Tensor, operators: Operators
     ) -> Features:
         """Features of the next layer; species (N,) and its embedding (N, F) in bucket order."""
-        message = self.convolution(self.norm(features), buckets)
+        message = self.convolution(self.norm(features), operators)
         gains = self._by_degree(self.gain(species))
         x = {l: message[l] * gains[l] for l in self.sizes}
         for l, carry in self.carry.items():
@@ -111,6 +112,10 @@ class EquivariantEncoder(nn.Module):
     Features of degree l have natural parity (-1)^l. The last layer makes scalars only.
     """
 
+    compile_warning_on_cpu = (
+        "e3nn is compiled anew, for minutes, for each number of degree buckets of a batch"
+    )
+
     def __init__(self, settings: EquivariantSettings, graph: GraphSettings) -> None:
         super().__init__()
         channels, layers = settings.channels, settings.layers
@@ -146,13 +151,16 @@ class EquivariantEncoder(nn.Module):
 
     def forward(self, batch: Data) -> Tensor:
         with torch.no_grad():
-            order, buckets = self.geometry(batch, self.pairs)
+            order, operators = self.geometry(batch, self.pairs)
+            device = batch.pos.device.type
+            if torch.is_autocast_enabled(device):
+                operators = operators.to(torch.get_autocast_dtype(device))
         species = batch.z[order]
         embedding = self.embedding(species)
         features: Features = {0: embedding.unsqueeze(1)}
         scalars = [embedding]
         for layer in self.layers:
-            features = layer(features, species, embedding, buckets)
+            features = layer(features, species, embedding, operators)
             scalars.append(features[0].squeeze(1))
         atoms = self.readout(torch.cat(scalars, dim=1))
         return mean_over_atoms(atoms, batch.batch[order], batch.ptr)

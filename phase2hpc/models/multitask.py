@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import dropout, silu
 from torch_geometric.data import Data
 
 from phase2hpc.config.algorithms import Algorithm, ModelSettings
@@ -36,6 +37,7 @@ class MultiTaskModel(nn.Module):
         features = encoder.out_features
         assert isinstance(features, int)
         self.out_features = features
+        self.head_dropout = head_dropout
         self.heads = nn.ModuleList(
             nn.Sequential(
                 nn.Dropout(head_dropout),
@@ -54,9 +56,24 @@ class MultiTaskModel(nn.Module):
     def with_vectors(self, batch: Data) -> tuple[Tensor, Tensor]:
         """Scaled predictions (B, P), and the crystal vectors (B, F) they were made from."""
         vector = self.encoder(batch)
-        structure = torch.cat([head(vector) for head in self.heads], dim=1)
         of_elements = mean_over_atoms(self.element(batch.z), batch.batch, batch.ptr)
-        return structure + of_elements, vector
+        return self._apply_heads(vector) + of_elements, vector
+
+    def _apply_heads(self, vector: Tensor) -> Tensor:
+        """All heads at once as batched products: (B, F) -> (B, P). Each has its own dropout."""
+        hidden_weight, hidden_bias, out_weight, out_bias = (
+            torch.stack([head.get_parameter(f"{layer}.{name}") for head in self.heads])
+            for layer in (1, 3)
+            for name in ("weight", "bias")
+        )
+        dropped = dropout(
+            vector.expand(len(self.heads), *vector.shape), self.head_dropout, self.training
+        )
+        hidden = silu(
+            torch.baddbmm(hidden_bias.unsqueeze(1), dropped, hidden_weight.transpose(1, 2))
+        )
+        out = torch.baddbmm(out_bias.unsqueeze(1), hidden, out_weight.transpose(1, 2))
+        return out.squeeze(2).t()
 
 
 def build_model(

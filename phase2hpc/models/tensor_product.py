@@ -19,15 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
-from torch_geometric.data import Data
+from torch.autograd.function import once_differentiable
 
-from phase2hpc.data.graph import GraphSettings
-from phase2hpc.models.geometry import BesselBasis, GaussianBasis, edge_geometry
+from phase2hpc.models.edge_operators import Operators, sh_degrees
 from phase2hpc.models.message_gate import MessageGate
 
 # Features of degree l, by l: (N, 2l+1, channels). Components come before channels, so that every
@@ -35,114 +33,96 @@ from phase2hpc.models.message_gate import MessageGate
 Features = dict[int, Tensor]
 
 
-def sh_degrees(l_in: int, l_out: int, lmax: int) -> list[int]:
-    """Degrees of the spherical harmonic that take l_in to l_out with natural parity (-1)^l."""
-    low, high = abs(l_in - l_out), min(l_in + l_out, lmax)
-    return [l for l in range(low, high + 1) if (l_in + l + l_out) % 2 == 0]
+class _Contraction(torch.autograd.Function):
+    """Sum over the pairs of degrees of operator x features of the neighbours x weight.
 
-
-@dataclass
-class Bucket:
-    """Atoms of like degree: their neighbours in one rectangle, padded with zeros in the operators.
-
-    start, stop: rows of the degree-sorted atoms. sender: (n * D,). operators: (l_in, l_out) ->
-    (n, (2 l_out + 1) * K * paths, D * (2 l_in + 1)). gate_basis: Gaussians of the distances,
-    (n, D, K_gate), where messages are gated.
+    As plain operations (tests/models/test_equivariant.py) it would run bucket by bucket; its own
+    backward pass makes one weight product, gather and scatter of all buckets.
     """
 
-    start: int
-    stop: int
-    sender: Tensor
-    operators: dict[tuple[int, int], Tensor]
-    gate_basis: Tensor | None
+    @staticmethod
+    def forward(
+        ctx: Any,
+        operators: Operators,
+        pairs: list[tuple[int, int]],
+        degrees: list[int],
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """tensors: features by slot (T, (2l+1) * C) of ``degrees``, then the weights of ``pairs``.
 
-
-def bucket_bounds(sorted_degrees: list[int], smallest: int = 16) -> list[int]:
-    """Ends of the buckets of atoms sorted by falling degree: a new one where padding passes 15%."""
-    bounds, first = [], 0
-    for i, degree in enumerate(sorted_degrees):
-        if i - first >= smallest and degree < 0.85 * sorted_degrees[first]:
-            bounds.append(i)
-            first = i
-    return [*bounds, len(sorted_degrees)]
-
-
-class Geometry(nn.Module):
-    """Batch -> degree-sorted atoms and their constant operators."""
-
-    def __init__(
-        self, lmax: int, basis_size: int, graph: GraphSettings, *, gate_basis_size: int = 0
-    ) -> None:
-        super().__init__()
-        self.lmax, self.basis_size, self.graph = lmax, basis_size, graph
-        self.basis = BesselBasis(basis_size, graph.cutoff)
-        self.gate_basis = GaussianBasis(gate_basis_size, graph.cutoff) if gate_basis_size else None
-        self.pairs = [(a, b) for a in range(lmax + 1) for b in range(lmax + 1)]
-        for l_in, l_out in self.pairs:
-            self.register_buffer(
-                f"coupling_{l_in}_{l_out}", self._coupling(l_in, l_out), persistent=False
-            )
-
-    def _coupling(self, l_in: int, l_out: int) -> Tensor:
-        """Y of all degrees -> m_out, path, m_in: (sum of 2l+1, (2l_out+1) * paths * (2l_in+1))."""
-        degrees = sh_degrees(l_in, l_out, self.lmax)
-        table = torch.zeros(
-            (self.lmax + 1) ** 2, 2 * l_out + 1, len(degrees), 2 * l_in + 1, dtype=torch.float64
-        )
-        for p, l in enumerate(degrees):
-            cg = o3.wigner_3j(l_in, l, l_out, dtype=torch.float64) * math.sqrt(2 * l_out + 1)
-            table[l * l : (l + 1) ** 2, :, p, :] = cg.permute(1, 2, 0)
-        return table.flatten(1)
-
-    def forward(self, batch: Data, pairs: list[tuple[int, int]]) -> tuple[Tensor, list[Bucket]]:
-        """The order of the atoms by falling degree, (N,), and the buckets that they fall into."""
-        sender, receiver = batch.edge_index
-        n = batch.num_nodes
-        degree = torch.bincount(receiver, minlength=n)
-        vector, length, weight = edge_geometry(batch, self.graph)
-        radial = self.basis(length) * weight.unsqueeze(1)
-        harmonics = o3.spherical_harmonics(
-            list(range(self.lmax + 1)), vector, normalize=True, normalization="component"
-        )
-        order = torch.argsort(degree, descending=True, stable=True)
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(n, device=order.device)
-        first_edge = degree.cumsum(0) - degree
-        sorted_degree = degree[order]
-        bounds = bucket_bounds(sorted_degree.tolist())
-        couplings = {
-            (a, b): harmonics @ getattr(self, f"coupling_{a}_{b}").to(harmonics.dtype)
-            for a, b in pairs
-        }
-        # One zero row past the end is what padding points to.
-        radial = torch.cat([radial, radial.new_zeros(1, self.basis_size)])
-        couplings = {k: torch.cat([v, v.new_zeros(1, v.shape[1])]) for k, v in couplings.items()}
-        neighbor = torch.cat([rank[sender], rank.new_zeros(1)])
-        # The operators of padding are zero, whatever its gate is.
-        padded_length = torch.cat([length, length.new_zeros(1)])
-        buckets, start = [], 0
-        for stop in bounds:
-            rows = order[start:stop]
-            width = max(int(sorted_degree[start]), 1)
-            slot = torch.arange(width, device=rows.device)
-            edge = torch.where(
-                slot < degree[rows].unsqueeze(1), first_edge[rows].unsqueeze(1) + slot, len(sender)
-            ).flatten()
-            r = radial[edge].view(stop - start, width, self.basis_size).transpose(1, 2)
-            operators = {}
-            for l_in, l_out in pairs:
-                y = couplings[l_in, l_out][edge].view(
-                    stop - start, width, 2 * l_out + 1, -1, 2 * l_in + 1
+        Returns (N, 2l+1, C) of each degree out, ascending.
+        """
+        gathered = dict(zip(degrees, tensors, strict=False))
+        weights = tensors[len(degrees) :]
+        total: dict[int, Tensor] = {}
+        collected = []
+        for (a, b), weight in zip(pairs, weights, strict=True):
+            h = gathered[a]
+            channels = h.shape[1] // (2 * a + 1)
+            matrices = operators.matrices[a, b]
+            product = h.new_empty(operators.atoms, matrices[0].shape[1], channels)
+            for bucket, g in zip(operators.buckets, matrices, strict=True):
+                torch.bmm(
+                    g,
+                    h[bucket.first : bucket.last].view(bucket.atoms, -1, channels),
+                    out=product[bucket.start : bucket.stop],
                 )
-                y = y.permute(0, 2, 3, 1, 4)  # (n, m_out, path, D, m_in)
-                g = r[:, None, :, None, :, None] * y.unsqueeze(2)
-                operators[l_in, l_out] = g.reshape(stop - start, -1, width * (2 * l_in + 1))
-            gaussians = None
-            if self.gate_basis is not None:
-                gaussians = self.gate_basis(padded_length[edge]).view(stop - start, width, -1)
-            buckets.append(Bucket(start, stop, neighbor[edge], operators, gaussians))
-            start = stop
-        return order, buckets
+            product = product.view(operators.atoms * (2 * b + 1), -1)
+            collected.append(product)
+            if b in total:
+                total[b].addmm_(product, weight)
+            else:
+                total[b] = product @ weight
+        ctx.save_for_backward(*tensors, *collected)
+        ctx.operators, ctx.pairs, ctx.degrees = operators, pairs, degrees
+        return tuple(total[b].view(operators.atoms, 2 * b + 1, -1) for b in sorted(total))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        operators, pairs, degrees = ctx.operators, ctx.pairs, ctx.degrees
+        tensors = ctx.saved_tensors
+        gathered = dict(zip(degrees, tensors, strict=False))
+        weights = tensors[len(degrees) : len(degrees) + len(pairs)]
+        collected = tensors[len(degrees) + len(pairs) :]
+        wanted = dict(zip(degrees, ctx.needs_input_grad[3:], strict=False))
+        out = sorted({b for _, b in pairs})
+        flat = {b: grad.reshape(-1, grad.shape[2]) for b, grad in zip(out, gradients, strict=True)}
+        of_weights = []
+        of_gathered: dict[int, Tensor] = {}
+        for (a, b), weight, product in zip(pairs, weights, collected, strict=True):
+            of_weights.append(product.t() @ flat[b])
+            if not wanted[a]:
+                continue
+            channels = gathered[a].shape[1] // (2 * a + 1)
+            of_product = (flat[b] @ weight.t()).view(operators.atoms, -1, channels)
+            first_of_degree = a not in of_gathered
+            if first_of_degree:
+                of_gathered[a] = torch.empty_like(gathered[a])
+            for bucket, g in zip(operators.buckets, operators.matrices[a, b], strict=True):
+                target = of_gathered[a][bucket.first : bucket.last]
+                target = target.view(bucket.atoms, -1, channels)
+                part = of_product[bucket.start : bucket.stop]
+                if first_of_degree:
+                    torch.bmm(g.transpose(1, 2), part, out=target)
+                else:
+                    torch.baddbmm(target, g.transpose(1, 2), part, out=target)
+        return (None, None, None, *(of_gathered.get(l) for l in degrees), *of_weights)
+
+
+# Matrix products gain nothing from torch.compile, which would compile each number of buckets anew.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def contract(
+    operators: Operators,
+    pairs: list[tuple[int, int]],
+    gathered: Features,
+    weights: Sequence[Tensor],
+) -> Features:
+    """Features (N, 2l+1, C) from those of the neighbours, by slot (T, (2l+1) * C)."""
+    out: tuple[Tensor, ...] = _Contraction.apply(  # type: ignore[no-untyped-call]
+        operators, pairs, list(gathered), *gathered.values(), *weights
+    )
+    return dict(zip(sorted({b for _, b in pairs}), out, strict=True))
 
 
 class Convolution(nn.Module):
@@ -184,33 +164,17 @@ class Convolution(nn.Module):
                 torch.randn(rows, channels_out[b]) / math.sqrt(fan_in[b])
             )
 
-    def forward(self, features: Features, buckets: list[Bucket]) -> Features:
-        pieces: dict[int, list[Tensor]] = {b: [] for _, b in self.pairs}
-        flat = {l: h.flatten(1) for l, h in features.items()}
-        if self.gate is not None:
-            gate_sender, gate_receiver = self.gate(flat[0])
-        for bucket in buckets:
-            n = bucket.stop - bucket.start
-            gathered = {
-                l: flat[l].index_select(0, bucket.sender).view(n, -1, features[l].shape[2])
-                for l in {a for a, _ in self.pairs}
-            }
-            if self.gate is not None:
-                assert bucket.gate_basis is not None
-                gathered[0] = gathered[0] * self.gate.factors(
-                    gate_sender.index_select(0, bucket.sender).view(n, -1, self.gate.channels),
-                    gate_receiver[bucket.start : bucket.stop],
-                    bucket.gate_basis,
-                )
-            total: dict[int, Tensor] = {}
-            for a, b in self.pairs:
-                collected = torch.bmm(bucket.operators[a, b], gathered[a]).view(n * (2 * b + 1), -1)
-                weight = self.weight[f"{a}_{b}"]
-                total[b] = (
-                    collected @ weight
-                    if b not in total
-                    else torch.addmm(total[b], collected, weight)
-                )
-            for b, value in total.items():
-                pieces[b].append(value.view(n, 2 * b + 1, -1))
-        return {b: torch.cat(p) for b, p in pieces.items()}
+    def forward(self, features: Features, operators: Operators) -> Features:
+        gathered: Features = {}
+        # Autocast has its place in the precision of the operators alone.
+        with torch.autocast(operators.sender.device.type, enabled=False):
+            for l in sorted({a for a, _ in self.pairs}):
+                h = features[l].flatten(1)
+                if l == 0 and self.gate is not None:
+                    h = self.gate(h, operators)
+                else:
+                    h = h.index_select(0, operators.sender)
+                gathered[l] = h.to(operators.dtype)
+            weights = [self.weight[f"{a}_{b}"].to(operators.dtype) for a, b in self.pairs]
+            message: Features = contract(operators, self.pairs, gathered, weights)
+            return message

@@ -14,7 +14,7 @@ class JobRequest(BaseModel):
     memory: GiB. time: Slurm's notation. prepare: sources of the store. Unknown flags are kept.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
     profile: str
     container: str | None = None
@@ -24,6 +24,12 @@ class JobRequest(BaseModel):
     cpus: int | None = None
     memory: float | None = None
     time: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    job_name: str | None = None
     sbatch: list[str] = []
     prepare: list[str] = []
 

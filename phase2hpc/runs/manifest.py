@@ -37,7 +37,7 @@ class Manifest(BaseModel):
     Unknown keys are kept, so that an older phase2hpc does not drop what a newer one wrote.
     """
 
-    model_config = ConfigDict(extra="allow", validate_assignment=True)
+    model_config = ConfigDict(extra="allow", validate_assignment=True, defer_build=True)
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -68,6 +68,10 @@ class Manifest(BaseModel):
     device: str | None = None
     processes: int = 1
     job_ids: list[str] = []
+    # Slurm's name of the jobs' cluster; '' for the one of the machine that submits.
+    cluster: str = ""
+    # Jobs that the newest one was submitted to start after.
+    after: list[str] = []
     # Where the newest job's scripts and logs are, from the run directory.
     job_folder: str | None = None
     submission: JobRequest | None = None

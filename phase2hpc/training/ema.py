@@ -15,7 +15,7 @@ class AveragedModel(Generic[Model]):
     """A copy of ``model`` with averaged weights.
 
     The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short run is not an average
-    with its own initial weights. Buffers (running statistics) are copied.
+    with its own initial weights. Running statistics are copied.
 
     ``torch.optim.swa_utils.AveragedModel`` is not used: it counts updates instead of steps, so that
     skipped steps shift the decay; its first update replaces the initial weights; and it passes the
@@ -26,13 +26,34 @@ class AveragedModel(Generic[Model]):
     def __init__(self, model: Model, decay: float) -> None:
         self.module: Model = copy.deepcopy(model).requires_grad_(False).eval()
         self.decay = decay
+        # Walking through the modules takes as long as the average itself.
+        self._averaged: list[torch.Tensor] = list(self.module.parameters())
+        self._current: list[torch.Tensor] = list(model.parameters())
+        self._buffers = list(zip(_statistics(self.module), _statistics(model), strict=True))
 
     @torch.no_grad()
-    def update(self, model: Model, step: int) -> None:
-        """Average with ``model`` after its optimiser step number ``step`` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        averaged: list[torch.Tensor] = list(self.module.parameters())
-        current: list[torch.Tensor] = list(model.parameters())
-        torch._foreach_lerp_(averaged, current, 1.0 - decay)
-        for target, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
-            target.copy_(buffer)
+    def update(self, step: int, good: torch.Tensor) -> None:
+        """Average with the model after its optimiser step number ``step`` (from 0).
+
+        good: 0-dimensional bool on the device. Where it is false the average stays as it is, and
+        the model's running statistics, which the bad batch has changed, become those of the last
+        update.
+        """
+        rate = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        if good.device.type == "cpu":
+            if good:
+                torch._foreach_lerp_(self._averaged, self._current, rate)
+        else:
+            # Without waiting for the device: a weight of zero is no change.
+            change = torch._foreach_sub(self._current, self._averaged)
+            torch._foreach_mul_(change, good * rate)
+            torch._foreach_add_(self._averaged, change)
+        for averaged, current in self._buffers:
+            current.copy_(torch.where(good, current, averaged))
+            averaged.copy_(current)
+
+
+def _statistics(module: nn.Module) -> list[torch.Tensor]:
+    """Buffers of the state that a checkpoint keeps; all others are constant tables."""
+    state = module.state_dict()
+    return [buffer for name, buffer in module.named_buffers() if name in state]

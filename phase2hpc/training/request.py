@@ -12,6 +12,7 @@ from phase2hpc.config import properties as property_table
 from phase2hpc.config.algorithm_registry import algorithm_named, level_named
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig, build_config
+from phase2hpc.config.settings import MAX_EPOCHS
 from phase2hpc.errors import InputError
 from phase2hpc.runs.registry import find_run
 from phase2hpc.runs.run_directory import RunDirectory
@@ -149,6 +150,7 @@ def train_request(
     seed: int | None,
     accept_changes: bool,
     settings: dict[str, Any],
+    freeze: str | None = None,
     seeds: str | Sequence[int] | None = None,
 ) -> TrainRequest:
     """A request with the arguments of ``train``, checked as far as possible without the store.
@@ -166,6 +168,12 @@ def train_request(
         raise InputError("--resume: an ensemble has its seeds: leave out --seeds, give --run-id")
     if numbers and seed is not None:
         raise InputError("--seed and --seeds: give one of them")
+    if freeze is not None:
+        if init_from is None:
+            raise InputError("--freeze: needs --init-from, a run whose encoder is kept")
+        if "frozen_epochs" in settings:
+            raise InputError("--freeze and --set frozen_epochs: give only one of them")
+        settings = {**settings, "frozen_epochs": _frozen_epochs(freeze)}
     folder = Path(models_dir)
     if init_from is not None and not isinstance(init_from, RunDirectory):
         init_from = find_run(folder, os.fspath(init_from))
@@ -192,6 +200,14 @@ def _seeds(seeds: str | Sequence[int] | None) -> tuple[int, ...]:
     if seeds is None:
         return ()
     return tuple(parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, seeds))))
+
+
+def _frozen_epochs(freeze: str) -> int:
+    """Epochs of ``encoder`` (all) or ``encoder:N``."""
+    part, _, number = freeze.partition(":")
+    if part != "encoder" or (":" in freeze and not (number.isdecimal() and int(number) > 0)):
+        raise InputError(f"--freeze {freeze}: write encoder, or encoder:N for the first N epochs")
+    return min(int(number), MAX_EPOCHS) if number else MAX_EPOCHS
 
 
 def _comma_list(names: str | Sequence[str] | None) -> str | None:

@@ -14,16 +14,21 @@ from phase2hpc.utils.os_errors import path_error
 log = logging.getLogger(__name__)
 
 
-def check_output(path: Path, suffixes: Sequence[str] = (".csv", ".json")) -> None:
-    """Raise InputError if ``path`` cannot be written, or has none of these endings."""
+def check_output(
+    path: Path, suffixes: Sequence[str] = (".csv", ".json"), flag: str = "--output"
+) -> None:
+    """Raise InputError if ``path`` cannot be written, or has none of these endings.
+
+    flag: the option that names it.
+    """
     if path.is_dir():
-        raise InputError(f"--output {path}: this is a folder, name a file in it")
+        raise InputError(f"{flag} {path}: this is a folder, name a file in it")
     if path.suffix.lower() not in suffixes:
-        raise InputError(f"--output {path}: name a {' or a '.join(suffixes)} file")
+        raise InputError(f"{flag} {path}: name a {' or a '.join(suffixes)} file")
     try:
         PartialFile(path).discard()
     except OSError as error:
-        raise path_error(error, f"--output {path}: cannot be written") from None
+        raise path_error(error, f"{flag} {path}: cannot be written") from None
     warn_if_lost(path)
 
 

@@ -13,6 +13,7 @@ import torch
 from phase2hpc.checkpointing.schema import SCHEMA_VERSION
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.data.store.reader import Store
+from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import predict_graphs
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.manifest import Manifest
@@ -38,7 +39,7 @@ def test_a_frozen_best_predicts_as_it_did(version, tiny) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_frozen_checkpoint_is_gone_on_from(version, tiny, train_tiny, tmp_path, capsys) -> None:
-    """To the end that the run had which it was taken from."""
+    """To an end like that of the run that it was taken from: dropout draws other numbers now."""
     saved = TrainedModel.load(FROZEN / f"best_v{version}.pt").config
     runtime = saved.runtime.model_copy(update={"store": tiny.store, "models_dir": tmp_path})
     config = RunConfig.model_validate(saved.model_copy(update={"runtime": runtime}).model_dump())
@@ -48,12 +49,14 @@ def test_a_frozen_checkpoint_is_gone_on_from(version, tiny, train_tiny, tmp_path
     run.write_manifest(manifest.model_copy(update={"state": "stopped"}))
     run.write_config(config)
     run.checkpoint.write_bytes((FROZEN / f"checkpoint_v{version}.pt").read_bytes())
-    again = train_tiny(tmp_path, resume=True, properties=None)
+    with pytest.raises(InputError, match="numerics version 1 there"):
+        train_tiny(tmp_path, resume=True, properties=None)
+    again = train_tiny(tmp_path, resume=True, properties=None, accept_changes=True)
     assert "resuming from step 4 of 9 (checkpoint.pt)" in capsys.readouterr().out
     assert again == RunDirectory(run.path) and not run.damaged_checkpoints()
     wanted = json.loads((FROZEN / f"history_v{version}.json").read_text())
     history = json.loads(run.history.read_text())
     assert [record["epoch"] for record in history] == [1, 2, 3]
     for record, old in zip(history, wanted, strict=True):
-        for key in ("step", "lr", "train_loss", "val_score"):
-            assert record[key] == pytest.approx(old[key], rel=1e-3), key
+        for key, tolerance in (("step", 0), ("lr", 1e-3), ("train_loss", 0.1), ("val_score", 0.1)):
+            assert record[key] == pytest.approx(old[key], rel=tolerance), key

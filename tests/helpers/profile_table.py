@@ -6,35 +6,25 @@ import types
 import typing
 from typing import Any, Literal
 
-from phase2hpc.cluster.profiles.fields import (
-    Binds,
-    Environment,
-    Expanded,
-    Gigabytes,
-    GpuType,
-    Hours,
-    Line,
-    Lines,
-    Name,
-    Options,
-    SbatchOptions,
-)  # fmt: skip
+from phase2hpc.cluster.profiles import fields
 from phase2hpc.cluster.profiles.profile import ContainerSettings, Profile
 from phase2hpc.utils import tables
 
 # How a value of each type is written in YAML.
 WRITTEN = {
-    Name: "name",
-    GpuType: "name",
-    Line: "text",
-    Expanded: "text",
-    Gigabytes: "GiB, or 64G",
-    Hours: "hours, or D-HH:MM:SS",
-    Lines: "list of lines, or a block",
-    Options: "list",
-    Binds: "list",
-    Environment: "NAME: value",
-    SbatchOptions: "option: value",
+    fields.Name: "name",
+    fields.GpuType: "name",
+    fields.Line: "text",
+    fields.Expanded: "text",
+    fields.Gigabytes: "GiB, or 64G",
+    fields.NodeMemory: "GiB, or 64G",
+    fields.Hours: "hours, or D-HH:MM:SS",
+    fields.HoursPerLevel: "level: hours",
+    fields.Lines: "list of lines, or a block",
+    fields.Options: "list",
+    fields.Binds: "list",
+    fields.Environment: "NAME: value",
+    fields.SbatchOptions: "option: value",
     int: "whole number",
     bool: "true or false",
 }

@@ -15,16 +15,11 @@ from torch_geometric.data import Data
 
 from phase2hpc.config.algorithms import EquivariantSettings
 from phase2hpc.data.graph import GraphSettings
+from phase2hpc.models.edge_operators import Geometry, Operators, bucket_bounds, sh_degrees
 from phase2hpc.models.equivariant import EquivariantEncoder, root_mean_square
 from phase2hpc.models.geometry import edge_geometry
 from phase2hpc.models.multitask import MultiTaskModel
-from phase2hpc.models.tensor_product import (
-    Convolution,
-    Features,
-    Geometry,
-    bucket_bounds,
-    sh_degrees,
-)
+from phase2hpc.models.tensor_product import Convolution, Features
 
 BASIS = 3
 # Irreps in and out of a layer, as channels by degree; a zero leaves a degree out.
@@ -123,11 +118,11 @@ def test_contraction_is_the_fully_connected_tensor_product_of_e3nn(
     batch = whole_batch(settings)
     geometry = Geometry(lmax, BASIS, settings)
     convolution = Convolution(*channels, lmax, BASIS).double()
-    order, buckets = geometry(batch, convolution.pairs)
-    assert len(buckets) > 1
+    order, operators = geometry(batch, convolution.pairs)
+    assert len(operators.buckets) > 1
     features = random_features(channels[0], batch.num_nodes)
 
-    ours = convolution({l: h[order] for l, h in features.items()}, buckets)
+    ours = convolution({l: h[order] for l, h in features.items()}, operators)
     vector, length, weight = edge_geometry(batch, settings)
     radial = geometry.basis(length) * weight.unsqueeze(1)
     theirs = reference(convolution, features, batch, channels, lmax, radial, vector)[order]
@@ -147,6 +142,73 @@ def test_contraction_is_the_fully_connected_tensor_product_of_e3nn(
         strict=True,
     ):
         assert (a - b).abs().max() < 1e-12 * b.abs().max()
+
+
+def plain(convolution: Convolution, features: Features, operators: Operators) -> Features:
+    """The convolution as its formula says it, bucket by bucket, with torch's own backward pass."""
+    pieces: dict[int, list[Tensor]] = {b: [] for _, b in convolution.pairs}
+    for i, bucket in enumerate(operators.buckets):
+        slots, rows = slice(bucket.first, bucket.last), slice(bucket.start, bucket.stop)
+        sender = operators.sender[slots]
+        total: dict[int, Tensor] = {}
+        for a, b in convolution.pairs:
+            h = features[a][sender].view(bucket.atoms, -1, *features[a].shape[1:])
+            if a == 0 and convolution.gate is not None:
+                gate, scalars = convolution.gate, features[0].squeeze(1)
+                basis = operators.gate_basis[slots].view(bucket.atoms, h.shape[1], -1)
+                z = gate.sender(scalars)[sender].view(h.squeeze(2).shape)
+                z = z + gate.receiver(scalars)[rows].unsqueeze(1) + gate.edge(basis)
+                h = h * 2 * torch.sigmoid(z).unsqueeze(2)
+            collected = operators.matrices[a, b][i] @ h.flatten(1, 2)
+            weight = convolution.weight[f"{a}_{b}"]
+            part = collected.view(bucket.atoms, 2 * b + 1, -1) @ weight
+            total[b] = total[b] + part if b in total else part
+        for b, value in total.items():
+            pieces[b].append(value)
+    return {b: torch.cat(parts) for b, parts in pieces.items()}
+
+
+@pytest.mark.parametrize("gaussians", [0, 4], ids=["ungated", "gated"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_convolution_and_its_backward_pass_are_the_plain_formula(name: str, gaussians: int) -> None:
+    torch.manual_seed(2)
+    channels = LAYERS[name]
+    lmax = max(len(channels[0]), len(channels[1])) - 1
+    batch = whole_batch(GraphSettings())
+    geometry = Geometry(lmax, BASIS, GraphSettings(), gate_basis_size=gaussians)
+    convolution = Convolution(*channels, lmax, BASIS, gaussians).double()
+    _, operators = geometry(batch, convolution.pairs)
+    assert len(operators.buckets) > 1
+    features = random_features(channels[0], batch.num_nodes)
+    ours = in_e3nn_layout(convolution(features, operators))
+    theirs = in_e3nn_layout(plain(convolution, features, operators))
+    assert (ours - theirs).abs().max() < 1e-12 * theirs.abs().max()
+    probe = torch.randn_like(theirs)
+    inputs = [*features.values(), *convolution.parameters()]
+    for a, b in zip(
+        torch.autograd.grad((ours * probe).sum(), inputs),
+        torch.autograd.grad((theirs * probe).sum(), inputs),
+        strict=True,
+    ):
+        assert (a - b).abs().max() < 1e-12 * b.abs().max()
+
+
+def test_backward_pass_of_the_convolution_by_finite_differences() -> None:
+    torch.manual_seed(3)
+    channels = ((3, 2), (2, 2))
+    batch = batch_of([sample_crystals()[5], LONELY], GraphSettings())
+    geometry = Geometry(1, 2, GraphSettings(), gate_basis_size=3)
+    convolution = Convolution(*channels, 1, 2, 3).double()
+    _, operators = geometry(batch, convolution.pairs)
+    features = random_features(channels[0], batch.num_nodes)
+    names = [name for name, _ in convolution.named_parameters()]
+
+    def run(*tensors: Tensor) -> Tensor:
+        weights = dict(zip(names, tensors[2:], strict=True))
+        given = dict(enumerate(tensors[:2]))
+        return in_e3nn_layout(torch.func.functional_call(convolution, weights, (given, operators)))
+
+    assert torch.autograd.gradcheck(run, (*features.values(), *convolution.parameters()))
 
 
 @pytest.mark.parametrize("lmax", [0, 1, 2, 3])
@@ -208,14 +270,14 @@ def encoder(preset: str = "medium", settings: GraphSettings | None = None) -> Eq
 
 def features_by_layer(model: EquivariantEncoder, batch: Data) -> list[Features]:
     """What each layer makes of a batch, atoms in the order of the batch."""
-    order, buckets = model.geometry(batch, model.pairs)
+    order, operators = model.geometry(batch, model.pairs)
     back = order.argsort()
     species = batch.z[order]
     embedding = model.embedding(species)
     features: Features = {0: embedding.unsqueeze(1)}
     out = []
     for layer in model.layers:
-        features = layer(features, species, embedding, buckets)
+        features = layer(features, species, embedding, operators)
         out.append({l: x[back] for l, x in features.items()})
     return out
 
@@ -289,6 +351,22 @@ def test_encoder_of_any_irreps_is_invariant_and_learns(channels: tuple[int, ...]
     out.square().sum().backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+
+
+def test_one_width_for_all_atoms_as_on_a_gpu() -> None:
+    """The same values and gradients as with buckets by degree."""
+    batch = whole_batch(GraphSettings())
+    model = encoder()
+    found = []
+    for by_degree in (True, False):
+        model.geometry.by_degree = by_degree
+        assert (len(model.geometry(batch, model.pairs)[1].buckets) > 1) == by_degree
+        model.zero_grad()
+        out = model(batch)
+        out.square().sum().backward()
+        found.append([out.detach(), *(p.grad.clone() for p in model.parameters())])
+    for a, b in zip(*found, strict=True):
+        assert (a - b).abs().max() <= 1e-11 * b.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -54,6 +54,27 @@ def test_heads_are_independent(algorithm: str) -> None:
 
 
 @torch.no_grad()
+def test_heads_at_once_are_the_heads_one_by_one() -> None:
+    model = random_model("cgcnn", GRAPH, torch.float64, "small")
+    vector = torch.randn(5, model.out_features, dtype=torch.float64)
+    one_by_one = torch.cat([head(vector) for head in model.heads], dim=1)
+    torch.testing.assert_close(model._apply_heads(vector), one_by_one, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_heads_have_dropout_of_their_own_and_only_in_training() -> None:
+    model = random_model("cgcnn", GRAPH, torch.float64, "small")
+    model.head_dropout = 0.5
+    for head in model.heads[1:]:
+        head.load_state_dict(model.heads[0].state_dict())
+    vector = torch.randn(5, model.out_features, dtype=torch.float64)
+    out = model._apply_heads(vector)
+    torch.testing.assert_close(out[:, 1], out[:, 0], rtol=0, atol=1e-12)
+    out = model.train()._apply_heads(vector)
+    assert (out[:, 1] - out[:, 0]).abs().min() > 0
+
+
+@torch.no_grad()
 def test_composition_part_is_linear_in_the_atomic_fractions() -> None:
     model = random_model("cgcnn", GRAPH, torch.float64, "small")
     for head in model.heads:

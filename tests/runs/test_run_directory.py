@@ -30,6 +30,7 @@ from phase2hpc.runs.run_directory import (
     create_run,
     family_folder,
 )
+from phase2hpc.runs.run_table import run_records
 from phase2hpc.runs.state import run_statuses, status_of
 
 FAMILY = "multitask_std_e3nn"
@@ -198,8 +199,8 @@ def test_registry_reports_what_it_cannot_read(tmp_path: Path, content: Any, reas
     assert [s.state for s in statuses] == ["interrupted", "unreadable"]
     problem = summaries[1].problem
     assert problem is not None and reason in problem and "broken" in problem and "\n" not in problem
-    text = list_text(statuses)
-    assert "0.1234" in text and "unreadable" in text and reason in text
+    text = list_text(run_records(statuses), None)
+    assert "0.123" in text and "unreadable" in text and reason in text
 
 
 def test_registry_sorted_by_creation(tmp_path: Path) -> None:
@@ -256,11 +257,11 @@ def test_newest_to_resume(tmp_path: Path) -> None:
 
 def test_handoff_is_the_checklist(tmp_path: Path) -> None:
     run = make_run(tmp_path / "my models", "r", state="finished", epoch=100)
-    assert "no metrics yet" in handoff_text(status_of(run, SlurmScheduler()))
-    assert "- [ ] **val and test MAE" in handoff_text(status_of(run, SlurmScheduler()))
+    assert "no metrics yet" in handoff_text([status_of(run, SlurmScheduler())])
+    assert "- [ ] **val and test MAE" in handoff_text([status_of(run, SlurmScheduler())])
     by_property = {"formation_energy": METRICS, "dielectric": METRICS | {"mae_se": None, "n": 1}}
     run.metrics_json.write_text(json.dumps({"val": by_property, "test": by_property}))
-    text = handoff_text(status_of(run, SlurmScheduler()))
+    text = handoff_text([status_of(run, SlurmScheduler())])
     for line in (
         "- [x] **algorithm**: e3nn",
         "- [x] **level**: std",
@@ -274,12 +275,12 @@ def test_handoff_is_the_checklist(tmp_path: Path) -> None:
         f"phase2hpc predict --cif FILE.cif --run '{run.path}'",
     ):
         assert line in text
-    text = show_text(status_of(run, SlurmScheduler()))
+    text = show_text([status_of(run, SlurmScheduler())])
     assert str(run.path) in text and "0.05120 ± 0.0021" in text
 
 
 def test_handoff_of_some_properties(tmp_path: Path) -> None:
-    text = handoff_text(status_of(make_run(tmp_path, "r", group="core4"), SlurmScheduler()))
+    text = handoff_text([status_of(make_run(tmp_path, "r", group="core4"), SlurmScheduler())])
     assert "**all properties**: no" in text
     assert "formation_energy, band_gap, bulk_modulus, shear_modulus (core4)" in text
 
@@ -288,4 +289,4 @@ def test_broken_metrics_are_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, "r")
     run.metrics_json.write_text("{}")
     with pytest.raises(InputError, match="not a run's metrics"):
-        show_text(status_of(run, SlurmScheduler()))
+        show_text([status_of(run, SlurmScheduler())])

@@ -11,7 +11,6 @@ import pytest
 from phase2hpc.errors import Phase2Error
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.metrics import (
-    constant_by_property,
     constant_mae,
     metrics_by_property,
     metrics_table,
@@ -32,8 +31,10 @@ def test_by_hand() -> None:
         "r2": pytest.approx(1 - 10 / 8),
         "n": 3,
         "mad": 2.0,
+        # The median of the training labels is 2.
+        "constant_mae": pytest.approx(4 / 3),
     }
-    assert list(metrics) == ["mae", "mae_se", "rmse", "r2", "n", "mad"]
+    assert list(metrics) == ["mae", "mae_se", "rmse", "r2", "n", "mad", "constant_mae"]
 
 
 def test_standard_error_is_that_of_the_mean() -> None:
@@ -56,7 +57,10 @@ def test_float32_labels_are_summed_in_double() -> None:
 
 def test_too_few_labels_give_none_and_valid_json() -> None:
     none = property_metrics([1.0], [NAN], [1.0, 3.0])
-    assert none == {"mae": None, "mae_se": None, "rmse": None, "r2": None, "n": 0, "mad": 1.0}
+    assert none == {
+        "mae": None, "mae_se": None, "rmse": None, "r2": None, "n": 0, "mad": 1.0,
+        "constant_mae": None,
+    }  # fmt: skip
     one = property_metrics([1.0], [2.0], [NAN])
     assert (one["mae"], one["mae_se"], one["r2"], one["mad"]) == (1.0, None, None, None)
     json.dumps([none, one], allow_nan=False)
@@ -80,7 +84,8 @@ def test_columns_are_named_properties() -> None:
     target = np.array([[1.0, NAN], [3.0, 10.0]])
     metrics = metrics_by_property(("a", "b"), target + np.array([1.0, 2.0]), target, target)
     assert (metrics["a"]["mae"], metrics["b"]["mae"], metrics["b"]["n"]) == (1.0, 2.0, 1)
-    assert constant_by_property(("a", "b"), target, [[1.0, 4.0]]) == {"a": 1.0, "b": 6.0}
+    metrics = metrics_by_property(("a", "b"), target, target, [[1.0, 4.0]])
+    assert (metrics["a"]["constant_mae"], metrics["b"]["constant_mae"]) == (1.0, 6.0)
     with pytest.raises(Phase2Error, match=r"^b: 1 of 1 predictions"):
         metrics_by_property(("a", "b"), target * [1.0, math.inf], target, target)
 
@@ -113,9 +118,8 @@ def test_table() -> None:
         "spillage": property_metrics([1.0], [NAN], [1.0]),
         "my_own": property_metrics([1.0], [2.0], [1.0, 2.0]),
     }
-    table = metrics_table(
-        metrics, {"bulk_modulus": 61.25, "spillage": None, "my_own": 0.5}, {"bulk_modulus": "GPa"}
-    )
+    metrics["bulk_modulus"]["constant_mae"] = 61.25
+    table = metrics_table(metrics, {"bulk_modulus": "GPa"})
     lines = table.splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split() == [
@@ -147,7 +151,7 @@ def test_files(tmp_path: Path) -> None:
     assert list(read) == ["val", "test"]
     assert read == metrics
     rows = list(csv.DictReader(run.metrics_csv.open()))
-    assert list(rows[0]) == ["split", "property", "unit", "mae", "mae_se", "rmse", "r2", "n", "mad"]
+    assert list(rows[0]) == ["split", "property", "unit", *metrics["test"]["band_gap"]]
     assert [row["split"] for row in rows] == ["val", "test"]
     assert (rows[0]["mae"], rows[0]["n"]) == ("", "0")
     assert (rows[1]["unit"], float(rows[1]["mae"])) == ("eV", 0.5)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from tiny import LITTLE, Tiny
 
-from phase2hpc.analysis.comparison import compare, comparison_records, comparison_table
+from phase2hpc.analysis.comparison import compare
+from phase2hpc.analysis.run_results import results_of_run
 from phase2hpc.config.properties import ColumnSettings, parse_columns, parse_renames
 from phase2hpc.data.composition import composition_key
 from phase2hpc.data.prepare import prepare_store
@@ -24,6 +25,7 @@ from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_store
 from phase2hpc.errors import InputError, StoppedEarly
+from phase2hpc.inference.labelled_predictions import read_labelled_predictions
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.request import TrainRequest, check_request
@@ -143,22 +145,26 @@ def test_the_store_columns_are_trained_by_default(runs: list[RunDirectory]) -> N
         assert {row["property"]: row["unit"] for row in csv.DictReader(file)}["size"] == "atoms"
 
 
-def test_folds_are_averaged(
+def test_folds_are_pooled(
     runs: list[RunDirectory], tiny: Tiny, trained: Any, command: Command
 ) -> None:
-    (group,) = compare(runs)
-    single = [json.loads(run.metrics_json.read_text())["test"]["size"]["mae"] for run in runs]
-    assert group.mae["size"] == pytest.approx(np.mean(single))
-    assert group.se["size"] == pytest.approx(np.std(single, ddof=1) / np.sqrt(2))
-    assert "cgcnn lite, 2 folds" in comparison_table([group])
-    assert comparison_records([group])[0]["folds"] == [1, 2]
+    (group,) = compare(list(map(results_of_run, runs))).groups
+    tables = [read_labelled_predictions(run.predictions_test) for run in runs]
+    errors = np.abs(np.concatenate([table.error("size") for table in tables]))
+    errors = errors[np.isfinite(errors)]
+    found = group.mean_error("size")
+    assert found.n == len(errors) and found.mae == pytest.approx(errors.mean())
+    assert found.se == pytest.approx(errors.std(ddof=1) / np.sqrt(len(errors)))
+    assert group.name == "cgcnn lite, 2 folds"
     models = runs[0].path.parent.parent
     code, out, _ = command("runs", "compare", "f1", "f2", "--models-dir", models, "--json")
-    assert code == 0 and json.loads(out)[0]["mae"]["size"] == pytest.approx(np.mean(single))
+    (record,) = json.loads(out)["groups"]
+    assert code == 0 and record["mae"]["size"] == pytest.approx(errors.mean())
+    assert record["folds"] == [1, 2]
+    code, out, _ = command("runs", "compare", "f1", "f2", "--models-dir", models)
+    assert code == 0 and "fold 1, seed 0" in out
     code, _, err = command("runs", "compare", runs[0].path, trained["cgcnn"].path)
     assert code == 2 and "were trained on different stores" in err
-    both = compare(list(trained.values()))
-    assert len(both) == 2 and both[0].score <= both[1].score
 
 
 def test_different_test_sets_are_not_ranked(
@@ -166,10 +172,10 @@ def test_different_test_sets_are_not_ranked(
 ) -> None:
     plain = train(request(store, tmp_path, run_id="plain", properties="size"))
     with pytest.raises(InputError, match="different test sets"):
-        compare([runs[0], plain])
+        compare(list(map(results_of_run, [runs[0], plain])))
     other = train(request(store, tmp_path, run_id="other", properties="size", fold=3))
     with pytest.raises(InputError, match="tested on different folds"):
-        compare([runs[0], other])
+        compare(list(map(results_of_run, [runs[0], other])))
 
 
 def test_auxiliary_properties_are_trained_and_not_reported(store: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from phase2hpc.cluster.doctor.container import container_checks
 from phase2hpc.cluster.doctor.environment import package_checks, python_check, torch_checks
 from phase2hpc.cluster.doctor.filesystem import folder_checks
 from phase2hpc.cluster.doctor.node import node_checks
+from phase2hpc.cluster.doctor.shell_variables import shell_variable_checks
 from phase2hpc.cluster.doctor.slurm import slurm_checks
 from phase2hpc.cluster.profiles.profile import Profile
 from phase2hpc.errors import InputError
@@ -28,6 +29,7 @@ def run_checks(profile: Profile | None, folder: Path, on_node: bool = False) -> 
     checks += folder_checks(folder)
     if profile is None or profile.executor == "slurm":
         checks += slurm_checks(profile)
+        checks += shell_variable_checks(profile)
     if on_node and profile is not None:
         checks += node_checks(profile, folder)
     return checks

@@ -19,7 +19,7 @@ from phase2hpc.utils.mounts import nearest_folder
 
 _MARK = "phase2hpc-doctor:"
 # Options of sbatch alone, or set to other values here.
-_NOT_FOR_SRUN = ("requeue", "nodes", "ntasks_per_node", "time")
+_NOT_FOR_SRUN = ("requeue", "no-requeue", "dependency", "nodes", "ntasks_per_node", "time")
 
 
 def node_checks(profile: Profile, folder: Path) -> list[Check]:

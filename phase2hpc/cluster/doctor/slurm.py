@@ -11,6 +11,7 @@ from phase2hpc.cluster.doctor.check import Check, fail, ok, warn
 from phase2hpc.cluster.profiles.profile import Profile
 from phase2hpc.cluster.slurm import jobs as slurm
 from phase2hpc.cluster.slurm import partitions as slurm_cluster
+from phase2hpc.cluster.slurm.clusters import chosen_cluster
 from phase2hpc.cluster.submit.plan import with_partition_limit
 from phase2hpc.cluster.submit.resources import ResourceOverrides, allocate
 from phase2hpc.cluster.submit.sbatch_options import parameters_of
@@ -32,12 +33,17 @@ def slurm_checks(profile: Profile | None) -> list[Check]:
         advice = "submit from a login node of the cluster, or run here with --profile local"
         return [(fail if profile else warn)("Slurm", found, advice)]
     try:
+        cluster = chosen_cluster()
+    except InputError as error:
+        return [fail("Slurm", str(error), "set it for all commands alike")]
+    try:
         version = slurm_cluster.version()
         known = slurm_cluster.partitions()
     except Phase2Error as error:
         advice = "see the site's status page or ask its administrators; try again later"
         return [fail("Slurm", str(error), advice)]
-    checks = [ok("Slurm", f"{version}, answers; partitions {', '.join(known) or 'none'}")]
+    where = f" for cluster {cluster}" if cluster else ""
+    checks = [ok("Slurm", f"{version}, answers{where}; partitions {', '.join(known) or 'none'}")]
     checks.append(_accounting())
     return checks + (_profile_checks(profile, known) if profile else [])
 

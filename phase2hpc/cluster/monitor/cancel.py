@@ -12,6 +12,7 @@ from phase2hpc.cluster.monitor.lookup import Selection
 from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
 from phase2hpc.cluster.monitor.status import epochs_cell
 from phase2hpc.cluster.slurm import jobs as slurm
+from phase2hpc.cluster.slurm.jobs import JobIdentity
 from phase2hpc.cluster.submit.resume_command import resume_command
 from phase2hpc.errors import InputError, Phase2Error
 from phase2hpc.runs.job_id import array_id
@@ -23,17 +24,26 @@ HEADER = ("job", "state", "run", "epochs", "detail")
 
 @dataclass(frozen=True)
 class Cancellation:
-    """``runs``: those whose newest job is cancelled. ``preparation``: id and state of a job that
+    """``runs``: those whose newest job is cancelled. ``preparation``: a job and its state, which
     prepares a store, if that is cancelled. ``skipped``: one line for each run without a job."""
 
     runs: tuple[RunStatus, ...]
-    preparation: tuple[str, str] | None
+    preparation: tuple[JobIdentity, str] | None
     skipped: tuple[str, ...]
 
     @property
-    def jobs(self) -> list[str]:
-        first = [self.preparation[0]] if self.preparation else []
-        return first + [s.job_id for s in self.runs if s.job_id]
+    def jobs(self) -> list[tuple[str, str]]:
+        """The jobs to cancel, each with its cluster."""
+        first = self.preparation[0] if self.preparation else None
+        return (
+            [(first.id, first.cluster)]
+            if first
+            else [
+                (s.job_id, s.summary.manifest.cluster)
+                for s in self.runs
+                if s.job_id and s.summary.manifest
+            ]
+        )
 
     def text(self) -> str:
         """The jobs to cancel, as a table."""
@@ -43,7 +53,7 @@ class Cancellation:
             if s.job_id and s.job
         ]
         if self.preparation:
-            job, state = self.preparation
+            job, state = self.preparation[0].id, self.preparation[1]
             none = tables.ABSENT
             rows.append(
                 (
@@ -58,7 +68,8 @@ class Cancellation:
 
     def execute(self) -> None:
         """Raises Phase2Error with Slurm's reason."""
-        slurm.cancel(self.jobs)
+        for cluster in sorted({cluster for _, cluster in self.jobs}):
+            slurm.cancel([job for job, its in self.jobs if its == cluster], cluster)
 
     def resume_hints(self) -> list[str]:
         """Resume command of each run."""
@@ -82,7 +93,7 @@ def plan(selection: Selection, name: str) -> Cancellation:
         job = selection.preparation.job
         state = scheduler.state(job)
         if state is not None and not state.over:
-            return Cancellation((), (job.id, state.state), ())
+            return Cancellation((), (job, state.state), ())
         return Cancellation((), None, (f"job {job.id} has already ended",))
     runs, skipped = [], []
     for s in found:

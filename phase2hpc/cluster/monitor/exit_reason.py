@@ -58,14 +58,17 @@ def exit_reason(
             f"FAILED: {node} cannot write its log in {folder or 'the folder of the run'}: does it "
             f"see that folder? phase2hpc doctor --profile {profile} --on-node checks it"
         )
-    reason = _reason_of_slurm(job)
+    reason = reason_of_slurm(job)
     if notice == "OUT_OF_MEMORY" and job.state != notice:
         reason = f"{notice} ({reason})"
     # The log of a job that Slurm ended says no more than that.
     return f"{reason}: {error}" if error and job.state in ("FAILED", "COMPLETED") else reason
 
 
-def _reason_of_slurm(job: JobState) -> str:
+def reason_of_slurm(job: JobState) -> str:
+    """How a job ended, from Slurm's record of it."""
+    if job.state == "CANCELLED" and job.reason == "DependencyNeverSatisfied":
+        return "CANCELLED by Slurm"
     if job.state == "CANCELLED":
         user = re.fullmatch(r"by (\d+)", job.reason)
         return f"CANCELLED by {_user(int(user[1]))}" if user else "CANCELLED"
@@ -74,7 +77,8 @@ def _reason_of_slurm(job: JobState) -> str:
         reason += f" (of {job.nodes})"
     if job.state == "FAILED" and job.exit_code is not None:
         code = job.exit_code
-        reason += f", exit code {code}" if code <= 128 else f", killed by {signal_name(code - 128)}"
+        killed = 128 < code <= 128 + signal.NSIG
+        reason += f", killed by {signal_name(code - 128)}" if killed else f", exit code {code}"
     return reason
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,10 +39,13 @@ def select(models_dir: Path, name: str) -> Selection:
     if not any(summary.run.id == bare for summary in known):
         if ensemble := find_ensemble(models_dir, name):
             return Selection(tuple(map(RunSummary.read, ensemble.members)))
-        if runs := [s for s in known if s.manifest and _has_job(s.manifest, name)]:
+        if runs := find_jobs(known, name):
             return Selection(tuple(runs), by_job=True)
         if is_slurm_job_id(name) and (first := preparation_of_job(models_dir, name)):
-            return Selection(tuple(s for s in known if first.prepares(s)), first, by_job=True)
+            runs = [s for s in known if first.prepares(s)]
+            clusters = [s.manifest.cluster for s in runs if s.manifest]
+            first = replace(first, cluster=next(iter(clusters), ""))
+            return Selection(tuple(runs), first, by_job=True)
         if is_slurm_job_id(name) and not any(s.run.id.startswith(bare) for s in known):
             raise InputError(
                 f"job {name}: no run in {models_dir} has it: give the folder by --models-dir, or "
@@ -50,5 +54,10 @@ def select(models_dir: Path, name: str) -> Selection:
     return Selection((RunSummary.read(find_run(models_dir, name)),))
 
 
+def find_jobs(known: Iterable[RunSummary], name: str) -> list[RunSummary]:
+    """The runs that have this job, array or array element."""
+    return [s for s in known if s.manifest and name and _has_job(s.manifest, name)]
+
+
 def _has_job(manifest: Manifest, name: str) -> bool:
-    return any(name and name in (job, array_id(job)) for job in manifest.job_ids)
+    return any(name in (job, array_id(job)) for job in manifest.job_ids)

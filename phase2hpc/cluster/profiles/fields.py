@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-# sbatch options that have a field of their own.
-_FIELD_OF_OPTION = {
-    "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint",
-    "reservation": "reservation", "gres": "gpu_request and gpu_type", "gpus": "gpus",
-    "gpus-per-node": "gpus", "gpus-per-task": "gpus", "cpus-per-task": "cpus",
-    "mem": "memory_gb", "nodes": "nodes", "time": "hours", "signal": "signal_seconds",
+from phase2hpc.config.algorithm_registry import unknown_key
+from phase2hpc.config.algorithms import LEVEL_NAMES
+
+# sbatch options that have a field, and a flag of ``submit``, of their own.
+_SET_BY = {
+    "account": "account, or --account", "constraint": "constraint, or --constraint",
+    "cpus-per-task": "cpus, or --cpus", "dependency": "dependency, or --after",
+    "gpus": "gpus with gpu_request", "gpus-per-node": "gpus, or --gpus-per-node",
+    "gpus-per-task": "gpus with gpu_request", "job-name": "job_name, or --job-name",
+    "mem": "memory_gb, or --memory", "no-requeue": "requeue", "nodes": "nodes, or --nodes",
+    "partition": "partition, or --partition", "qos": "qos, or --qos", "requeue": "requeue",
+    "reservation": "reservation, or --reservation", "signal": "signal_seconds",
+    "time": "hours, or --time",
 }  # fmt: skip
 # sbatch options that phase2hpc sets.
 _RESERVED_OPTIONS = (
-    "array", "chdir", "dependency", "error", "help", "job-name", "no-requeue", "ntasks",
-    "ntasks-per-node", "open-mode", "output", "parsable", "requeue", "test-only", "version",
-    "wait", "wrap",
+    "array", "chdir", "error", "help", "ntasks", "ntasks-per-gpu", "ntasks-per-node", "open-mode",
+    "output", "parsable", "test-only", "version", "wait", "wrap",
 )  # fmt: skip
 
 
@@ -30,11 +36,24 @@ def _one_line(text: str) -> str:
     return text
 
 
-def _name(text: str) -> str:
-    """A name, list of names or expression over names, as Slurm accepts them."""
-    if not re.fullmatch(r"[A-Za-z0-9_(\[][A-Za-z0-9_.,:@+&|*()\[\]=/-]*", text):
-        raise ValueError("contains a character that names in Slurm do not have")
-    return text
+def _matching(pattern: str, problem: str) -> Callable[[str], str]:
+    """A check that the whole text matches a pattern."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(problem)
+        return text
+
+    return check
+
+
+# A name, list of names or expression over names, as Slurm accepts them.
+_name = _matching(
+    r"[A-Za-z0-9_(\[][A-Za-z0-9_.,:@+&|*()\[\]=/-]*",
+    "contains a character that names in Slurm do not have",
+)
+_bind = _matching(r"/.*", "write a bind as /on/the/node or /on/the/node:/in/the/container[:ro]")
+_variable = _matching(r"[A-Za-z_][A-Za-z0-9_]*", "is not the name of an environment variable")
 
 
 def _expanded(text: str) -> str:
@@ -72,36 +91,38 @@ def parse_hours(value: Any) -> Any:
     return 24 * days + hours + minutes / 60 + seconds / 3600
 
 
-def _bind(text: str) -> str:
-    if not text.startswith("/"):
-        raise ValueError("write a bind as /on/the/node or /on/the/node:/in/the/container[:ro]")
-    return text
-
-
-def _variable(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
-        raise ValueError("is not the name of an environment variable")
+def _level(text: str) -> str:
+    if text not in LEVEL_NAMES:
+        raise ValueError(unknown_key("level", text, LEVEL_NAMES))
     return text
 
 
 def checked_sbatch(options: Any) -> Any:
-    """Additional sbatch options by long name without dashes; True for one without a value.
+    """Additional sbatch options by long name without dashes; True for one without a value, False
+    for one that is left out although a profile, or the one that it extends, has it.
 
     Raises ValueError for one that has a field, or that phase2hpc sets. Anything but a mapping is
     returned unchanged.
     """
     if not isinstance(options, Mapping):
         return options
-    checked: dict[str, str | Literal[True]] = {}
+    checked: dict[str, str | bool] = {}
     for given, value in options.items():
         key = str(given).removeprefix("--").replace("_", "-")
         if not re.fullmatch(r"[a-z][a-z0-9-]+", key):
             raise ValueError(f"'{given}' is not a long option of sbatch")
-        if key in _FIELD_OF_OPTION:
-            raise ValueError(f"'{key}' is set by the profile's field {_FIELD_OF_OPTION[key]}")
+        if key in _SET_BY:
+            raise ValueError(f"'{key}' is set by the profile's field {_SET_BY[key]}")
+        if key in ("cluster", "clusters"):
+            raise ValueError(
+                f"'{key}': status and cancel would not find the job; choose the cluster for all "
+                "commands by the environment variable SLURM_CLUSTERS"
+            )
         if key in _RESERVED_OPTIONS:
             raise ValueError(f"'{key}' is set by phase2hpc")
-        if value is True or value is None or str(value).lower() in ("true", ""):
+        if str(value).lower() == "false":
+            checked[key] = False
+        elif value is True or value is None or str(value).lower() in ("true", ""):
             checked[key] = True
         else:
             checked[key] = _one_line(str(value))
@@ -124,9 +145,12 @@ GpuType = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 Line = Annotated[str, AfterValidator(_one_line)]
 Expanded = Annotated[str, Field(min_length=1), AfterValidator(_expanded)]
 Gigabytes = Annotated[float, BeforeValidator(parse_gigabytes), Field(gt=0, allow_inf_nan=False)]
+# 0 is Slurm's word for all of the node's.
+NodeMemory = Annotated[float, BeforeValidator(parse_gigabytes), Field(ge=0, allow_inf_nan=False)]
 Hours = Annotated[float, BeforeValidator(parse_hours), Field(gt=0, allow_inf_nan=False)]
+HoursPerLevel = dict[Annotated[str, AfterValidator(_level)], Hours]
 Lines = Annotated[tuple[Line, ...], BeforeValidator(_lines)]
 Options = Annotated[tuple[Expanded, ...], BeforeValidator(_listed)]
 Binds = Annotated[tuple[Annotated[Expanded, AfterValidator(_bind)], ...], BeforeValidator(_listed)]
 Environment = dict[Annotated[str, AfterValidator(_variable)], Expanded]
-SbatchOptions = Annotated[dict[str, str | Literal[True]], BeforeValidator(checked_sbatch)]
+SbatchOptions = Annotated[dict[str, str | bool], BeforeValidator(checked_sbatch)]

@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,9 +20,11 @@ from phase2hpc.cluster.profiles.fields import (
     Gigabytes,
     GpuType,
     Hours,
+    HoursPerLevel,
     Line,
     Lines,
     Name,
+    NodeMemory,
     Options,
     SbatchOptions,
 )
@@ -40,7 +42,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class ContainerSettings(_Settings):
@@ -68,6 +70,11 @@ class Profile(_Settings):
     """Settings of a site; every field is optional."""
 
     description: Line = Field("", description="one line for the list of profiles")
+    extends: Expanded | None = Field(
+        None,
+        description="another profile, by name or path, whose fields hold where this one has none; "
+        "environment, sbatch, container and hours_per_level are merged key by key",
+    )
     executor: Literal["slurm", "local"] = Field(
         "slurm", description="submit to Slurm, or run the same job on this machine"
     )
@@ -78,18 +85,49 @@ class Profile(_Settings):
     constraint: Name | None = Field(None, description="required node features")
     reservation: Name | None = Field(None, description="reservation to run in")
 
-    gpu_request: Literal["gres", "gpus-per-node", "gpus-per-task"] = Field(
-        "gres", description="the option that requests GPUs at this site"
+    job_name: Name | None = Field(
+        None, description="name of the job; default: phase2hpc, algorithm and level"
+    )
+
+    gpu_request: Literal["gres", "gpus", "gpus-per-node", "gpus-per-task", "none"] = Field(
+        "gres",
+        description="the option that requests GPUs at this site; gpus: of the whole job; none: "
+        "nodes have them without a request, or sbatch requests them",
+    )
+    cpu_request: Literal["cpus-per-task", "cpus-per-gpu", "none"] = Field(
+        "cpus-per-task", description="the option that requests cores at this site"
+    )
+    memory_request: Literal["mem", "mem-per-cpu", "mem-per-gpu", "none"] = Field(
+        "mem",
+        description="the option that requests memory at this site; per core and per GPU, that of "
+        "the node is divided",
     )
     gpu_type: GpuType | None = Field(None, description="type of GPU, as in gres=gpu:TYPE:1")
     cpus: int | None = Field(None, ge=1, description="cores per process; default: the level's")
-    memory_gb: Gigabytes | None = Field(
-        None, description="memory per node, GiB or as 64G; default: the level's"
+    memory_gb: NodeMemory | None = Field(
+        None,
+        description="memory per node, GiB or as 64G; 0: all of the node's; default: the level's",
     )
-    gpus: int | None = Field(None, ge=0, description="GPUs per node; default: the level's")
+    gpus: int | None = Field(
+        None, ge=0, description="GPUs per node, with one process each; default: the level's"
+    )
     nodes: int | None = Field(None, ge=1, description="nodes; default: 1")
     hours: Hours | None = Field(
         None, description="time limit, hours or as D-HH:MM:SS; default: estimated"
+    )
+    hours_per_level: HoursPerLevel = Field(
+        {}, description="time limit of single levels, instead of hours"
+    )
+    array_parallelism: int | None = Field(
+        None, ge=1, description="most jobs of an array that run at once; default: all"
+    )
+    requeue: bool = Field(
+        True,
+        description="requeue the job after the time limit, preemption and node failure; false: "
+        "continue by submit --resume",
+    )
+    dependency: Literal["singleton"] | None = Field(
+        None, description="singleton: one job of the same name at a time"
     )
 
     max_hours: Hours | None = Field(
@@ -104,6 +142,9 @@ class Profile(_Settings):
 
     setup: Lines = Field(
         (), description="shell lines before the command: modules, conda, a virtual environment"
+    )
+    teardown: Lines = Field(
+        (), description="shell lines after the command, however it ended, and before a requeue"
     )
     python: Expanded | None = Field(
         None,
@@ -123,42 +164,102 @@ class Profile(_Settings):
         description="seconds of warning before the time limit, to save and stop",
     )
     sbatch: SbatchOptions = Field(
-        {}, description="further sbatch options by long name; true for one without a value"
+        {},
+        description="further sbatch options by long name; true for one without a value, false for "
+        "none; gres is joined to the GPUs'",
     )
     srun: Options = Field((), description="further options of srun")
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
-        for field, limit in _LIMITS.items():
-            value, most = getattr(self, field), getattr(self, limit)
+        limited = {field: getattr(self, field) for field in _LIMITS}
+        for level, hours in self.hours_per_level.items():
+            limited[f"hours_per_level.{level}"] = hours
+        for field, value in limited.items():
+            limit = _LIMITS.get(field, "max_hours")
+            most = getattr(self, limit)
             if value is not None and most is not None and value > most:
                 raise ValueError(f"{field} {value:g} is above {limit} {most:g}")
+        if self.memory_request == "mem-per-cpu" and self.cpu_request == "none":
+            raise ValueError(
+                "memory_request mem-per-cpu needs cores, and cpu_request is none: set mem-per-cpu "
+                "in 'sbatch'"
+            )
+        if self.memory_gb == 0 and self.memory_request in ("mem-per-cpu", "mem-per-gpu"):
+            raise ValueError(
+                f"memory_gb 0 means all of a node's memory, and memory_request is "
+                f"{self.memory_request}: give one of them"
+            )
+        for field, request in _REQUESTS.items():
+            if getattr(self, field) is not None and getattr(self, request) == "none":
+                raise ValueError(f"{field} has no effect with '{request}: none'")
         if self.executor == "local":
             for field in _SLURM_ONLY:
                 if field in self.model_fields_set:
                     raise ValueError(f"{field}: has no effect with 'executor: local'")
         return self
 
+    def at_level(self, level: str) -> Profile:
+        """The profile with the time limit of a level."""
+        hours = self.hours_per_level.get(level, self.hours)
+        return self.model_copy(update={"hours": hours, "hours_per_level": {}})
+
 
 _LIMITS = {
     "hours": "max_hours", "nodes": "max_nodes", "gpus": "max_gpus_per_node",
     "memory_gb": "max_memory_gb", "cpus": "max_cpus",
 }  # fmt: skip
+# Without a request, a number of GPUs is still that of the processes.
+_REQUESTS = {"cpus": "cpu_request", "memory_gb": "memory_request", "gpu_type": "gpu_request"}
 _SLURM_ONLY = (
-    "partition", "account", "qos", "constraint", "reservation", "gpu_request", "gpu_type",
-    "nodes", "max_nodes", "sbatch", "srun",
+    "partition", "account", "qos", "constraint", "reservation", "job_name", "gpu_request",
+    "cpu_request", "memory_request", "gpu_type", "nodes", "max_nodes", "array_parallelism",
+    "requeue", "dependency", "sbatch", "srun",
 )  # fmt: skip
 
 
 def read_profile(path: Path) -> Profile:
-    """Read a profile from a YAML file. Raises InputError with file and field."""
-    content = read_mapping(path)
+    """Read a profile from a YAML file, with the fields of the one that it extends.
+
+    Raises InputError with file and field.
+    """
+    return _validated(path, _content(path, ()))
+
+
+def _validated(path: Path, content: dict[str, Any]) -> Profile:
+    # An empty field has its default, also where the other profile sets it.
+    given = {field: value for field, value in content.items() if value is not None}
     try:
-        return Profile.model_validate(content)
+        return Profile.model_validate(given)
     except ValidationError as error:
         raise InputError(
             f"{path}: {first_problem(error, 'field', unknown=_unknown_field)}"
         ) from None
+
+
+def _content(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """The fields of a file over those of the profile that it extends."""
+    content = read_mapping(path)
+    name = _validated(path, {"extends": content.get("extends")}).extends
+    if name is None:
+        return content
+    try:
+        other = profile_path(str(path.parent / name) if _is_path(name) else name)
+    except InputError as error:
+        raise InputError(f"{path}: extends: {error}") from None
+    chain = (*extended_by, path)
+    if any(other.resolve() == known.resolve() for known in chain):
+        names = " -> ".join(map(str, (*chain, other)))
+        raise InputError(f"{path}: extends: a profile cannot extend itself ({names})")
+    merged = _content(other, chain)
+    # An error in it is one of its own file.
+    _validated(other, merged)
+    for field, value in content.items():
+        old = merged.get(field)
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = {**old, **value}
+        merged[field] = value
+    return merged
 
 
 def find_profile(name_or_path: str) -> Profile:

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 
+from phase2hpc.cluster.slurm.clusters import VARIABLE
 from phase2hpc.errors import Phase2Error
 from phase2hpc.utils.command import run_command
 
@@ -65,14 +66,24 @@ def message_of(stderr: str) -> str:
 
 
 def run_slurm(
-    command: str, *arguments: str, output: str = "stdout", timeout: float | None = None
+    command: str,
+    *arguments: str,
+    output: str = "stdout",
+    timeout: float | None = None,
+    cluster: str | None = None,
 ) -> str:
     """Output of the command on ``output``. timeout: seconds, default TIMEOUT_SECONDS.
+
+    cluster: which to ask, '' for the one of this machine, None for that of ``SLURM_CLUSTERS``.
 
     Raises Phase2Error if it fails, is missing, or does not answer in time.
     """
     limit = TIMEOUT_SECONDS if timeout is None else timeout
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_FORMAT_VARIABLES)}
+    if cluster is not None:
+        environment[VARIABLE] = cluster
+        if not cluster:
+            del environment[VARIABLE]
     try:
         done = run_command([command, *arguments], limit, environment | _FIXED_FORMAT)
     except FileNotFoundError:

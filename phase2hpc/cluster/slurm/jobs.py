@@ -43,10 +43,12 @@ RUNNING = frozenset(
 @dataclass(frozen=True)
 class JobIdentity:
     """A job: its id, and the end of the path of its folder, which tells it from another job of
-    the same id on a cluster whose ids were reset; empty if it has none."""
+    the same id on a cluster whose ids were reset; empty if it has none. ``cluster``: its name, ''
+    for that of this machine."""
 
     id: str
     folder: str
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,11 @@ def slurm_available() -> bool:
     return all(shutil.which(command) for command in ("sbatch", "squeue"))
 
 
-def queue_states(job_ids: Iterable[str]) -> dict[str, JobState]:
+def queue_states(job_ids: Iterable[str], cluster: str | None = None) -> dict[str, JobState]:
     """States of the jobs that the controller knows, until some minutes after their end.
 
     The id of an array gives all its elements, as '12_0', '12_1', ... Unknown ids are absent.
+    cluster: as in ``run_slurm``.
     """
     form = ",".join(f"{field}:|" for field in _QUEUE_FIELDS)
     found = {}
@@ -107,7 +110,7 @@ def queue_states(job_ids: Iterable[str]) -> dict[str, JobState]:
         try:
             answer = run_slurm(
                 "squeue", "--noheader", "--array", "--states=all", f"--Format={form}",
-                f"--jobs={','.join(ids)}",
+                f"--jobs={','.join(ids)}", cluster=cluster,
             )  # fmt: skip
         except UnknownJob:
             # Only for a single id: of a list, squeue leaves unknown ones out.
@@ -131,7 +134,7 @@ def queue_states(job_ids: Iterable[str]) -> dict[str, JobState]:
     return found
 
 
-def accounting_states(job_ids: Iterable[str]) -> dict[str, JobState]:
+def accounting_states(job_ids: Iterable[str], cluster: str | None = None) -> dict[str, JobState]:
     """States of the jobs that accounting knows, as ``queue_states``; empty without accounting."""
     found = {}
     for ids in _chunks(job_ids) if shutil.which("sacct") else []:
@@ -141,7 +144,7 @@ def accounting_states(job_ids: Iterable[str]) -> dict[str, JobState]:
         try:
             answer = run_slurm("sacct", "--noheader", "--parsable2", "--allocations",
                            f"--format={','.join(_ACCOUNTING_FIELDS)}",
-                           f"--jobs={','.join(arrays)}")  # fmt: skip
+                           f"--jobs={','.join(arrays)}", cluster=cluster)  # fmt: skip
         except AccountingDisabled:
             return {}
         for line in answer.splitlines():
@@ -172,8 +175,10 @@ def accounting_enabled() -> bool:
     return True
 
 
-def cancel(job_ids: Iterable[str]) -> None:
+def cancel(job_ids: Iterable[str], cluster: str | None = None) -> None:
     """Cancel jobs, arrays or elements; those that have ended or are unknown are ignored.
+
+    cluster: as in ``run_slurm``.
 
     Raises InputError for a malformed id.
     """
@@ -183,7 +188,7 @@ def cancel(job_ids: Iterable[str]) -> None:
             raise InputError(f"'{job}' is not the id of a Slurm job")
     for ids in _chunks(wanted):
         try:
-            run_slurm("scancel", *ids)
+            run_slurm("scancel", *ids, cluster=cluster)
         except UnknownJob:
             continue
 

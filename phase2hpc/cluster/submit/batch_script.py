@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from phase2hpc.cluster.profiles.profile import ContainerSettings, Profile
 from phase2hpc.cluster.submit.container import PYTHON, checked_image, python_command
-from phase2hpc.cluster.submit.resources import ResourceRequest
+from phase2hpc.cluster.submit.estimate import Estimate
+from phase2hpc.cluster.submit.resources import ResourceOverrides, ResourceRequest, allocate
 from phase2hpc.cluster.submit.sbatch_options import parameters_of
 from phase2hpc.cluster.submit.slurm_executor import JobScript
+from phase2hpc.config.algorithms import Resources
 
 PREPARE_MINUTES = 60
 
 
-def chosen_container(profile: Profile, image: str | None) -> ContainerSettings | None:
-    """The profile's container, with ``image`` if one is given. Raises InputError if the image does
-    not exist."""
+def chosen_container(
+    profile: Profile, image: str | None, *, required: bool = True
+) -> ContainerSettings | None:
+    """The profile's container, with ``image`` if one is given. Raises InputError if the image is
+    none, or does not exist although it is required."""
     container = profile.container
     if image is not None:
         container = (
@@ -27,7 +31,7 @@ def chosen_container(profile: Profile, image: str | None) -> ContainerSettings |
             if container
             else ContainerSettings(image=image)
         )
-    return None if container is None else checked_image(container)
+    return None if container is None else checked_image(container, required=required)
 
 
 def job_script(
@@ -35,11 +39,12 @@ def job_script(
     allocation: ResourceRequest,
     container: ContainerSettings | None,
     name: str,
-    options: dict[str, Any],
+    options: Mapping[str, str | bool],
     folders: list[Path],
 ) -> JobScript:
-    """The batch script, without its folder. options: further sbatch options. folders: what the job
-    reads and writes."""
+    """The batch script, without its folder. name: of the job, after the profile's or phase2hpc.
+    options: those of ``--sbatch``. folders: what the job reads and writes."""
+    name = "-".join(part for part in (profile.job_name or "phase2hpc", name) if part)
     exports = [f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()]
     return JobScript(
         folder=Path(),
@@ -47,34 +52,31 @@ def job_script(
         python_name=_python_name(profile, container),
         parameters=parameters_of(profile, allocation, name, options),
         setup=(*profile.setup, *exports),
+        teardown=profile.teardown,
+        array_parallelism=profile.array_parallelism,
+        requeue=profile.requeue,
     )
 
 
 def prepare_script(
-    job: JobScript,
-    folder: Path,
     profile: Profile,
-    allocation: ResourceRequest,
+    level: Resources,
+    wanted: ResourceOverrides,
+    estimate: Estimate | None,
     container: ContainerSettings | None,
+    options: Mapping[str, str | bool],
     folders: list[Path],
 ) -> JobScript:
-    """The script of the job that prepares the store for ``job``: one process, no GPU."""
+    """The script of a job that prepares a store, without its folder: one process, no GPU.
+
+    level, wanted, estimate: of the job that trains.
+    """
     minutes = PREPARE_MINUTES
     if profile.max_hours is not None:
         minutes = min(minutes, max(1, int(60 * profile.max_hours)))
-    alone = replace(allocation, nodes=1, tasks_per_node=1, gpus_per_node=0, minutes=minutes)
-    parameters = {
-        **job.parameters,
-        "job_name": "phase2hpc-prepare",
-        "nodes": 1,
-        "ntasks_per_node": 1,
-        "time": minutes,
-        "signal_delay_s": alone.signal_seconds(profile.signal_seconds),
-    }
-    for key in ("gres", "gpus_per_node", "gpus_per_task"):
-        parameters.pop(key, None)
-    python = _python(profile, container, False, folders)
-    return replace(job, folder=folder, python=python, parameters=parameters)
+    alone = replace(wanted, nodes=1, tasks_per_node=1, gpus_per_node=0, time=minutes / 60)
+    allocation = allocate(level, profile, alone, estimate, options)
+    return job_script(profile, allocation, container, "prepare", options, folders)
 
 
 def _python(

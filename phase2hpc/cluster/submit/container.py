@@ -10,6 +10,7 @@ import functools
 import hashlib
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from phase2hpc.cluster.profiles.profile import ContainerSettings
@@ -49,18 +50,27 @@ def python_command(
     nv = gpus if container.nv is None else container.nv
     if digest := image_digest(container):
         environment = {DIGEST_VARIABLE: digest, **environment}
-    if container.runtime in HPC_RUNTIMES:
-        return _apptainer(container, python, binds, nv, environment)
-    return _docker(container, python, binds, nv, environment)
+    launch = _Launch(container, python, binds, nv, environment)
+    return launch.apptainer() if container.runtime in HPC_RUNTIMES else launch.docker()
 
 
-def checked_image(container: ContainerSettings) -> ContainerSettings:
-    """The settings with an absolute image path. Raises InputError if the file is missing or not an
-    image; URIs (``docker://...``) and names of docker or podman images are not checked."""
-    if container.runtime not in HPC_RUNTIMES or "://" in container.image:
+def image_exists(container: ContainerSettings) -> bool:
+    """False for an image file that this machine does not have; other images are not looked for."""
+    return not _is_file(container) or Path(container.image).expanduser().exists()
+
+
+def _is_file(container: ContainerSettings) -> bool:
+    return container.runtime in HPC_RUNTIMES and "://" not in container.image
+
+
+def checked_image(container: ContainerSettings, *, required: bool = True) -> ContainerSettings:
+    """The settings with an absolute image path. Raises InputError if the file is not an image, or
+    is missing although it is required; URIs (``docker://...``) and names of docker or podman images
+    are not checked."""
+    if not _is_file(container):
         return container
     path = Path(container.image).expanduser()
-    if not path.exists():
+    if required and not image_exists(container):
         raise InputError(
             f"container image {container.image}: no such file; build it (apptainer build), or give "
             "another by --container or in the profile"
@@ -133,53 +143,52 @@ def _binds(folders: Iterable[Path]) -> list[str]:
     return [*(str(folder) for folder in kept), *links]
 
 
-def _apptainer(
-    container: ContainerSettings,
-    python: str,
-    binds: list[str],
-    nv: bool,
-    environment: Mapping[str, str],
-) -> str:
-    # Variables with this prefix are set inside without it, also in a clean environment.
-    prefix = f"{container.runtime.upper()}ENV_"
-    variables = {**_ISOLATION, **environment}
-    words = ["env", *(f"{prefix}{name}={value}" for name, value in variables.items())]
-    words += [container.runtime, "exec", *(["--nv"] if nv else [])]
-    for bind in binds:
-        words += ["--bind", bind]
-    words += ["--pwd", str(Path.cwd()), *container.options, container.image, python]
-    if _CLEAN.isdisjoint(container.options):
-        return shlex.join(words)
-    names = " ".join(f"${{!{start}@}}" for start in TASK_VARIABLES)
-    wrapper = f'for name in {names}; do export "{prefix}$name=${{!name}}"; done; exec "$@"'
-    return shlex.join(["bash", "-c", wrapper, "bash", *words])
+@dataclass(frozen=True)
+class _Launch:
+    """A start of Python inside a container: what is bound, whether with GPUs, and variables."""
 
+    container: ContainerSettings
+    python: str
+    binds: list[str]
+    nv: bool
+    environment: Mapping[str, str]
 
-def _docker(
-    container: ContainerSettings,
-    python: str,
-    binds: list[str],
-    nv: bool,
-    environment: Mapping[str, str],
-) -> str:
-    # Files must belong to the user who runs this, whatever the image's user: with docker a uid that
-    # only the node knows, inside podman, rootless or not, 0. That user has no home: caches go to
-    # /tmp.
-    is_podman = container.runtime == "podman"
-    user = "0" if is_podman else '"$(id -u):$(id -g)"'
-    gpus = ["--device", "nvidia.com/gpu=all"] if is_podman else ["--gpus", "all"]
-    variables = {**_ISOLATION, "HOME": "/tmp", **environment}
-    words = [container.runtime, "run", "--rm", "--network", "host", "--ipc", "host"]
-    words += gpus if nv else []
-    for bind in binds:
-        words += ["--volume", bind if ":" in bind else f"{bind}:{bind}"]
-    for name, value in variables.items():
-        words += ["--env", f"{name}={value}"]
-    words += ["--workdir", str(Path.cwd()), *container.options, "--entrypoint", python]
-    # Only a shell on the node can expand the prefixes.
-    listed = "|".join(TASK_VARIABLES)
-    wrapper = (
-        f"for name in $(compgen -e | grep -E '^({listed})'); do vars+=(--env \"$name\"); done; "
-        f'exec {shlex.join(words[:2])} --user {user} "${{vars[@]}}" "$@"'
-    )
-    return shlex.join(["bash", "-c", wrapper, "bash", *words[2:], container.image])
+    def apptainer(self) -> str:
+        # Variables with this prefix are set inside without it, also in a clean environment.
+        prefix = f"{self.container.runtime.upper()}ENV_"
+        variables = {**_ISOLATION, **self.environment}
+        words = ["env", *(f"{prefix}{name}={value}" for name, value in variables.items())]
+        words += [self.container.runtime, "exec", *(["--nv"] if self.nv else [])]
+        for bind in self.binds:
+            words += ["--bind", bind]
+        words += ["--pwd", str(Path.cwd()), *self.container.options]
+        words += [self.container.image, self.python]
+        if _CLEAN.isdisjoint(self.container.options):
+            return shlex.join(words)
+        names = " ".join(f"${{!{start}@}}" for start in TASK_VARIABLES)
+        wrapper = f'for name in {names}; do export "{prefix}$name=${{!name}}"; done; exec "$@"'
+        return shlex.join(["bash", "-c", wrapper, "bash", *words])
+
+    def docker(self) -> str:
+        # Files must belong to the user who runs this, whatever the image's user: with docker a uid
+        # that only the node knows, inside podman, rootless or not, 0. That user has no home: caches
+        # go to /tmp.
+        is_podman = self.container.runtime == "podman"
+        user = "0" if is_podman else '"$(id -u):$(id -g)"'
+        gpus = ["--device", "nvidia.com/gpu=all"] if is_podman else ["--gpus", "all"]
+        variables = {**_ISOLATION, "HOME": "/tmp", **self.environment}
+        words = [self.container.runtime, "run", "--rm", "--network", "host", "--ipc", "host"]
+        words += gpus if self.nv else []
+        for bind in self.binds:
+            words += ["--volume", bind if ":" in bind else f"{bind}:{bind}"]
+        for name, value in variables.items():
+            words += ["--env", f"{name}={value}"]
+        words += ["--workdir", str(Path.cwd()), *self.container.options]
+        words += ["--entrypoint", self.python]
+        # Only a shell on the node can expand the prefixes.
+        listed = "|".join(TASK_VARIABLES)
+        wrapper = (
+            f"for name in $(compgen -e | grep -E '^({listed})'); do vars+=(--env \"$name\"); done; "
+            f'exec {shlex.join(words[:2])} --user {user} "${{vars[@]}}" "$@"'
+        )
+        return shlex.join(["bash", "-c", wrapper, "bash", *words[2:], self.container.image])

@@ -32,10 +32,14 @@ _GRACE_SECONDS = 30
 
 def local_text(script: JobScript) -> str:
     """The script of every process: as under Slurm, without srun and requeue."""
+    command = [f"exec {script.command}"]
+    if script.teardown:
+        # The signal that ends the command is for the whole process group.
+        command = ["trap : TERM", script.command, "code=$?", *script.teardown, 'exit "$code"']
     lines = [*script.setup, *script.environment_check()]
     return "\n".join(
         ["#!/bin/bash", "", "# setup", *lines, "", "# command",
-         "export SUBMITIT_EXECUTOR=local", f"exec {script.command}", ""]
+         "export SUBMITIT_EXECUTOR=local", *command, ""]
     )  # fmt: skip
 
 

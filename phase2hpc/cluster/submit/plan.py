@@ -17,7 +17,10 @@ from phase2hpc.cluster.profiles.profile import (
 from phase2hpc.cluster.slurm.jobs import slurm_available
 from phase2hpc.cluster.slurm.partitions import partitions
 from phase2hpc.cluster.submit import prepare_job as preparation
+from phase2hpc.cluster.submit.array_size import refuse_large_array
 from phase2hpc.cluster.submit.batch_script import chosen_container, job_script, prepare_script
+from phase2hpc.cluster.submit.container import image_exists
+from phase2hpc.cluster.submit.dependencies import dependency_ids
 from phase2hpc.cluster.submit.estimate import estimate
 from phase2hpc.cluster.submit.resources import (
     AUTO,
@@ -25,10 +28,10 @@ from phase2hpc.cluster.submit.resources import (
     ResourceRequest,
     allocate,
 )
-from phase2hpc.cluster.submit.sbatch_options import dependency_ids, start_after, with_options
+from phase2hpc.cluster.submit.sbatch_options import start_after, with_options
 from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.cluster.submit.store_size import PlannedStore
-from phase2hpc.cluster.submit.sweep import Member, members
+from phase2hpc.cluster.submit.sweep import ALGORITHM, Member, members, parse_sweeps, seeds_at_once
 from phase2hpc.config.algorithm_registry import algorithm_named, level_named
 from phase2hpc.config.level_settings import preset_of
 from phase2hpc.config.properties import ColumnSettings
@@ -50,13 +53,16 @@ from phase2hpc.utils.time_format import format_duration
 
 log = logging.getLogger(__name__)
 
+# Flags of ``submit`` that set the profile's field of the same name.
+FIELD_FLAGS = ("partition", "account", "qos", "constraint", "reservation", "job_name")
 # Placeholder in --dry-run for the id of the job that prepares the store.
 ID_OF_PREPARE = "ID_OF_THE_FIRST_JOB"
 
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """Arguments of ``phase2hpc submit``. sources: what a missing store is prepared from."""
+    """Arguments of ``phase2hpc submit``. fields: of the profile, by flags of the same name.
+    sources: what a missing store is prepared from. dry_run: nothing will be submitted."""
 
     train: TrainRequest
     profile: str
@@ -66,7 +72,9 @@ class SubmitRequest:
     seeds: str | None = None
     sweeps: tuple[str, ...] = ()
     sbatch: tuple[str, ...] = ()
+    fields: Mapping[str, str | None] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,17 @@ class Plan:
     prepare: JobScript | None
     container: ContainerSettings | None
     ensemble: str | None
-    dependencies: tuple[str, ...]
+    dependencies: tuple[str, ...] = ()
+
+    @property
+    def image_note(self) -> str | None:
+        """A line about an image that this machine does not have, which a dry run accepts."""
+        if self.container is None or image_exists(self.container):
+            return None
+        return (
+            f"container image {self.container.image} is not checked: no such file here yet, and "
+            "submit needs it"
+        )
 
     @property
     def is_unlimited(self) -> bool:
@@ -124,6 +142,7 @@ class Plan:
             time=None
             if isinstance(wanted.time, str)
             else format_duration(60 * math.ceil(60 * wanted.time)),
+            **request.fields,
             sbatch=list(request.sbatch),
             prepare=absolute_sources(request.sources),
         )
@@ -134,19 +153,52 @@ class Plan:
         return start_after(self.script, ids)
 
 
-def make_plan(request: SubmitRequest) -> Plan:
-    """Plan a submission. Raises InputError if the request is invalid."""
+def make_plans(request: SubmitRequest) -> tuple[Plan, ...]:
+    """Plan a submission: one job or array, or one for each algorithm of ``--sweep algorithm``.
+
+    Only the first prepares a missing store. Raises InputError if the request is invalid.
+    """
     train = request.train
-    profile, options = with_options(find_profile(request.profile), request.sbatch)
-    profile = with_partition_limit(profile)
-    level = level_named(algorithm_named(train.algorithm), train.level)
-    found = members(request.seeds, request.sweeps)
-    several = request.seeds is not None or bool(request.sweeps)
-    if several and train.resume:
+    profile, options = with_options(find_profile(request.profile), request.sbatch, request.fields)
+    sweeps = parse_sweeps(request.sweeps, train.algorithm)
+    if (request.seeds is not None or sweeps) and train.resume:
         raise InputError("--resume continues one run: leave out --seeds and --sweep")
     if request.seeds is not None and train.seed is not None:
         raise InputError("--seed and --seeds: give one of them")
+    profile = with_partition_limit(profile)
     base = checked_run_id(train.run_id) if train.run_id and not train.resume else new_run_id()
+    algorithms = [sweep.values for sweep in sweeps if sweep.key == ALGORITHM]
+    seeds, _ = seeds_at_once(request.seeds)
+    found = members(seeds, [sweep for sweep in sweeps if sweep.key != ALGORITHM])
+    dependencies = tuple(dependency_ids(request.after, train.models_dir))
+
+    def planned(one: SubmitRequest, base: str) -> Plan:
+        plan = _plan(one, profile, options, found, base)
+        return replace(plan, dependencies=dependencies)
+
+    if not algorithms:
+        return (planned(request, base),)
+    requests = {
+        name: replace(request, train=replace(train, algorithm=name)) for name in algorithms[0]
+    }
+    first, *others = (planned(one, f"{base}-{name}") for name, one in requests.items())
+    return first, *(replace(plan, prepare=None) for plan in others)
+
+
+def _plan(
+    request: SubmitRequest,
+    profile: Profile,
+    options: dict[str, str | bool],
+    found: list[Member],
+    base: str,
+) -> Plan:
+    """The plan of one job, or of an array with these members. base: of the ids of its runs."""
+    train = request.train
+    profile = profile.at_level(train.level)
+    level = level_named(algorithm_named(train.algorithm), train.level)
+    several = found != [Member()]
+    if several and profile.executor == "slurm":
+        refuse_large_array(len(found))
     path = train.store or default_store()
     resumed = run_to_resume(train) if train.resume else None
     if resumed is not None:
@@ -155,7 +207,8 @@ def make_plan(request: SubmitRequest) -> Plan:
         runs = [PlannedRun(resumed, config, Member())]
     else:
         store = PlannedStore.inspect(path)
-        asked = ",".join(filter(None, (train.properties, train.auxiliary, *train.columns)))
+        swept = {member.properties for member in found}
+        asked = ",".join(filter(None, (train.properties, train.auxiliary, *train.columns, *swept)))
         columns = store.columns(asked or None)
         runs = [
             PlannedRun(
@@ -173,33 +226,43 @@ def make_plan(request: SubmitRequest) -> Plan:
         raise store.missing()
     is_sample = not request.sources and train.store is None
     size = store.size(is_sample=is_sample)
-    config = runs[0].config
     done = resumed.read_manifest().epoch if resumed is not None else 0
-    cuda = _uses_cuda(config, profile, request.wanted, level.resources.gpus)
+    cuda = _uses_cuda(runs[0].config, profile, request.wanted, level.resources.gpus)
     expected = None
     if size is not None:
-        preset = preset_of(config)
-        expected = estimate(config, preset, train.models_dir, size, cuda=cuda, done=done)
-    allocation = allocate(level.resources, profile, request.wanted, expected)
+        # One time limit is that of all jobs of an array.
+        expected = max(
+            (
+                estimate(config, preset_of(config), train.models_dir, size, cuda=cuda, done=done)
+                for config in _of_different_speed(runs)
+            ),
+            key=lambda one: one.hours(1),
+        )
+    allocation = allocate(level.resources, profile, request.wanted, expected, options)
     folder = absolute_path(runs[0].run.path)
     if several:
         folder = folder.with_name(f"array_{base}")
-    name = f"phase2hpc-{train.algorithm}-{train.level}"
-    container = chosen_container(profile, request.container)
+    container = chosen_container(profile, request.container, required=not request.dry_run)
     folders = [train.models_dir, store.path.parent]
-    if config.init_from is not None:
-        folders.append(Path(config.init_from))
+    if (initial := runs[0].config.init_from) is not None:
+        folders.append(Path(initial))
+    name = "" if profile.job_name else f"{train.algorithm}-{train.level}"
     job = job_script(profile, allocation, container, name, options, folders)
+    _, at_once = seeds_at_once(request.seeds)
     script = replace(
         job,
         folder=folder if several else folder / "job",
         count=len(runs) if several else None,
+        array_parallelism=at_once or job.array_parallelism,
     )
     first = None
     if prepare_first:
         logs = absolute_path(train.models_dir) / f"{preparation.PREFIX}{base}"
         folders += _source_folders(request.sources)
-        first = prepare_script(job, logs, profile, allocation, container, folders)
+        first = prepare_script(
+            profile, level.resources, request.wanted, expected, container, options, folders
+        )
+        first = replace(first, folder=logs)
     return Plan(
         request=request,
         profile=profile,
@@ -207,11 +270,20 @@ def make_plan(request: SubmitRequest) -> Plan:
         store=absolute_path(store.path),
         allocation=allocation,
         script=script,
-        prepare=first and start_after(first, []),
+        prepare=first,
         container=container,
         ensemble=base if several else None,
-        dependencies=tuple(dependency_ids(request.after, train.models_dir)),
     )
+
+
+def _of_different_speed(runs: Iterable[PlannedRun]) -> list[RunConfig]:
+    """One configuration of each model, batch size and length of training."""
+    found = {}
+    for config in (planned.config for planned in runs):
+        training = config.training
+        key = (training.batch_size, training.epochs, training.max_samples)
+        found[config.model.model_dump_json(), *key] = config
+    return list(found.values())
 
 
 def _config(
@@ -224,9 +296,14 @@ def _config(
 ) -> RunConfig:
     for key in train.overrides.keys() & member.overrides.keys():
         raise InputError(f"--sweep {key}: --{key.replace('_', '-')} is given too")
-    seed = train.seed if member.seed is None else member.seed
-    overrides = {**train.overrides, **member.overrides}
-    request = replace(train, seed=seed, overrides=overrides)
+    if member.properties is not None and train.properties is not None:
+        raise InputError("--sweep properties: --properties (or --all-properties) is given too")
+    request = replace(
+        train,
+        seed=train.seed if member.seed is None else member.seed,
+        overrides={**train.overrides, **member.overrides},
+        properties=train.properties if member.properties is None else member.properties,
+    )
     return new_config(request, store, columns, announce=announce)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phase2hpc.cluster.monitor.logs import log_file
@@ -17,14 +17,16 @@ SCRIPT_SUFFIX = "_submission.sh"
 
 @dataclass(frozen=True)
 class Preparation:
-    """Id of the job, and the folder of its script and logs, which is named after the runs."""
+    """Id of the job, and the folder of its script and logs, which is named after the runs;
+    ``cluster`` as in their manifests."""
 
     job_id: str
     folder: Path
+    cluster: str = ""
 
     @property
     def job(self) -> JobIdentity:
-        return JobIdentity(self.job_id, self.folder.name)
+        return JobIdentity(self.job_id, self.folder.name, self.cluster)
 
     def log(self, *, err: bool) -> Path:
         return log_file(self.folder, self.job_id, err=err)
@@ -46,7 +48,8 @@ def find_preparation(summary: RunSummary) -> Preparation | None:
     base = summary.manifest.ensemble or summary.run.id
     if Path(base).name != base:
         return None
-    return _in(summary.run.path.parent.parent / f"{PREFIX}{base}")
+    found = _in(summary.run.path.parent.parent / f"{PREFIX}{base}")
+    return found and replace(found, cluster=summary.manifest.cluster)
 
 
 def preparation_of_job(models_dir: Path, job_id: str) -> Preparation | None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from phase2hpc.cluster.profiles.profile import Profile
 from phase2hpc.cluster.submit.estimate import Estimate
+from phase2hpc.cluster.submit.exclusive_options import (
+    CORES,
+    GPUS,
+    MEMORY,
+    SbatchOption,
+    further_options,
+    rival,
+)
 from phase2hpc.config.algorithms import Resources
 from phase2hpc.errors import InputError
 from phase2hpc.utils.time_format import format_duration
@@ -32,13 +41,17 @@ class ResourceOverrides:
 @dataclass(frozen=True)
 class ResourceRequest:
     """Nodes, processes and GPUs per node, cores per process, memory per node (GiB), time limit
-    (minutes); ``notes`` explain time and memory."""
+    (minutes); ``notes`` explain time and memory.
+
+    cpus, memory_gb: None if another option requests them, or none does. A memory of 0 is all of
+    the node's.
+    """
 
     nodes: int
     tasks_per_node: int
     gpus_per_node: int
-    cpus: int
-    memory_gb: float
+    cpus: int | None
+    memory_gb: float | None
     minutes: int
     notes: tuple[str, ...] = ()
 
@@ -52,9 +65,17 @@ class ResourceRequest:
 
 
 def allocate(
-    level: Resources, profile: Profile, wanted: ResourceOverrides, estimate: Estimate | None
+    level: Resources,
+    profile: Profile,
+    wanted: ResourceOverrides,
+    estimate: Estimate | None,
+    options: Mapping[str, str | bool] | None = None,
 ) -> ResourceRequest:
-    """Raises InputError for a flag that exceeds the profile's limits or contradicts another."""
+    """The request of a job. options: those of ``--sbatch``.
+
+    Raises InputError for a flag that exceeds the profile's limits, and for two places that
+    contradict each other.
+    """
 
     def chosen(flag: Any, field: Any, default: Any) -> Any:
         return next(value for value in (flag, field, default) if value is not None)
@@ -70,7 +91,8 @@ def allocate(
             f"--tasks-per-node {wanted.tasks_per_node}: must be the number of GPUs ({gpus})"
         )
     tasks = gpus or wanted.tasks_per_node or 1
-    cpus = chosen(wanted.cpus, profile.cpus, _at_most(level.cpus, profile.max_cpus, tasks))
+    of_level = _at_most(level.cpus, profile.max_cpus, tasks)
+    cpus = chosen(wanted.cpus, profile.cpus, of_level)
     memory, memory_note = _memory(level, profile, wanted, estimate, tasks)
     minutes, time_note = _minutes(level, profile, wanted, estimate, nodes * tasks)
     for name, value, most in (
@@ -81,7 +103,50 @@ def allocate(
     ):
         if most is not None and value > most:
             raise InputError(f"{name} {value:g} is above the profile's limit of {most:g}")
-    return ResourceRequest(nodes, tasks, gpus, cpus, memory, minutes, (time_note, memory_note))
+    further = further_options(profile.sbatch, options or {}, gpus=gpus > 0)
+    if gpus and profile.gpu_request != "none":
+        place = _place(profile, ("gpus", "gpu_request"), "--gpus-per-node", wanted.gpus_per_node)
+        rival(GPUS, further, place or "the level's number of GPUs")
+    if _elsewhere(CORES, profile, ("cpus", "cpu_request"), "--cpus", wanted.cpus, further):
+        cpus = None
+    memory_fields = ("memory_gb", "memory_request")
+    note = _elsewhere(MEMORY, profile, memory_fields, "--memory", wanted.memory_gb, further)
+    notes = (time_note, f"memory {note}" if note else memory_note)
+    return ResourceRequest(nodes, tasks, gpus, cpus, None if note else memory, minutes, notes)
+
+
+def _elsewhere(
+    what: str,
+    profile: Profile,
+    fields: tuple[str, str],
+    flag: str,
+    given: float | None,
+    further: Sequence[SbatchOption],
+) -> str | None:
+    """How another option than that of the fields requests it, or that none does; None otherwise.
+
+    fields: of the amount, and of the option.
+    """
+    if getattr(profile, fields[1]) == "none":
+        if given is not None:
+            raise InputError(f"{flag} {given:g} has no effect with the profile's {fields[1]}: none")
+        option = rival(what, further, None)
+    else:
+        option = rival(what, further, _place(profile, fields, flag, given))
+    if option is not None:
+        return f"{option.name}={option.value} ({option.origin})"
+    return "not requested" if getattr(profile, fields[1]) == "none" else None
+
+
+def _place(profile: Profile, fields: tuple[str, str], flag: str, given: float | None) -> str | None:
+    """The flag or field that makes a request, None for a default."""
+    if given is not None:
+        return flag
+    return next((f"{name} in the profile" for name in fields if _is_set(profile, name)), None)
+
+
+def _is_set(profile: Profile, field: str) -> bool:
+    return field in profile.model_fields_set and getattr(profile, field) is not None
 
 
 def _at_most(cpus: int, limit: int | None, tasks: int) -> int:
@@ -100,7 +165,8 @@ def _memory(
         (profile.memory_gb, "from the profile"),
     ):
         if value is not None:
-            return value, f"memory {value:g} GiB a node ({origin})"
+            amount = f"{value:g} GiB a node" if value else "all of a node's"
+            return value, f"memory {amount} ({origin})"
     value, note = float(level.memory_gb), "default of the level"
     if estimate is not None:
         needed = estimate.memory_gb(tasks)
@@ -126,7 +192,7 @@ def _minutes(
             raise InputError(
                 f"--time {format_duration(3600 * hours)} is above the site's limit of "
                 f"{format_duration(3600 * profile.max_hours)}: give less, a longer run continues "
-                "by requeue"
+                + ("by requeue" if profile.requeue else "with submit --resume")
             )
     elif profile.hours is not None:
         hours, note = profile.hours, "from the profile"
@@ -135,8 +201,9 @@ def _minutes(
     else:
         hours, note = estimate.hours(processes), estimate.time_note(processes)
     if profile.max_hours is not None and hours > profile.max_hours:
+        then = "continues by requeue" if profile.requeue else "continue it with submit --resume"
         needed = format_duration(3600 * hours)
-        note += f"; capped at the site's limit, {needed} needed: continues by requeue"
+        note += f"; capped at the site's limit, {needed} needed: {then}"
         hours = math.floor(60 * profile.max_hours) / 60
     minutes = max(1, math.ceil(round(60 * hours, 3)))
     return minutes, f"time {format_duration(60 * minutes)} ({note})"

@@ -22,7 +22,9 @@ from submitit.core.core import Job, PicklingExecutor
 from submitit.slurm import slurm
 
 from phase2hpc.cluster.node.train_task import RESTARTS_VARIABLE
+from phase2hpc.cluster.slurm.clusters import chosen_cluster
 from phase2hpc.cluster.slurm.command import SlurmUnavailable, error_of, message_of
+from phase2hpc.cluster.submit.shell_variables import sbatch_environment, script_options
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.utils.dependencies import modules
 
@@ -37,7 +39,8 @@ class JobScript:
 
     folder: of scripts, pickles and logs. python: a shell command, which may start a container;
     python_name: its name in messages. parameters: sbatch options under submitit's names. count:
-    elements of an array, None for one job. extra: the extra of phase2hpc that it needs.
+    elements of an array, None for one job; array_parallelism: how many run at once. requeue: if
+    the command exits with 75. extra: the extra of phase2hpc that it needs.
     """
 
     folder: Path
@@ -45,7 +48,10 @@ class JobScript:
     python_name: str
     parameters: dict[str, Any]
     setup: tuple[str, ...] = ()
+    teardown: tuple[str, ...] = ()
     count: int | None = None
+    array_parallelism: int | None = None
+    requeue: bool = True
     extra: str = "train"
 
     @property
@@ -55,15 +61,17 @@ class JobScript:
 
     def text(self) -> str:
         """The script for sbatch."""
-        setup = [*self.setup, *self.environment_check(), *_SLURM_LINES]
+        setup = [*_FIRST_LINES, *self.setup, *self.environment_check(), *_SLURM_LINES]
         text = slurm._make_sbatch_string(
             command=self.command,
             folder=self.folder,
             setup=setup,
             map_count=self.count,
+            array_parallelism=self.array_parallelism or self.count or 1,
             **self.parameters,
         )
-        return "\n".join([text.rstrip("\n"), *_REQUEUE_LINES, ""])
+        end = _REQUEUE_LINES if self.requeue else _NO_REQUEUE_LINES
+        return "\n".join([text.rstrip("\n"), "code=$?", *self.teardown, *end, ""])
 
     def environment_check(self) -> list[str]:
         """Shell lines that end the job with one line if its Python lacks a required package."""
@@ -88,35 +96,65 @@ class JobScript:
         ]
 
 
+# With --export, sbatch sets it to what it was given, and srun would pass on nothing else to the
+# tasks: neither what the lines below set, nor SUBMITIT_EXECUTOR.
+_FIRST_LINES = ["unset SLURM_EXPORT_ENV"]
+
 _SLURM_LINES = [
-    # From 22.05 on srun does not inherit this from sbatch.
-    'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
+    # From 22.05 on srun does not inherit this from sbatch. Unset where cores are not requested per
+    # task: srun refuses it beside cores per GPU.
+    'if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi',
     f'export {RESTARTS_VARIABLE}="${{SLURM_RESTART_COUNT:-0}}"',
     # SIGTERM at a preemption must end the task and not this shell; children reset the trap.
     "trap : TERM",
 ]
 
-# Only a RUNNING job is requeued: a cancelled one must not come back, and Slurm itself requeues a
-# preempted one. Elements are named ARRAY_TASK: the id of one of them is that of the whole array.
+_GO_ON = "its state is saved, continue with phase2hpc submit --resume"
+_ID = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+# 140 is 128 + SIGUSR2: the warning came before Python had a handler.
+_IF_STOPPED_EARLY = f'if [ "$code" -eq {StoppedEarly.exit_code} ] || [ "$code" -eq 140 ]; then'
+
+# Only a job that Slurm says is RUNNING is requeued: a cancelled one must not come back, and Slurm
+# itself requeues a preempted one. Elements are named ARRAY_TASK: the id of one of them is that of
+# the whole array. No program but scontrol is needed.
 _REQUEUE_LINES = [
-    "code=$?",
-    # 140 is 128 + SIGUSR2: the warning came before Python had a handler.
-    f'if [ "$code" -eq {StoppedEarly.exit_code} ] || [ "$code" -eq 140 ]; then',
-    '  job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"',
+    _IF_STOPPED_EARLY,
+    # A job whose setup changed PATH, or a node without Slurm's commands.
+    f'  job="{_ID}" why="Slurm does not answer whether it still runs" refused=0',
     "  for pause in 5 20 60 0; do",
-    '    state=$(scontrol show job --oneliner "$job" | grep -o "JobState=[A-Z_]*")',
-    '    if [ -n "$state" ] && [ "$state" != JobState=RUNNING ]; then',
+    "    if ! command -v scontrol >/dev/null; then",
+    '      why="no scontrol on node $HOSTNAME"',
+    "      break",
+    "    fi",
+    '    answer=" $(scontrol show job --oneliner "$job") "',
+    "    state=${answer#* JobState=}",
+    "    state=${state%% *}",
+    '    case "$answer" in',
+    '    *" JobState=RUNNING "*)',
+    '      if scontrol requeue "$job"; then',
+    '        echo "phase2hpc: job $job is requeued to continue"',
+    "        exit 0",
+    "      fi",
+    '      why="Slurm refuses, see above"',
+    # It answers, so that its refusal will stay; once more, since a busy one may drop a request.
+    "      refused=$((refused + 1))",
+    '      if [ "$refused" -eq 2 ]; then break; fi',
+    "      ;;",
+    '    *" JobState="*)',
     '      echo "phase2hpc: job $job is not requeued ($state)" >&2',
     '      exit "$code"',
-    "    fi",
-    '    if scontrol requeue "$job"; then',
-    '      echo "phase2hpc: job $job is requeued to continue"',
-    "      exit 0",
-    "    fi",
+    "      ;;",
+    "    esac",
     '    sleep "$pause"',
     "  done",
-    '  echo "phase2hpc: job $job could not be requeued (reason above): its state is saved, continue'
-    ' with phase2hpc submit --resume" >&2',
+    f'  echo "phase2hpc: job $job is not requeued ($why): {_GO_ON}" >&2',
+    "fi",
+    'exit "$code"',
+]
+
+_NO_REQUEUE_LINES = [
+    _IF_STOPPED_EARLY,
+    f'  echo "phase2hpc: job {_ID} is not requeued (requeue: false in the profile): {_GO_ON}" >&2',
     "fi",
     'exit "$code"',
 ]
@@ -200,14 +238,16 @@ def sbatch(script: Path) -> str:
     Raises InputError or Phase2Error with Slurm's reason for a refusal, and JobIdUnknown where a
     job may have been queued.
     """
+    cluster = chosen_cluster()
+    environment = sbatch_environment(script_options(os.fsdecode(script.read_bytes())))
     try:
         answer = subprocess.run(
-            ["sbatch", "--parsable", str(script)],
+            ["sbatch", "--parsable", *([f"--clusters={cluster}"] if cluster else []), str(script)],
             capture_output=True,
             text=True,
             errors="replace",
             timeout=_SBATCH_TIMEOUT,
-            env=_environment_outside_job(),
+            env=environment,
             check=False,
         )
     except FileNotFoundError:
@@ -227,12 +267,3 @@ def sbatch(script: Path) -> str:
     if isinstance(error_of("sbatch", reason), SlurmUnavailable):
         raise Phase2Error(f"Slurm cannot be reached ({reason}): try again later")
     raise InputError(f"sbatch refuses the job: {reason}")
-
-
-def _environment_outside_job() -> dict[str, str]:
-    """The environment without the variables of an enclosing job, which sbatch would take as
-    options."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return dict(os.environ)
-    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
-    return {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in kept}

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from phase2hpc.cluster.node import train_task
 from phase2hpc.cluster.slurm import jobs as slurm
+from phase2hpc.cluster.slurm.clusters import chosen_cluster
 from phase2hpc.cluster.submit.local_executor import local_text, run_calls
 from phase2hpc.cluster.submit.plan import ID_OF_PREPARE, Plan, PlannedRun, absolute_sources
+from phase2hpc.cluster.submit.shell_variables import script_options, variable_notes
 from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, Call, JobIdUnknown
-from phase2hpc.errors import InputError
+from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.runs.job_id import array_id
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory, create_run
@@ -29,54 +32,86 @@ log = logging.getLogger(__name__)
 _NOT_SHARED_TYPES = (*IN_MEMORY, "overlay")
 
 
-def dry_run(plan: Plan) -> str:
-    """Configuration and exact scripts as text; writes nothing."""
-    first = plan.runs[0]
-    parts = [
-        f"# Configuration of {_named(first)}; nothing is written or submitted.",
-        first.config.to_json().rstrip(),
-    ]
-    if len(plan.runs) > 1:
-        others = [f"#   {_named(planned)}" for planned in plan.runs[1:]]
-        parts.append("\n".join(["# The same except seed and swept settings:", *others]))
-    parts.append("\n".join(f"# {note}" for note in plan.allocation.notes))
-    local = plan.profile.executor == "local"
-    if plan.prepare is not None:
-        text = local_text(plan.prepare) if local else plan.prepare.text()
-        parts += [f"# Script of the first job, which prepares {plan.store}:", text]
-    script = plan.script_after(None if plan.prepare is None else ID_OF_PREPARE)
-    what = "array" if plan.ensemble is not None else "job"
-    parts += [f"# Script of the {what}:", local_text(script) if local else script.text()]
+def dry_run(plans: Sequence[Plan]) -> str:
+    """Configurations and exact scripts as text; writes nothing."""
+    parts = []
+    prepare = plans[0].prepare
+    for plan in plans:
+        first = plan.runs[0]
+        parts += [
+            f"# Configuration of {_named(first)}; nothing is written or submitted.",
+            first.config.to_json().rstrip(),
+        ]
+        if len(plan.runs) > 1:
+            others = [f"#   {_named(planned)}" for planned in plan.runs[1:]]
+            parts.append("\n".join(["# The same except seed and swept settings:", *others]))
+        notes = [*plan.allocation.notes, *filter(None, [plan.image_note])]
+        local = plan.profile.executor == "local"
+        script = plan.script_after(None if prepare is None else ID_OF_PREPARE)
+        if not local:
+            notes += variable_notes(script_options(script.text()))
+        parts.append("\n".join(f"# {note}" for note in notes))
+        if plan.prepare is not None:
+            text = local_text(plan.prepare) if local else plan.prepare.text()
+            parts += [f"# Script of the first job, which prepares {plan.store}:", text]
+        what = "array" if plan.ensemble is not None else "job"
+        parts += [f"# Script of the {what}:", local_text(script) if local else script.text()]
     return "\n".join(parts)
 
 
-def submit(plan: Plan) -> list[str]:
-    """Submit the jobs of a plan, or run them here; returns their ids.
+def submit(plans: Sequence[Plan]) -> list[str]:
+    """Submit the jobs of the plans, or run them here; returns their ids.
 
     Raises InputError or Phase2Error; then no new run directory and no job is left.
     """
-    _refuse_if_queued(plan)
-    if plan.profile.executor == "local":
-        return _run_here(plan)
-    if problem := unshared_reason(plan.script.folder):
+    _refuse_if_queued(plans[0])
+    if plans[0].profile.executor == "local":
+        return _run_all_here(plans)
+    chosen_cluster()  # refuses what could not be found again
+    if problem := unshared_reason(plans[0].script.folder):
         log.warning("%s", problem)
-    with _new_directories(plan):
-        prepare_id = None
-        if plan.prepare is not None:
-            (prepare_id,) = BatchExecutor(plan.prepare).submit_calls(
-                [_preparation(plan)], lambda ids: None
-            )
-        executor = BatchExecutor(plan.script_after(prepare_id))
+    queued: list[str] = []
+    with ExitStack() as directories:
+        for plan in plans:
+            directories.enter_context(_new_directories(plan))
         try:
-            ids = executor.submit_calls(_calls(plan), lambda ids: _record(plan, ids))
+            prepare_id = None
+            if plans[0].prepare is not None:
+                (prepare_id,) = BatchExecutor(plans[0].prepare).submit_calls(
+                    [_preparation(plans[0])], lambda ids: None
+                )
+                queued.append(prepare_id)
+            submitted = []
+            for plan in plans:
+                executor = BatchExecutor(plan.script_after(prepare_id))
+                ids = executor.submit_calls(_calls(plan), functools.partial(_record, plan))
+                queued.append(array_id(ids[0]))
+                submitted.append(ids)
         except JobIdUnknown:
             # A job that may be queued needs its store.
             raise
         except BaseException:
-            if prepare_id is not None:
-                slurm.cancel([prepare_id])
+            if queued:
+                slurm.cancel(queued)
             raise
-    print(_summary(plan, ids, prepare_id))
+    for plan, ids in zip(plans, submitted, strict=True):
+        print(_summary(plan, ids, prepare_id))
+    return [job_id for ids in submitted for job_id in ids]
+
+
+def _run_all_here(plans: Sequence[Plan]) -> list[str]:
+    ids: list[str] = []
+    failures: list[Phase2Error] = []
+    for plan in plans:
+        try:
+            ids += _run_here(plan)
+        except StoppedEarly:
+            raise
+        except Phase2Error as error:
+            failures.append(error)
+    if failures:
+        first, *others = failures
+        raise type(first)("; ".join(str(error) for error in (first, *others)))
     return ids
 
 
@@ -166,6 +201,8 @@ def _record(plan: Plan, ids: list[str]) -> None:
         run.update_manifest(
             state="submitted",
             job_ids=[*known, job_id],
+            cluster=chosen_cluster() if plan.profile.executor == "slurm" else "",
+            after=list(plan.dependencies),
             job_folder=folder,
             submission=plan.submission,
             message="",
@@ -177,7 +214,8 @@ def _refuse_if_queued(plan: Plan) -> None:
     if not plan.request.train.resume or not slurm.slurm_available():
         return
     run = plan.runs[0].run
-    for job_id, job in slurm.queue_states(run.read_manifest().job_ids).items():
+    manifest = run.read_manifest()
+    for job_id, job in slurm.queue_states(manifest.job_ids, manifest.cluster).items():
         if not job.over:
             raise InputError(
                 f"--resume: run {run.id} already has a job ({job_id}, {job.state}): wait for it, "
@@ -224,6 +262,8 @@ def _summary(plan: Plan, ids: list[str], prepare_id: str | None) -> str:
         element = f"{job_id}: " if plan.ensemble is not None else ""
         lines.append(f"  {element}{_named(planned)}")
     lines += [f"  {note}" for note in plan.allocation.notes if not plan.is_unlimited]
+    if plan.profile.executor == "slurm":
+        lines += [f"  {note}" for note in variable_notes(script_options(plan.script.text()))]
     name = shlex.quote(plan.runs[0].run.id)
     lines += [
         "to follow it:",

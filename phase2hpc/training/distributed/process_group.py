@@ -29,7 +29,7 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 @contextmanager
 def process_group(device: str) -> Iterator[World]:
-    """The world of this launch: of torchrun, srun, or one process alone.
+    """The world of this launch: of torchrun, srun, mpiexec, or one process alone.
 
     Only the main rank prints. Raises InputError for a contradictory environment, or where some
     ranks have a GPU of their own and others not; Phase2Error where the rendezvous fails.

@@ -14,6 +14,7 @@ from phase2hpc.cluster.doctor import checks, container, environment
 from phase2hpc.cluster.doctor import filesystem as doctor_folder
 from phase2hpc.cluster.doctor.check import Check, checks_text
 from phase2hpc.cluster.doctor.node import node_checks
+from phase2hpc.cluster.doctor.shell_variables import shell_variable_checks
 from phase2hpc.cluster.doctor.slurm import slurm_checks
 from phase2hpc.cluster.profiles.profile import Profile
 
@@ -211,6 +212,27 @@ def test_a_profile_that_fits(cluster):
                    "--account=chem", "--requeue"):  # fmt: skip
         assert f" {option} " in trial
     assert "signal-delay" not in trial and "srun" not in trial
+
+
+def test_variables_of_the_shell_that_sbatch_reads(monkeypatch):
+    """Those that the profile's jobs would not be given, and those that they would."""
+    assert shell_variable_checks(Profile()) == []
+    monkeypatch.setenv("SBATCH_QOS", "high")
+    (check,) = shell_variable_checks(None)
+    assert (check.status, check.found) == (
+        "ok",
+        "passed to sbatch from this shell: SBATCH_QOS=high",
+    )
+    monkeypatch.setenv("SBATCH_MEM_PER_CPU", "1G")
+    monkeypatch.setenv("SBATCH_ARRAY_INX", "0-3")
+    (check,) = shell_variable_checks(Profile(qos="low"))
+    assert (check.status, check.found) == (
+        "warn",
+        "not passed to sbatch, since the script decides: SBATCH_ARRAY_INX=0-3 "
+        "SBATCH_MEM_PER_CPU=1G SBATCH_QOS=high",
+    )
+    (check,) = shell_variable_checks(Profile(memory_request="none"))
+    assert check.found.endswith("from this shell: SBATCH_MEM_PER_CPU=1G SBATCH_QOS=high")
 
 
 @pytest.mark.parametrize("fields", [{}, {"hours": 2}])

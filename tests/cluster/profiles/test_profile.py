@@ -21,18 +21,26 @@ from phase2hpc.utils.package_files import shared_path
 
 FULL = """
 description: everything
+extends: slurm-cpu
 partition: gpu,gpu-long
 account: 0123
 qos: on
 constraint: "[rack1|rack2]&nvme"
 reservation: course
+job_name: mine
 gpu_request: gpus-per-node
+cpu_request: cpus-per-gpu
+memory_request: mem-per-gpu
 gpu_type: a100
 cpus: 4
 memory_gb: 512M
 gpus: 2
 nodes: 2
 hours: 12:30:00
+hours_per_level: {std: 12, pro: 1-12}
+array_parallelism: 4
+requeue: false
+dependency: singleton
 max_hours: 2-00:00:00
 max_nodes: 4
 max_gpus_per_node: 4
@@ -41,6 +49,7 @@ max_cpus: 64
 setup: |
   module load cuda
   source ~/env/bin/activate
+teardown: [rm -rf "$TMPDIR"]
 python: ~/env/bin/python
 environment:
   OMP_NUM_THREADS: 4
@@ -52,7 +61,7 @@ container:
   options: [--cleanenv]
   nv: no
 signal_seconds: 60
-sbatch: {exclusive: true, mail_user: me@example.org, comment: }
+sbatch: {exclusive: true, mail_user: me@example.org, comment: , nice: false}
 srun: [--mpi=none]
 """
 
@@ -82,7 +91,11 @@ def test_every_field_is_read_as_what_it_is(profile, monkeypatch):
     assert read.environment == {"OMP_NUM_THREADS": "4", "CACHE": "/scratch/me/cache"}
     assert read.container.image == "/scratch/me/image.sif"
     assert read.container.nv is False
-    assert read.sbatch == {"exclusive": True, "mail-user": "me@example.org", "comment": True}
+    assert read.hours_per_level == {"std": 12, "pro": 36} and read.requeue is False
+    assert (read.at_level("pro").hours, read.at_level("max").hours) == (36, 12.5)
+    assert read.sbatch == {
+        "exclusive": True, "mail-user": "me@example.org", "comment": True, "nice": False,
+    }  # fmt: skip
 
 
 def test_nothing_need_be_said(profile):
@@ -106,7 +119,25 @@ def test_nothing_need_be_said(profile):
         ("srun: --mpi=none", "field 'srun' = '--mpi=none': write a list"),
         ("environment: {1A: x}", "is not the name of an environment variable"),
         ("container: {image: x, binds: [data]}", "write a bind as /on/the/node"),
-        ("sbatch: {partition: x}", "'partition' is set by the profile's field partition"),
+        ("hours_per_level: {stdd: 1}", "unknown level 'stdd': did you mean 'std'?"),
+        ("hours_per_level: {std: 48}\nmax_hours: 24", "hours_per_level.std 48 is above max_hours"),
+        ("requeue: perhaps", "field 'requeue' = 'perhaps': input should be a valid boolean"),
+        ("dependency: afterok:7", "field 'dependency' = 'afterok:7': input should be 'singleton'"),
+        ("memory_gb: -1", "field 'memory_gb' = '-1': input should be greater than or equal to 0"),
+        ("max_memory_gb: 0", "field 'max_memory_gb' = '0': input should be greater than 0"),
+        ("memory_gb: 0\nmemory_request: mem-per-cpu", "memory_gb 0 means all of a node's memory"),
+        ("memory_gb: 4\nmemory_request: none", "memory_gb has no effect with 'memory_request: no"),
+        ("cpus: 4\ncpu_request: none", "cpus has no effect with 'cpu_request: none'"),
+        (
+            "memory_request: mem-per-cpu\ncpu_request: none",
+            "memory_request mem-per-cpu needs cores",
+        ),
+        ("gpu_type: a100\ngpu_request: none", "gpu_type has no effect with 'gpu_request: none'"),
+        (
+            "sbatch: {partition: x}",
+            "'partition' is set by the profile's field partition, or --part",
+        ),
+        ("sbatch: {no-requeue: }", "'no-requeue' is set by the profile's field requeue"),
         ("sbatch: {array: 0-9}", "'array' is set by phase2hpc"),
         ("sbatch: {p: x}", "'p' is not a long option of sbatch"),
     ],
@@ -142,6 +173,51 @@ def test_a_wrong_field_is_one_line(profile, text, line):
 def test_nothing_gets_into_the_script_by_the_back_door(profile, text):
     with pytest.raises(InputError, match=r"^mine\.yaml: field '\w+"):
         profile(text)
+
+
+def test_a_profile_that_extends_another(profile, tmp_path):
+    Path("site.yaml").write_text(
+        "partition: gpu\naccount: chem\nmax_hours: 24\nsetup: [module load cuda]\n"
+        "signal_seconds: 60\nenvironment: {A: 1, B: 2}\nsbatch: {exclusive: true, nice: 5}\n"
+    )
+    Path("sub").mkdir()
+    Path("sub/long.yaml").write_text("extends: ../site.yaml\nmax_hours: 48\nenvironment: {B: 3}\n")
+    read = profile(
+        "extends: sub/long.yaml\naccount:\nsetup: [module load rocm]\nsignal_seconds:\n"
+        "sbatch: {exclusive: false}\n"
+    )
+    assert (read.partition, read.account, read.max_hours) == ("gpu", None, 48)
+    assert (read.setup, read.signal_seconds) == (("module load rocm",), 120)
+    assert read.environment == {"A": "1", "B": "3"}
+    assert read.sbatch == {"exclusive": False, "nice": "5"}
+    assert profile("extends: slurm-gpu").gpus == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("extends: slurm-gpuu", "mine.yaml: extends: unknown profile 'slurm-gpuu': did you mean"),
+        ("extends: ./gone.yaml", "mine.yaml: extends: profile gone.yaml: no such file"),
+        (
+            "extends: mine.yaml",
+            "mine.yaml: extends: a profile cannot extend itself (mine.yaml -> m",
+        ),
+        (
+            "extends: back.yaml",
+            "back.yaml: extends: a profile cannot extend itself (mine.yaml -> ba",
+        ),
+        ("extends: wrong.yaml", "wrong.yaml: unknown field 'partion'"),
+        ("extends: short.yaml\nhours: 2", "mine.yaml: hours 2 is above max_hours 1"),
+        ("extends: [a]", "mine.yaml: field 'extends' = ['a']: input should be a valid string"),
+    ],
+)
+def test_a_profile_that_cannot_extend_another(profile, text, line):
+    Path("back.yaml").write_text("extends: mine.yaml\n")
+    Path("wrong.yaml").write_text("partion: x\n")
+    Path("short.yaml").write_text("max_hours: 1\n")
+    with pytest.raises(InputError) as caught:
+        profile(text)
+    assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
 
 
 def test_an_unset_variable_is_named(profile, monkeypatch):

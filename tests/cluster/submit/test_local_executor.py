@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,19 @@ def test_75_runs_again_until_it_is_done(tmp_path: Path, capfd: Any) -> None:
     assert lines == ["start 0", "start 1", "start 2"]
     (log,) = tmp_path.glob("local-*_0_log.out")
     assert log.read_text().count("start") == 3 and began == [[log.name.removesuffix("_0_log.out")]]
+
+
+def test_teardown_lines_follow_any_end(tmp_path: Path, capfd: Any) -> None:
+    lines = ('echo "down after $code"', "false")
+    with_teardown = replace(script(tmp_path, 3), teardown=lines)
+    calls = [call("print('first')"), call("raise SystemExit(5)"),
+             call("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")]  # fmt: skip
+    with pytest.raises(Phase2Error, match=r"_1 exited with code 5.*_2 exited with code 137"):
+        local.run_calls(with_teardown, calls, 1, lambda ids: None)
+    out = capfd.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("down")] == [
+        "down after 0", "down after 5", "down after 137",
+    ]  # fmt: skip
 
 
 def test_one_that_fails_does_not_keep_the_others(tmp_path: Path, capfd: Any) -> None:

@@ -69,6 +69,56 @@ def test_above_the_limits(profile: Any, wanted: Any, words: str) -> None:
         allocate(LEVEL, Profile(**profile), ResourceOverrides(**wanted), None)
 
 
+OF_SBATCH = {"mem-per-cpu": "3900M"}
+
+
+@pytest.mark.parametrize(
+    ("profile", "flags", "wanted", "words"),
+    [
+        ({"memory_gb": 32, "sbatch": OF_SBATCH}, {}, {},
+         "memory_gb in the profile and mem-per-cpu in the profile's sbatch both set the memory"),
+        ({"memory_request": "mem", "sbatch": OF_SBATCH}, {}, {}, "memory_request in the profile"),
+        ({"sbatch": OF_SBATCH}, {}, {"memory_gb": 32}, "--memory and mem-per-cpu in the profile's"),
+        ({}, OF_SBATCH, {"memory_gb": 32}, "--memory and --sbatch mem-per-cpu both set the memory"),
+        ({"memory_request": "none"}, {}, {"memory_gb": 32}, "--memory 32 has no effect"),
+        ({"sbatch": {"tres-per-task": "cpu:2,mem:4G"}, "cpus": 4}, {}, {}, "both set the cores"),
+        ({"sbatch": {"cpus-per-gpu": "12"}}, {}, {"cpus": 4}, "--cpus and cpus-per-gpu in the pro"),
+        ({"cpu_request": "none"}, {}, {"cpus": 4}, "--cpus 4 has no effect with the profile's c"),
+        ({"sbatch": OF_SBATCH}, {"mem-per-gpu": "64G"}, {}, "--sbatch mem-per-gpu and mem-per"),
+        ({"sbatch": {"gres": "gpu:2"}}, {}, {}, "the level's number of GPUs and gres in"),
+        ({"gpus": 2}, {"gpus-per-socket": "1"}, {}, "gpus in the profile and --sbatch gpus-per-s"),
+        ({"sbatch": {"gres": "tmpfs:1G,gpu:a100:2"}}, {}, {"gpus_per_node": 1}, "gpu_request: n"),
+        ({"sbatch": {"exclusive": True}}, {"oversubscribe": True}, {}, "both set the sharing of"),
+    ],
+)  # fmt: skip
+def test_two_places_that_contradict_each_other_are_both_named(
+    profile: Any, flags: Any, wanted: Any, words: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        allocate(LEVEL, Profile(**profile), ResourceOverrides(**wanted), None, flags)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_level_gives_way_to_an_option_of_sbatch() -> None:
+    bare = allocate(LEVEL, Profile(sbatch=OF_SBATCH), ResourceOverrides(), guess())
+    assert bare.memory_gb is None and bare.cpus == 8
+    assert bare.notes[1] == "memory mem-per-cpu=3900M (mem-per-cpu in the profile's sbatch)"
+    # Without GPUs, what is per GPU is left out, and the level's memory is requested.
+    per_gpu = Profile(sbatch={"mem-per-gpu": "64G", "cpus-per-gpu": "12"})
+    found = allocate(LEVEL, per_gpu, ResourceOverrides(), None)
+    assert (found.cpus, found.memory_gb) == (None, None)
+    found = allocate(LEVEL, per_gpu, ResourceOverrides(gpus_per_node=0), None)
+    assert (found.cpus, found.memory_gb) == (8, 32)
+    removed = allocate(LEVEL, per_gpu, ResourceOverrides(memory_gb=1), None, {"mem-per-gpu": False})
+    assert removed.memory_gb == 1
+    nothing = Profile(memory_request="none", cpu_request="none", gpu_request="none")
+    found = allocate(LEVEL, nothing, ResourceOverrides(), None)
+    assert (found.cpus, found.memory_gb, found.gpus_per_node) == (None, None, 1)
+    assert found.notes[1] == "memory not requested"
+    whole = allocate(LEVEL, Profile(memory_gb=0), ResourceOverrides(), None)
+    assert (whole.memory_gb, whole.notes[1]) == (0, "memory all of a node's (from the profile)")
+
+
 def test_the_levels_own_cores_fit_the_node() -> None:
     assert allocate(LEVEL, Profile(max_cpus=4), ResourceOverrides(), None).cpus == 4
     assert (

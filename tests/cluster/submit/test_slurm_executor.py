@@ -13,13 +13,16 @@ import pytest
 
 from phase2hpc.cluster.slurm.command import message_of
 from phase2hpc.cluster.submit import slurm_executor
+from phase2hpc.cluster.submit.shell_variables import script_options, variable_notes
 from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, JobIdUnknown, JobScript, sbatch
 from phase2hpc.errors import InputError, Phase2Error
 
 
-def script(folder: Path, python: str = "true", count: int | None = None) -> JobScript:
+def script(
+    folder: Path, python: str = "true", count: int | None = None, **further: Any
+) -> JobScript:
     return JobScript(
-        folder=folder, python=python, python_name=python, count=count,
+        folder=folder, python=python, python_name=python, count=count, **further,
         parameters={"time": 5, "wckey": None, "additional_parameters": {"requeue": True}},
     )  # fmt: skip
 
@@ -36,6 +39,9 @@ def run_script(
     *,
     count: int | None = None,
     python: str = "true",
+    requeue: bool = True,
+    setup: tuple[str, ...] = (),
+    teardown: tuple[str, ...] = (),
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
     bin_ = tmp_path / "bin"
@@ -44,7 +50,8 @@ def run_script(
     executable(bin_ / "scontrol", f'echo "scontrol $*" >> {tmp_path}/calls\n{scontrol}')
     executable(bin_ / "sleep", "exit 0")
     file = tmp_path / "job.sh"
-    file.write_text(script(tmp_path / "job", python, count).text())
+    lines = {"setup": setup, "teardown": teardown}
+    file.write_text(script(tmp_path / "job", python, count, requeue=requeue, **lines).text())
     return subprocess.run(
         ["/bin/bash", str(file)], capture_output=True, text=True, timeout=30, cwd=tmp_path,
         env={"PATH": f"{bin_}:/usr/bin:/bin", "SLURM_JOB_ID": "41", **variables},
@@ -89,10 +96,67 @@ def test_a_job_that_slurm_is_ending_is_left_alone(state: str, tmp_path: Path) ->
     assert "requeue 41" not in (tmp_path / "calls").read_text()
 
 
-def test_a_requeue_that_fails_is_tried_again_and_then_said(tmp_path: Path) -> None:
-    ended = run_script(tmp_path, "exit 75", f"{RUNNING}\necho 'Slurm is away' >&2; exit 1")
-    assert ended.returncode == 75 and "submit --resume" in ended.stderr.splitlines()[-1]
-    assert (tmp_path / "calls").read_text().count("requeue 41") == 4
+def test_a_refused_requeue_is_tried_once_more_and_then_said(tmp_path: Path) -> None:
+    """Slurm answers, and goes on refusing."""
+    ended = run_script(
+        tmp_path, "exit 75", 'case "$*" in show*) echo "JobId=41 JobState=RUNNING Reason=None";;'
+        "*) echo 'disabled' >&2; exit 1;; esac",
+    )  # fmt: skip
+    assert ended.returncode == 75 and ended.stderr.splitlines()[-1] == (
+        "phase2hpc: job 41 is not requeued (Slurm refuses, see above): its state is saved, "
+        "continue with phase2hpc submit --resume"
+    )
+    assert (tmp_path / "calls").read_text().count("requeue 41") == 2
+
+
+def test_without_an_answer_a_job_is_not_requeued(tmp_path: Path) -> None:
+    """It may have been cancelled meanwhile; asked four times, and answered at last."""
+    ended = run_script(tmp_path, "exit 75", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    assert ended.returncode == 75
+    assert "(Slurm does not answer whether it still runs)" in ended.stderr.splitlines()[-1]
+    assert "submit --resume" in ended.stderr.splitlines()[-1]
+    assert (tmp_path / "calls").read_text().splitlines() == ["scontrol show job --oneliner 41"] * 4
+    (tmp_path / "calls").unlink()
+    late = f'[ "$(/bin/grep -c show {tmp_path}/calls)" -lt 3 ] && exit 1\n{RUNNING}'
+    ended = run_script(tmp_path, "exit 75", late)
+    assert ended.returncode == 0 and "job 41 is requeued" in ended.stdout
+
+
+def test_no_program_but_scontrol_is_needed_to_requeue(tmp_path: Path) -> None:
+    """After setup lines that leave nothing else on PATH."""
+    lines = (f"PATH={tmp_path}/bin",)
+    (tmp_path / "bin").mkdir()
+    ended = run_script(tmp_path, "exit 75", RUNNING, setup=lines)
+    assert ended.returncode == 0 and "job 41 is requeued" in ended.stdout, ended.stderr
+    ended = run_script(
+        tmp_path, "exit 75", RUNNING, setup=(f"/bin/rm {tmp_path}/bin/scontrol", *lines)
+    )
+    assert ended.returncode == 75
+    assert "(no scontrol on node " in ended.stderr and "submit --resume" in ended.stderr
+
+
+def test_requeue_false_leaves_the_job(tmp_path: Path) -> None:
+    ended = run_script(tmp_path, "exit 75", RUNNING, requeue=False)
+    assert ended.returncode == 75 and not (tmp_path / "calls").exists()
+    assert "job 41 is not requeued (requeue: false in the profile)" in ended.stderr
+    assert run_script(tmp_path, "exit 1", RUNNING, requeue=False).stderr == ""
+
+
+def test_teardown_runs_after_any_end_and_before_a_requeue(tmp_path: Path) -> None:
+    lines = ('echo "down after $code"', "false")
+    for code, ended_with in ((0, 0), (9, 9), (75, 0)):
+        ended = run_script(tmp_path, f"exit {code}", RUNNING, teardown=lines)
+        assert ended.returncode == ended_with
+        assert ended.stdout.splitlines()[0] == f"down after {code}"
+
+
+def test_what_sbatch_was_given_to_export_does_not_reach_the_task(tmp_path: Path) -> None:
+    """srun reads it, and would start the task without the variables of this script."""
+    ended = run_script(
+        tmp_path, 'echo "export=$SLURM_EXPORT_ENV executor=$SUBMITIT_EXECUTOR"', "",
+        SLURM_EXPORT_ENV="NONE",
+    )  # fmt: skip
+    assert "export= executor=slurm" in ended.stdout
 
 
 def test_the_shell_outlives_sigterm_and_its_children_do_not_ignore_it(tmp_path: Path) -> None:
@@ -105,7 +169,7 @@ def test_the_shell_outlives_sigterm_and_its_children_do_not_ignore_it(tmp_path: 
 
 def test_a_restart_tells_the_task_its_number(tmp_path: Path) -> None:
     srun = 'echo "n=$PHASE2HPC_RESTARTS cpus=$SRUN_CPUS_PER_TASK"'
-    assert "n=0 cpus=1" in run_script(tmp_path, srun, "").stdout
+    assert "n=0 cpus=\n" in run_script(tmp_path, srun, "").stdout
     ended = run_script(tmp_path, srun, "", SLURM_RESTART_COUNT="2", SLURM_CPUS_PER_TASK="6")
     assert "n=2 cpus=6" in ended.stdout
 
@@ -125,6 +189,15 @@ def test_a_python_without_what_it_needs_is_said_before_it_starts(tmp_path: Path)
 
 
 # ---- sbatch ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """The batch script of a job."""
+    file = tmp_path / "job.sh"
+    file.write_text(script(tmp_path / "job").text())
+    return file
+
 
 REFUSALS = [
     (
@@ -158,11 +231,11 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("said", "words", "kind"), REFUSALS)
 def test_slurms_own_reason_in_one_line(
-    said: str, words: str, kind: type[Exception], slurm_commands: Any, tmp_path: Path
+    said: str, words: str, kind: type[Exception], slurm_commands: Any, job: Path
 ) -> None:
     slurm_commands(sbatch=("", said, 1))
     with pytest.raises(kind) as caught:
-        sbatch(tmp_path / "job.sh")
+        sbatch(job)
     assert type(caught.value) is kind
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
@@ -192,49 +265,81 @@ No reservation for this job
     ],
 )
 def test_the_id_among_what_a_site_prints(
-    stdout: str, job_id: str, slurm_commands: Any, tmp_path: Path
+    stdout: str, job_id: str, slurm_commands: Any, job: Path
 ) -> None:
     slurm_commands(sbatch=(stdout, "", 0))
-    assert sbatch(tmp_path / "job.sh") == job_id
+    assert sbatch(job) == job_id
 
 
 @pytest.mark.parametrize("stdout", ["", BANNER, "job 78 submitted\n", "78a\n", "-78\n"])
 def test_without_an_id_a_job_may_be_queued(
-    stdout: str, slurm_commands: Any, tmp_path: Path
+    stdout: str, slurm_commands: Any, job: Path, tmp_path: Path
 ) -> None:
     slurm_commands(sbatch=(stdout, "", 0))
     with pytest.raises(JobIdUnknown, match="printed no job id") as caught:
-        sbatch(tmp_path / "job.sh")
+        sbatch(job)
     assert "squeue --me" in str(caught.value) and f"{tmp_path} is kept" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_sbatch_that_hangs_may_have_queued_a_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executable(tmp_path / "sbatch", "exec /bin/sleep 60")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(slurm_executor, "_SBATCH_TIMEOUT", 0.5)
     with pytest.raises(JobIdUnknown, match="did not answer within"):
-        sbatch(tmp_path / "job.sh")
+        sbatch(job)
 
 
-def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_sbatch(job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="no sbatch on this machine.*--profile local"):
-        sbatch(tmp_path / "job.sh")
+        sbatch(job)
 
 
 def test_the_job_that_submits_does_not_speak_for_the_job_submitted(
-    slurm_commands: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slurm_commands: Any, job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From within a job sbatch would take its cores and memory for wishes."""
     for name, value in (("JOB_ID", "5"), ("CPUS_PER_TASK", "3"), ("CONF", "/etc/x.conf")):
         monkeypatch.setenv(f"SLURM_{name}", value)
     slurm_commands(sbatch=("78;cluster\n", "", 0))
-    assert sbatch(tmp_path / "job.sh") == "78"
+    assert sbatch(job) == "78"
     environment = slurm_commands.environment()
     assert "SLURM_CONF=/etc/x.conf" in environment and "SLURM_CPUS_PER_TASK" not in environment
+
+
+SHELL = {
+    "SBATCH_PARTITION": "mine", "SBATCH_TIMELIMIT": "5", "SBATCH_MEM_PER_CPU": "1G",
+    "SBATCH_NO_REQUEUE": "1", "SBATCH_ARRAY_INX": "0-3", "SBATCH_OUTPUT": "x", "SBATCH_WAIT": "1",
+    "SBATCH_GRES": "gpu:4", "SBATCH_CPUS_PER_GPU": "3",
+    "SBATCH_EXPORT": "NONE", "SBATCH_QOS": "high", "SBATCH_CORE_SPEC": "1",
+}  # fmt: skip
+KEPT = {"SBATCH_EXPORT", "SBATCH_QOS", "SBATCH_CORE_SPEC"}
+
+
+def test_variables_of_the_shell_do_not_beat_the_script(
+    slurm_commands: Any, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SHELL.items():
+        monkeypatch.setenv(name, value)
+    options = ["partition=p", "mem=2G", "gpus=1", "cpus-per-task=1", "job-name='a b'"]
+    lines = "".join(f"#SBATCH --{option}\n" for option in options)
+    job.write_text(job.read_text().replace("# Parameters\n", f"# Parameters\n{lines}"))
+    slurm_commands(sbatch=("78\n", "", 0))
+    assert sbatch(job) == "78"
+    passed = dict(line.split("=", 1) for line in slurm_commands.environment().splitlines())
+    assert {name for name in passed if name.startswith("SBATCH_")} == KEPT
+    dropped, kept = variable_notes(script_options(job.read_text()))
+    assert dropped.startswith(
+        "not passed to sbatch, since the script decides: SBATCH_ARRAY_INX=0-3"
+    )
+    assert kept == (
+        "passed to sbatch from this shell: SBATCH_CORE_SPEC=1 SBATCH_EXPORT=NONE SBATCH_QOS=high"
+    )
+    for name in SHELL:
+        assert (name in kept) == (name in KEPT) == (name not in dropped)
 
 
 def test_message_of() -> None:

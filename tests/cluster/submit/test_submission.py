@@ -137,6 +137,46 @@ def test_a_first_job_whose_followers_are_refused_is_cancelled(
     assert "scancel 55" in slurm_commands() and not Path("models").exists()
 
 
+def test_an_array_of_each_algorithm(submit: Submit, slurm_commands: Any, tmp_path: Path) -> None:
+    swept = ("--sweep", "algorithm=cgcnn,e3nn", "--run-id", "mine", "--seeds", "0-1%1")
+    code, out, err = submit(*swept, "--store", "new.h5", "--prepare", "x.jsonl")
+    assert code == 0, err
+    assert out.count("array 900 of 2 jobs") == 2 and out.count("job 900 prepares") == 1
+    assert len([call for call in slurm_commands() if call.startswith("sbatch")]) == 3
+    for family, name in (("multitask_cgcnn_lite", "cgcnn"), ("multitask_lite_e3nn", "e3nn")):
+        run = RunDirectory(Path("models") / family / f"run_mine-{name}-s1")
+        manifest = run.read_manifest()
+        assert (manifest.algorithm, manifest.ensemble, manifest.job_ids) == (
+            name, f"mine-{name}", ["900_1"],
+        )  # fmt: skip
+        text = (run.path.parent / f"array_mine-{name}" / "900_submission.sh").read_text()
+        assert "--array=0-1%1\n" in text and "--dependency=afterok:900\n" in text
+
+
+def test_if_the_second_of_two_algorithms_is_refused_the_first_is_cancelled(
+    submit: Submit, slurm_commands: Any, tmp_path: Path
+) -> None:
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text(
+        f"#!/bin/sh\necho sbatch >> {tmp_path}/calls\n"
+        f"[ $(/bin/grep -c '^sbatch' {tmp_path}/calls) = 1 ] && echo 55 && exit 0\n"
+        f"/bin/cat >&2 <<'END'\n{REFUSED}END\nexit 1\n"
+    )
+    code, _, err = submit("--sweep", "algorithm=cgcnn,e3nn", "--seeds", "0-1")
+    assert code == 2 and "Invalid qos" in err
+    assert "scancel 55" in slurm_commands() and not Path("models").exists()
+
+
+def test_an_array_larger_than_those_of_the_cluster(submit: Submit, slurm_commands: Any) -> None:
+    slurm_commands(scontrol=("MaxArraySize            = 4\n", "", 0))
+    assert submit("--seeds", "0-3", "--dry-run")[0] == 0
+    code, _, err = submit("--seeds", "0-4")
+    assert code == 2 and err.splitlines()[-1] == (
+        "phase2hpc: an array of 5 jobs: this cluster has arrays of 4 at most (MaxArraySize): "
+        "submit it in parts"
+    )
+
+
 def test_a_missing_store(submit: Submit) -> None:
     code, out, err = submit("--store", "new.h5", "--prepare", "x.jsonl", "--run-id", "mine")
     assert code == 0, err
@@ -196,13 +236,15 @@ def test_the_command_that_goes_on_asks_for_the_same_job(
     """From any folder, and its store is prepared where it is still not there."""
     Path("an image.sif").write_bytes(b"hsqs")
     asked = ("--container", "an image.sif", "--time", "1:30:00", "--memory", "1.5", "--nodes", 2,
-             "--sbatch", "nice=5", "--store", "new.h5", "--prepare", "tiny.h5",
+             "--partition", "long", "--job-name", "mine", "--sbatch", "nice=5",
+             "--store", "new.h5", "--prepare", "tiny.h5",
              "--models-dir", Path("models").resolve())  # fmt: skip
     assert submit("--run-id", "mine", *asked)[0] == 0
     run = RunDirectory(the_run("mine").path.resolve())
     words = shlex.split(resume_command(run, run.read_manifest()))
     for flag, value in (
         ("--profile", Path("site.yaml").resolve()), ("--container", Path("an image.sif").resolve()),
+        ("--partition", "long"), ("--job-name", "mine"),
         ("--time", "1:30:00"), ("--memory", "1.5"), ("--nodes", 2), ("--sbatch", "nice=5"),
         ("--prepare", Path("tiny.h5").resolve()),
     ):  # fmt: skip
@@ -215,7 +257,7 @@ def test_the_command_that_goes_on_asks_for_the_same_job(
     assert code == 0 and f"job 901 prepares {store} first" in out, err
     again = (run.path / "job" / "901_submission.sh").read_text()
     assert "an image.sif" in again and "an image.sif" in scripts[0]
-    for line in ("--time=90\n", "--nodes=2\n", "--nice=5\n", "--mem=1536M\n"):
+    for line in ("--time=90\n", "--nodes=2\n", "--nice=5\n", "--mem=1536M\n", "--partition=long\n"):
         assert f"#SBATCH {line}" in again and f"#SBATCH {line}" in scripts[0], again
     store.touch()
     assert "--prepare" not in resume_command(run, run.read_manifest())
@@ -239,10 +281,12 @@ def test_a_manifest_of_a_submitted_run_is_read_by_the_registry(tmp_path: Path) -
     from phase2hpc.config.run_config import build_config
     from phase2hpc.runs.listing import list_text
     from phase2hpc.runs.registry import registry
+    from phase2hpc.runs.run_table import run_records
     from phase2hpc.runs.state import run_statuses
 
     run = create_run(tmp_path, "multitask_cgcnn_lite", "x")
     manifest = Manifest.for_run(run, build_config("cgcnn", "lite", ["band_gap"]), tmp_path, None)
     manifest.state = "submitted"
     run.write_manifest(manifest)
-    assert " pending " in list_text(run_statuses(registry(tmp_path), SlurmScheduler()))
+    records = run_records(run_statuses(registry(tmp_path), SlurmScheduler()))
+    assert " pending " in list_text(records, None)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import time
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -115,10 +114,10 @@ def disturbed_validation(rank: int, *words: object) -> None:
     original = Trainer.infer_on_all_ranks
 
     def predict(self: Trainer, model: Any, indices: Any, before_each: Any = None) -> Any:
-        def asked() -> None:
+        def asked(done: int) -> None:
             if self.world.rank == rank:
                 signal.raise_signal(signal.SIGTERM)
-            before_each()
+            before_each(done)
 
         return original(self, model, indices, asked)
 
@@ -296,8 +295,8 @@ def test_tasks_of_a_job_end_with_one_code(settings, ends_soon, code, words, tiny
     manifest = Manifest.for_run(run, config, tiny.store, None)
     manifest.state = "submitted"
     run.write_manifest(manifest)
-    given = {"SLURM_JOB_END_TIME": str(int(time.time()) + 2)} if ends_soon else {}
-    with Ranks(2, tmp_path / "log", on_a_node, given, str(run.path), 1.0, 2) as ranks:
+    hours = 2 / 3600 if ends_soon else 1.0
+    with Ranks(2, tmp_path / "log", on_a_node, {}, str(run.path), hours, 2) as ranks:
         assert ranks.codes() == [code, code], ranks.text()
     told = [line for line in ranks.lines() if line.startswith("phase2hpc: ")]
     assert len(told) == 1 and words in told[0], ranks.text()

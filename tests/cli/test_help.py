@@ -1,0 +1,71 @@
+"""Help of every command: a line of what it does, an example, named values, at 80 columns."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from phase2hpc.cli.command_line import command_line
+from phase2hpc.cli.main import app
+
+ROOT = command_line(app)
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    for name, command in ROOT.commands.items():
+        below = getattr(command, "commands", None)
+        yield from [(name,)] if below is None else [(name, sub) for sub in below]
+
+
+def built(path: tuple[str, ...]) -> Any:
+    """The command at this path, with its parameters."""
+    group, context = ROOT, ROOT.make_context("phase2hpc", list(path), resilient_parsing=True)
+    for word in path:
+        group = group.commands[word]
+        context = group.make_context(word, [], parent=context, resilient_parsing=True)
+    return context
+
+
+@pytest.fixture(autouse=True)
+def at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_every_command(path, command) -> None:
+    code, out, err = command(*path, "-h")
+    assert (code, err) == (0, "") and out == command(*path, "--help")[1]
+    assert max(map(len, out.splitlines())) <= 80
+    # No type in place of a value's name, no markup as it stands.
+    assert not re.search(r"<\w+>|\bTEXT\b|`", out), out
+    examples = re.findall(r"^ Example: (.*(?:\n [^ ].*)*)", out, re.M)
+    assert examples, f"the docstring of {' '.join(path)} lacks 'Example: phase2hpc ...'"
+    for example in examples:
+        words = shlex.split(" ".join(example.split()))
+        assert words[: len(path) + 1] == ["phase2hpc", *path]
+        # Raises for an option that is not there.
+        inner = built(path)
+        inner.command.make_context(path[-1], words[len(path) + 1 :], parent=inner.parent)
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_values_have_names_and_options_a_meaning(path) -> None:
+    for parameter in built(path).command.params:
+        flag = getattr(parameter, "is_flag", False)
+        assert flag or parameter.metavar, f"{path}: no metavar for {parameter.name}"
+        assert parameter.help, f"{path}: no help for {parameter.name}"
+
+
+def test_groups_of_commands(command) -> None:
+    out = command("-h")[1]
+    assert out == command("--help")[1] and max(map(len, out.splitlines())) <= 80
+    for panel in ("Data", "Training", "Jobs", "Results"):
+        assert f"─ {panel} ─" in out
+    for name in ROOT.commands:
+        assert re.search(rf"^│ {name} ", out, re.M)
+    assert command("-V") == command("--version")

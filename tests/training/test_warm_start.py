@@ -1,0 +1,117 @@
+"""Training that starts from another model: what is taken over, and an encoder that is frozen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from same_run import assert_same_run
+
+from phase2hpc.checkpointing.manager import load_best, load_newest
+from phase2hpc.config.algorithm_registry import algorithm_named
+from phase2hpc.config.settings import MAX_EPOCHS
+from phase2hpc.data.store.reader import Store
+from phase2hpc.errors import InputError, StoppedEarly
+from phase2hpc.inference.batched import predict_graphs
+from phase2hpc.inference.target_scaler import TargetScaler
+from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.models.multitask import build_model
+from phase2hpc.training.request import train_request
+
+
+def encoder(run) -> dict[str, torch.Tensor]:
+    weights = load_best(run.best)["weights"]
+    return {key: value for key, value in weights.items() if key.startswith("encoder.")}
+
+
+def test_it_says_what_was_taken_over(trained, train_tiny, tmp_path, capsys) -> None:
+    train_tiny(tmp_path, init_from=trained["cgcnn"], properties="band_gap,mass", epochs=1)
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("start from ")]
+    count = sum(tensor.numel() for tensor in encoder(trained["cgcnn"]).values())
+    assert f"run_cgcnn: taken over: encoder ({count:,} weights), heads of band_gap; " in line
+    assert "; new: heads of mass; not taken over: heads of formation_energy, " in line
+
+
+def test_a_head_is_converted_to_the_new_scale(trained, tiny) -> None:
+    """The new data set has other means and deviations; predictions stay what they were."""
+    best, store = TrainedModel.load(trained["cgcnn"].best), Store.open(tiny.store)
+    names = ("bulk_modulus", "formation_energy")
+    rng = np.random.default_rng(0)
+    scaler = TargetScaler.fit(names, rng.normal(size=(50, 2)) * (7.0, 0.1) + (300.0, 5.0))
+    model = build_model(
+        algorithm_named("cgcnn"), best.config.model, best.graph_settings, names
+    ).eval()
+    best.copy_into(model, scaler)
+    indices, cpu = np.arange(20), torch.device("cpu")
+    expected = predict_graphs(best.model, best.scaler, store, indices, device=cpu)
+    found = predict_graphs(model, scaler, store, indices, device=cpu)
+    for column, name in enumerate(names):
+        there = expected[:, best.scaler.reported.index(name)]
+        np.testing.assert_allclose(found[:, column], there, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["e3nn", "cgcnn"])
+def test_a_frozen_encoder_stays_as_it_is(algorithm, trained, train_tiny, tmp_path) -> None:
+    """Its statistics too, while the heads learn."""
+    source = trained[algorithm]
+    run = train_tiny(
+        tmp_path, algorithm, init_from=source, properties="all9", frozen_epochs=MAX_EPOCHS, epochs=2
+    )
+    before = encoder(source)
+    assert all(torch.equal(value, before[key]) for key, value in encoder(run).items())
+    heads = [key for key in load_best(run.best)["weights"] if key.startswith("heads.")]
+    old, new = load_best(source.best)["weights"], load_best(run.best)["weights"]
+    assert any(not torch.equal(old[key], new[key]) for key in heads)
+
+
+def test_then_it_learns(trained, train_tiny, tmp_path) -> None:
+    source = trained["cgcnn"]
+    run = train_tiny(
+        tmp_path, init_from=source, properties="all9", frozen_epochs=1, epochs=2, ema_decay=0.0
+    )
+    state = load_newest(run)
+    assert state is not None
+    before = encoder(source)
+    assert any(
+        not torch.equal(value, before[key])
+        for key, value in state[0]["model"].items()
+        if key.startswith("encoder.") and value.is_floating_point()
+    )
+
+
+@pytest.mark.parametrize("hours", [1e-9])
+def test_resumed_in_its_midst_it_is_the_same_run(hours, trained, train_tiny, tmp_path) -> None:
+    options = {"init_from": trained["cgcnn"], "frozen_epochs": 1, "epochs": 2}
+    reference = train_tiny(tmp_path / "a", **options)
+    with pytest.raises(StoppedEarly):
+        train_tiny(tmp_path / "b", max_hours=hours, **options)
+    while True:
+        try:
+            run = train_tiny(tmp_path / "b", resume=True, max_hours=hours)
+            break
+        except StoppedEarly:
+            continue
+    assert_same_run(run, reference)
+
+
+def request(**changes):
+    return train_request(
+        **{
+            "algorithm": "cgcnn", "level": "lite", "store": None, "models_dir": "models",
+            "properties": None, "all_properties": False, "auxiliary": None, "column": None,
+            "fold": None, "resume": False, "run_id": None, "init_from": "e3nn-std", "seed": None,
+            "accept_changes": False, "settings": {}, **changes,
+        }
+    )  # fmt: skip
+
+
+def test_freeze_is_encoder_or_its_first_epochs() -> None:
+    assert request(freeze="encoder").overrides == {"frozen_epochs": MAX_EPOCHS}
+    assert request(freeze="encoder:5").overrides == {"frozen_epochs": 5}
+    for wrong in ("heads", "encoder:", "encoder:0", "encoder:x", "5"):
+        with pytest.raises(InputError, match="write encoder, or encoder:N"):
+            request(freeze=wrong)
+    with pytest.raises(InputError, match="--freeze: needs --init-from"):
+        request(freeze="encoder", init_from=None)
+    with pytest.raises(InputError, match="only one of them"):
+        request(freeze="encoder", settings={"frozen_epochs": 3})
