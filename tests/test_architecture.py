@@ -32,7 +32,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TORCH = {"torch", "torch_geometric", "e3nn", "tensorboard"}
 # A login node has no torch: what runs there loads it when it is needed.
 WITHOUT_TORCH = {"", "errors", "utils", "config", "data", "runs", "cluster", "cli"}
-TENSORS = {"data.loader", "data.dataset"}
+TENSORS = {"data.crystal_data", "data.dataset", "data.device_arrays", "data.loader"}
 FILES = {"data.store", "data.readers", "runs", "checkpointing", "utils.atomic_io"}
 
 Imports = dict[str, int]
@@ -121,6 +121,12 @@ def test_imports_point_down(module: str) -> None:
 @pytest.mark.parametrize("module", LIGHT)
 def test_no_torch_when_imported(module: str) -> None:
     assert chain_to(module, TORCH, set()) == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "data.dataset"])
+def test_torch_geometric_is_imported_for_its_datasets_only(module: str) -> None:
+    """It takes as long as torch, with pandas and torch._dynamo."""
+    assert "torch_geometric" not in imports(module)
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if subpackage(m) == "data"])

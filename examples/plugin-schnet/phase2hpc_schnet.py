@@ -9,8 +9,8 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.models.schnet import GaussianSmearing, ShiftedSoftplus
 
 from phase2hpc import Algorithm, GraphSettings, Level, ModelSettings, Resources
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
-from phase2hpc.data.loader import CrystalData
 from phase2hpc.models.geometry import edge_geometry, mean_over_atoms
 
 

@@ -147,6 +147,15 @@ class GraphArrays:
         table.view(np.int8)[:, 4:7] = self.image
         return table
 
+    @cached_property
+    def max_degree(self) -> npt.NDArray[np.int64]:
+        """(N,) largest number of neighbours of an atom in each graph; made at first use."""
+        first_node = np.repeat(self.node_ptr[:-1], np.diff(self.edge_ptr))
+        degree = np.bincount(first_node + self.receiver, minlength=len(self.atomic_number))
+        # One entry past the end, for graphs without atoms there.
+        ends = np.maximum.reduceat(np.append(degree, 0), self.node_ptr[:-1])
+        return np.where(np.diff(self.node_ptr) > 0, ends, 0)
+
     def take(self, indices: npt.NDArray[np.integer]) -> GraphArrays:
         """A copy of the graphs with these indices, in this order."""
         chosen = [int(i) for i in indices]

@@ -1,7 +1,7 @@
 """Batches of tensors from a store or from graphs in memory.
 
-A batch is a torch_geometric ``Data``, collated from slices of flat arrays, which is 10 times
-faster than ``Batch.from_data_list``. Edge vectors are computed by the model:
+A batch has the fields of a torch_geometric ``Data``. It is collated from slices of flat arrays,
+which is 10 times faster than ``Batch.from_data_list``. Edge vectors are computed by the model:
 ``pos[sender] + edge_shift @ cell[batch] - pos[receiver]``.
 """
 
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch_geometric.data import Data
 
+from phase2hpc.data.crystal_data import CrystalData
+from phase2hpc.data.device_arrays import DeviceArrays, fits_on
 from phase2hpc.data.graph_arrays import GraphArrays, concatenate
 from phase2hpc.data.sampler import Indices, Sampler, partition_by_window
 from phase2hpc.data.store.reader import Store
@@ -26,25 +27,6 @@ NUMPY_DTYPE = {torch.float32: np.float32, torch.float64: np.float64}
 WINDOW_BYTES = 1 << 28
 # A batch may span two windows.
 WINDOWS_IN_MEMORY = 2
-
-
-class CrystalData(Data):  # type: ignore[misc]
-    """``Data`` of one or more crystals.
-
-    z: (N,) int64 atomic numbers. pos: (N, 3) Cartesian, angstrom. cell: (B, 3, 3), rows are
-    vectors. edge_index: (2, E) int64, row 0 the sender, row 1 the receiver, sorted by receiver.
-    edge_shift: (E, 3) lattice image of the sender, in the dtype of ``pos``. batch: (N,) int64, and
-    ptr: (B + 1,) int64, the crystal of each node. y: (B, P) labels, NaN where missing. index:
-    (B,) int64, index in the source. weight: (B,) one, or zero for padding.
-    """
-
-    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        # By its name, torch_geometric would treat it as node indices.
-        return 0 if key == "index" else super().__inc__(key, value, *args, **kwargs)
-
-    @property
-    def num_graphs(self) -> int:
-        return int(self.cell.shape[0])
 
 
 def collate(
@@ -90,8 +72,16 @@ def collate(
         if weight is None
         else torch.from_numpy(weight.astype(real, copy=False)),
     )
-    data.num_nodes = len(nodes)
+    data.max_degree = int(arrays.max_degree[chosen].max(initial=0))
     return data
+
+
+def to_device(batch: CrystalData, device: torch.device) -> CrystalData:
+    """The batch on a device; a copy to a GPU goes on while the host does."""
+    if device.type == "cuda" and not batch.pos.is_cuda:
+        batch = batch.pin_memory()
+    moved: CrystalData = batch.to(device, non_blocking=True)
+    return moved
 
 
 class Loader:
@@ -113,10 +103,21 @@ class Loader:
         self.properties = tuple(properties)
         self.dtype = dtype
         self._arrays = source if isinstance(source, GraphArrays) else source.arrays
+        self._on_device: DeviceArrays | None = None
         self._windows: _Windows | None = None
         if self._arrays is None:
             assert isinstance(source, Store)
             self._windows = _Windows(source, source.block_bounds(window_bytes))
+
+    def keep_on(self, device: torch.device) -> None:
+        """Make batches on a device from a copy of the graphs there, where they are in memory."""
+        if self._arrays is not None and not self.properties:
+            self._on_device = DeviceArrays(self._arrays, device, self.dtype)
+
+    def keep_on_gpu(self, device: torch.device) -> None:
+        """As ``keep_on``, for a GPU whose memory is large enough."""
+        if device.type == "cuda" and self._arrays is not None and fits_on(device, self._arrays):
+            self.keep_on(device)
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -154,6 +155,8 @@ class Loader:
         index: Indices,
         weight: npt.NDArray[np.float32],
     ) -> CrystalData:
+        if self._on_device is not None:
+            return self._on_device.collate(index, weight)
         return collate(arrays, local, self.properties, self.dtype, weight=weight, index=index)
 
 

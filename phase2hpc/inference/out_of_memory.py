@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from phase2hpc.data.loader import CrystalData
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.errors import Phase2Error
 
 # torch (2.13) raises a plain RuntimeError where its CPU allocator fails, without an error number:

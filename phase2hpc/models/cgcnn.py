@@ -10,11 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
-from torch_geometric.data import Data
 
 from phase2hpc.config.algorithms import CGCNNSettings
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.distributed_batch_norm import BatchNorm
+from phase2hpc.models.edge_messages import edge_messages
 from phase2hpc.models.element_embedding import ElementEmbedding
 from phase2hpc.models.geometry import GaussianBasis, edge_geometry, mean_over_atoms
 
@@ -43,13 +44,28 @@ class GatedConvolution(nn.Module):
         counted: (N,) one, or zero for atoms of padding.
         """
         sender, receiver = edge_index
-        z = self.edge(edges)
-        z = z + self.sender(atoms).index_select(0, sender)
-        z = z + self.receiver(atoms).index_select(0, receiver)
-        gate, core = self.edge_norm(z, counted.index_select(0, receiver)).chunk(2, dim=1)
-        message = weight * torch.sigmoid(gate) * softplus(core)
-        total = torch.zeros_like(atoms).index_add(0, receiver, message)
+        of_sender, of_receiver = self.sender(atoms), self.receiver(atoms)
+        norm = self.edge_norm
+        if norm.uses_batch_alone(len(edges)) and _in_blocks(atoms.device):
+            total, mean, variance = edge_messages(
+                edges, weight, edge_index, of_sender, of_receiver,
+                self.edge.weight, norm.weight, norm.bias, norm.eps,
+            )  # fmt: skip
+            norm.count_batch(mean, variance, len(edges))
+        else:
+            z = self.edge(edges)
+            z = z + of_sender.index_select(0, sender)
+            z = z + of_receiver.index_select(0, receiver)
+            gate, core = norm(z, counted.index_select(0, receiver)).chunk(2, dim=1)
+            message = weight * torch.sigmoid(gate) * softplus(core)
+            total = torch.zeros_like(atoms).index_add(0, receiver, message)
         return softplus(atoms + self.norm(total, counted))
+
+
+def _in_blocks(device: torch.device) -> bool:
+    """A GPU waits for the many small operations, and a compiled model joins operations itself."""
+    autocast = torch.is_autocast_enabled(device.type)
+    return device.type == "cpu" and not autocast and not torch.compiler.is_compiling()
 
 
 class CGCNNEncoder(nn.Module):
@@ -69,7 +85,7 @@ class CGCNNEncoder(nn.Module):
             nn.Linear(hidden, settings.out_features), nn.Softplus(), nn.Dropout(settings.dropout)
         )
 
-    def forward(self, batch: Data) -> Tensor:
+    def forward(self, batch: CrystalData) -> Tensor:
         with torch.no_grad():
             _, length, weight = edge_geometry(batch, self.graph)
             edges = self.basis(length)

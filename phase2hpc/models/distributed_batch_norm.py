@@ -19,13 +19,27 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
         """x: (N, F). weight: (N,), one, or zero for padded rows. Returns (N, F)."""
-        if self.training and distributed.is_available() and distributed.is_initialized():
+        if self.training and _among_others():
             normalised: Tensor = self._over_all_ranks(x, weight.unsqueeze(1))
             return normalised
         # Without other processes there is no padding.
         if len(x) >= 2:
             return super().forward(x)
         return self._as_in_evaluation(x)
+
+    def uses_batch_alone(self, rows: int) -> bool:
+        """True where a batch of this many rows has its statistics from this process alone."""
+        return self.training and rows >= 2 and not _among_others()
+
+    @torch.no_grad()
+    def count_batch(self, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
+        """Update the running statistics by those of a batch of ``count`` rows."""
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        unbiased = variance * (count / (count - 1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
 
     def _as_in_evaluation(self, x: Tensor) -> Tensor:
         return batch_norm(
@@ -42,14 +56,12 @@ class BatchNorm(nn.BatchNorm1d):
         mean = sums[:-1] / count
         # A second collective, for a variance without cancellation.
         variance = _sum_over_ranks((weight * (x - mean) ** 2).sum(0)) / count
-        with torch.no_grad():
-            assert self.running_mean is not None and self.running_var is not None
-            assert self.num_batches_tracked is not None and self.momentum is not None
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            unbiased = variance * (count / (count - 1))
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        self.count_batch(mean, variance, count)
         return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+def _among_others() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 class _SumOverRanks(torch.autograd.Function):

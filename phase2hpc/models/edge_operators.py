@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from e3nn import o3
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.models.geometry import BesselBasis, GaussianBasis, edge_geometry
+from phase2hpc.models.geometry import BesselBasis, GaussianBasis, degrees, edge_geometry
 
 
 def sh_degrees(l_in: int, l_out: int, lmax: int) -> list[int]:
@@ -92,6 +92,9 @@ class Geometry(nn.Module):
     ) -> None:
         super().__init__()
         self.lmax, self.basis_size, self.graph = lmax, basis_size, graph
+        # Buckets save arithmetic, of which a GPU has enough, by many more and smaller operations,
+        # each of which a GPU waits for. None: on a CPU only.
+        self.by_degree: bool | None = None
         self.basis = BesselBasis(basis_size, graph.cutoff)
         self.gate_basis = GaussianBasis(gate_basis_size, graph.cutoff) if gate_basis_size else None
         self.pairs = [(a, b) for a in range(lmax + 1) for b in range(lmax + 1)]
@@ -115,11 +118,11 @@ class Geometry(nn.Module):
             table[l * l : (l + 1) ** 2, :, p, :] = cg.permute(1, 2, 0)
         return table.flatten(1)
 
-    def forward(self, batch: Data, pairs: list[tuple[int, int]]) -> tuple[Tensor, Operators]:
+    def forward(self, batch: CrystalData, pairs: list[tuple[int, int]]) -> tuple[Tensor, Operators]:
         """The order of the atoms by falling degree, (N,), and their operators."""
-        sender, receiver = batch.edge_index
+        sender = batch.edge_index[0]
         n, edges = batch.num_nodes, len(sender)
-        degree = torch.bincount(receiver, minlength=n)
+        degree = degrees(batch)
         vector, length, weight = edge_geometry(batch, self.graph)
         radial = self.basis(length) * weight.unsqueeze(1)
         harmonics = o3.spherical_harmonics(
@@ -139,10 +142,8 @@ class Geometry(nn.Module):
         buckets: list[Bucket] = []
         slots: list[Tensor] = []
         matrices: dict[tuple[int, int], list[Tensor]] = {pair: [] for pair in pairs}
-        degrees = sorted_degree.tolist()
         start = first = 0
-        for stop in bucket_bounds(degrees):
-            width = max(degrees[start], 1)
+        for stop, width in self._bounds(batch, sorted_degree):
             slot = torch.arange(width, device=order.device)
             edge = torch.where(
                 slot < sorted_degree[start:stop, None], first_edge[start:stop, None] + slot, edges
@@ -161,6 +162,17 @@ class Geometry(nn.Module):
         if self.gate_basis is not None:
             gaussians = self.gate_basis(torch.cat([length, length.new_zeros(1)])[edge])
         return order, Operators(n, buckets, neighbor, matrices, gaussians)
+
+    def _bounds(self, batch: CrystalData, sorted_degree: Tensor) -> list[tuple[int, int]]:
+        """End and width of each bucket."""
+        by_degree = self.by_degree
+        if by_degree is None:
+            by_degree = sorted_degree.device.type == "cpu"
+        if not by_degree:
+            return [(len(sorted_degree), max(batch.max_degree, 1))]
+        known = sorted_degree.tolist()
+        stops = bucket_bounds(known)
+        return [(stop, max(known[start], 1)) for start, stop in itertools.pairwise([0, *stops])]
 
     def _matrices(
         self, radial: Tensor, coupled: Tensor, pairs: list[tuple[int, int]]

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from phase2hpc.config.algorithms import Algorithm, ModelSettings
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.loader import CrystalData
 from phase2hpc.errors import InputError
 from phase2hpc.utils.error_text import first_line
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 from phase2hpc.config.algorithms import EquivariantSettings
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.edge_operators import Geometry, Operators
@@ -112,6 +112,10 @@ class EquivariantEncoder(nn.Module):
     Features of degree l have natural parity (-1)^l. The last layer makes scalars only.
     """
 
+    compile_warning_on_cpu = (
+        "e3nn is compiled anew, for minutes, for each number of degree buckets of a batch"
+    )
+
     def __init__(self, settings: EquivariantSettings, graph: GraphSettings) -> None:
         super().__init__()
         channels, layers = settings.channels, settings.layers
@@ -145,7 +149,7 @@ class EquivariantEncoder(nn.Module):
             nn.SiLU(),
         )
 
-    def forward(self, batch: Data) -> Tensor:
+    def forward(self, batch: CrystalData) -> Tensor:
         with torch.no_grad():
             order, operators = self.geometry(batch, self.pairs)
             device = batch.pos.device.type

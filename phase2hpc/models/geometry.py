@@ -6,12 +6,12 @@ import math
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
 
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.graph import GraphSettings
 
 
-def edge_vectors(batch: Data) -> Tensor:
+def edge_vectors(batch: CrystalData) -> Tensor:
     """Vector from receiver to sender of every edge, (E, 3) in angstrom."""
     sender, receiver = batch.edge_index
     cell = batch.cell[batch.batch[receiver]]
@@ -20,16 +20,22 @@ def edge_vectors(batch: Data) -> Tensor:
     return vector
 
 
-def edge_geometry(batch: Data, graph: GraphSettings) -> tuple[Tensor, Tensor, Tensor]:
+def degrees(batch: CrystalData) -> Tensor:
+    """Number of neighbours of every atom, (N,); ``bincount`` would make a GPU wait."""
+    receiver = batch.edge_index[1].contiguous()
+    atoms = torch.arange(batch.num_nodes + 1, device=receiver.device)
+    return torch.searchsorted(receiver, atoms).diff()
+
+
+def edge_geometry(batch: CrystalData, graph: GraphSettings) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors (E, 3) and lengths (E,) in angstrom, and smooth weights (E,) of a batch's edges."""
     vector = edge_vectors(batch)
     length = vector.norm(dim=1)
-    receiver = batch.edge_index[1]
-    degree = torch.bincount(receiver, minlength=batch.num_nodes)
     weight = neighbor_weights(
         length,
-        receiver,
-        degree,
+        batch.edge_index[1],
+        degrees(batch),
+        batch.max_degree,
         cutoff=graph.cutoff,
         max_neighbors=graph.max_neighbors,
         shell_width=graph.shell_width,
@@ -47,6 +53,7 @@ def neighbor_weights(
     length: Tensor,
     receiver: Tensor,
     degree: Tensor,
+    max_degree: int,
     *,
     cutoff: float,
     max_neighbors: int | None,
@@ -54,17 +61,18 @@ def neighbor_weights(
 ) -> Tensor:
     """Weight of every edge, (E,), that vanishes where the receiver's neighbour list ends.
 
-    length (E,) angstrom, receiver (E,) sorted, degree (N,). An edge falls from 1 to 0 between the
-    receiver's k-th neighbour and ``shell_width`` beyond it, and over the last fifth of the cutoff.
+    length (E,) angstrom, receiver (E,) sorted, degree (N,) and its maximum. An edge falls from 1
+    to 0 between the receiver's k-th neighbour and ``shell_width`` beyond it, and over the last
+    fifth of the cutoff.
     Hence no prediction jumps when a neighbour enters or leaves the list, and tied neighbours
     count alike, in whatever order they come.
     """
     weight = smooth_step((length / cutoff - 0.8) / 0.2)
-    if max_neighbors is None or len(length) == 0 or int(degree.max()) < max_neighbors:
+    if max_neighbors is None or max_degree < max_neighbors:
         return weight
     start = degree.cumsum(0) - degree
     slot = torch.arange(len(length), device=length.device) - start[receiver]
-    table = length.new_full((len(degree), int(degree.max())), math.inf)
+    table = length.new_full((len(degree), max_degree), math.inf)
     table[receiver, slot] = length
     kth = table.kthvalue(max_neighbors, dim=1).values
     beyond = (length - kth[receiver]) / shell_width

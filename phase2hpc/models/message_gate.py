@@ -43,7 +43,7 @@ class _GatedGather(torch.autograd.Function):
         return ungated * gate
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         gate, ungated = ctx.saved_tensors
         operators: Operators = ctx.operators
@@ -76,6 +76,8 @@ class MessageGate(nn.Module):
         self.receiver = nn.Linear(channels, channels, bias=False)
         self.edge = nn.Linear(basis_size, channels, bias=False)
 
+    # As ``tensor_product.contract``.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, scalars: Tensor, operators: Operators) -> Tensor:
         """Scalars of the atoms (N, C) -> gated scalars of the neighbours by slot, (T, C)."""
         gated: Tensor = _GatedGather.apply(  # type: ignore[no-untyped-call]

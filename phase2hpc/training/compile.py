@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,10 +12,12 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from phase2hpc.data.loader import CrystalData
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.errors import InputError
 from phase2hpc.utils.os_errors import path_error
 from phase2hpc.utils.text import one_line
+
+log = logging.getLogger(__name__)
 
 # Modules of the exception classes of a compilation.
 _COMPILER_MODULES = ("torch._dynamo.", "torch._inductor.", "triton.")
@@ -29,6 +32,9 @@ def compiled(model: nn.Module, device: torch.device) -> Callable[[CrystalData], 
     """
     if missing := _missing_compiler(device):
         raise InputError(f"compile=true needs {missing}, {_ADVICE}; the container images have none")
+    warning = getattr(getattr(model, "encoder", None), "compile_warning_on_cpu", None)
+    if warning is not None and device.type == "cpu":
+        log.warning("compile=true on a CPU: %s; it is faster without", warning)
     return torch.compile(model, dynamic=True)
 
 

@@ -32,17 +32,25 @@ class AveragedModel(Generic[Model]):
         self._buffers = list(zip(_statistics(self.module), _statistics(model), strict=True))
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Average with the model after its optimiser step number ``step`` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._averaged, self._current, 1.0 - decay)
-        for averaged, current in self._buffers:
-            averaged.copy_(current)
+    def update(self, step: int, good: torch.Tensor) -> None:
+        """Average with the model after its optimiser step number ``step`` (from 0).
 
-    def restore_buffers(self) -> None:
-        """Set the model's running statistics back to those of the last update."""
+        good: 0-dimensional bool on the device. Where it is false the average stays as it is, and
+        the model's running statistics, which the bad batch has changed, become those of the last
+        update.
+        """
+        rate = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        if good.device.type == "cpu":
+            if good:
+                torch._foreach_lerp_(self._averaged, self._current, rate)
+        else:
+            # Without waiting for the device: a weight of zero is no change.
+            change = torch._foreach_sub(self._current, self._averaged)
+            torch._foreach_mul_(change, good * rate)
+            torch._foreach_add_(self._averaged, change)
         for averaged, current in self._buffers:
-            current.copy_(averaged)
+            current.copy_(torch.where(good, current, averaged))
+            averaged.copy_(current)
 
 
 def _statistics(module: nn.Module) -> list[torch.Tensor]:

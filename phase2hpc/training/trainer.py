@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from phase2hpc.checkpointing.rng_state import seed_everything
 from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.run_config import RunConfig
-from phase2hpc.data.loader import CrystalData, make_loader
+from phase2hpc.data.crystal_data import CrystalData
+from phase2hpc.data.loader import make_loader, to_device
 from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
@@ -32,6 +34,10 @@ from phase2hpc.training.lr_schedule import learning_rate, parameter_groups
 from phase2hpc.training.nonfinite_steps import NonfiniteSteps
 from phase2hpc.training.symmetry_labels import without_symmetry_zeros
 
+log = logging.getLogger(__name__)
+
+# On a GPU.
+STEPS_BETWEEN_LOOKS = 16
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 
 
@@ -112,6 +118,7 @@ class Trainer:
             rank=self.world.rank,
             world_size=self.world.size,
         )
+        self.loader.keep_on_gpu(self.device)
         seed_everything(config.seed)
         self.model = build_model(
             algorithm_named(config.algorithm), config.model, store.graph_settings, self.outputs
@@ -145,6 +152,11 @@ class Trainer:
             fused=True,
         )
         self.parameters = [*self.model.parameters()]
+        if self.settings.precision == "bf16" and self.device.type == "cpu" and self.world.is_main:
+            log.warning(
+                "precision=bf16 on a CPU is slower than float32: torch prepares its products anew "
+                "for every shape, and batches differ in shape"
+            )
         self.forward: Callable[[CrystalData], Tensor] = self.model
         if self.settings.compile:
             self.forward = compiled(self.model, self.device)
@@ -153,7 +165,9 @@ class Trainer:
         self.best_score = math.inf
         self.best_epoch = 0
         self.skipped = NonfiniteSteps()
-        # On the device, so that a step needs no synchronisation.
+        # What is on the device is looked at every so many steps: on a GPU a look waits for it.
+        self.steps_between_looks = 1 if self.device.type == "cpu" else STEPS_BETWEEN_LOOKS
+        self._unread: list[tuple[int, int, Tensor]] = []
         self.loss_sums = torch.zeros(1 + len(self.outputs), device=self.device, dtype=torch.float64)
         self.counted = 0
 
@@ -210,21 +224,23 @@ class Trainer:
 
     def optimise(
         self, parts: Iterator[CrystalData], global_batch_size: int, flags: Tensor | None = None
-    ) -> bool:
+    ) -> Tensor:
         """One step on this rank's share of a batch, in microbatches whose gradients are summed.
 
-        flags: summed over all ranks, in place. Returns False where the loss or the gradient was
-        not finite: then only the step number has changed.
+        flags: summed over all ranks, in place. Returns a bool on the device, false where the loss
+        or the gradient was not finite: then only the step number has changed. ``outcomes`` counts
+        the step.
         """
+        rate = self.rate
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = rate
         parameters = [*self.parameters, *self.loss.parameters()]
         for parameter in parameters:
             parameter.grad = None
         sums = torch.zeros(1 + len(self.outputs), device=self.device, dtype=self.dtype)
         for part in parts:
             with out_of_memory_errors(part), compilation_errors():
-                batch = part.to(self.device)
+                batch = to_device(part, self.device)
                 with self._autocast():
                     prediction = self.forward(batch)
                 loss, by_property = self.loss(
@@ -242,18 +258,34 @@ class Trainer:
         sums = exchanged[: len(sums)]
         flags.copy_(exchanged[len(sums) :])
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
-        good = bool(torch.isfinite(norm + sums[0]))
-        if good:
-            self.optimizer.step()
-            self.averaged.update(self.step)
-            self.skipped.in_row = 0
-            self.loss_sums += (sums * global_batch_size).to(self.loss_sums.dtype)
-            self.counted += global_batch_size
-        else:
-            # Undo the bad batch's update of running statistics by those of the last step.
-            self.averaged.restore_buffers()
+        good = torch.isfinite(norm + sums[0])
+        # The optimiser leaves everything as it is where this is 1.
+        self.optimizer.found_inf = (~good).to(torch.float32)  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.averaged.update(self.step, good)
+        self.loss_sums += torch.where(good, sums * global_batch_size, 0.0)
         self.step += 1
+        self._unread.append((self.step, global_batch_size, good))
         return good
+
+    def outcomes(self) -> Iterator[tuple[int, bool]]:
+        """The steps since the last call, by number, and whether each was finite; waits for a GPU.
+
+        Counts their crystals, and ends the row of bad steps at each good one.
+        """
+        unread, self._unread = self._unread, []
+        if not unread:
+            return
+        known = torch.stack([good for _, _, good in unread]).tolist()
+        for (step, size, _), good in zip(unread, known, strict=True):
+            if good:
+                self.skipped.in_row = 0
+                self.counted += size
+            yield step, good
+
+    def forget_outcomes(self) -> None:
+        """Drop the steps that ``outcomes`` has not told of yet: another state takes their place."""
+        self._unread.clear()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -264,12 +296,13 @@ class Trainer:
         self,
         model: MultiTaskModel,
         indices: npt.NDArray[np.int64],
-        before_each: Callable[[], None] | None = None,
+        before_each: Callable[[int], None] | None = None,
     ) -> Outputs:
         """Outputs for these crystals, never in bf16; a collective call.
 
-        Each rank computes a share and returns the whole. before_each: called before each batch; if
-        it raises Interrupted on one rank, every rank raises it after its share.
+        Each rank computes a share and returns the whole. before_each: called before each batch
+        with the number of crystals done on this rank; if it raises Interrupted on one rank, every
+        rank raises it after its share.
         """
         rows = np.arange(self.world.rank, len(indices), self.world.size)
         scaled = torch.zeros(len(indices), len(self.outputs), dtype=torch.float64)

@@ -55,6 +55,7 @@ def load_state_dict(
     trainer.history = state["history"]
     trainer.best_score, trainer.best_epoch = state["best_score"], state["best_epoch"]
     trainer.step = state["step"]
+    trainer.forget_outcomes()
     trainer.skipped = NonfiniteSteps(**state["skipped"])
     sampler = trainer.loader.sampler
     if restart_epoch:

@@ -17,10 +17,11 @@ from torch_geometric.loader import DataLoader
 
 from phase2hpc.data.convert import Rejection, graphs_of
 from phase2hpc.data.crystal import RawCrystal
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.dataset import StoreDataset
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.graph_arrays import GraphArrays, pack
-from phase2hpc.data.loader import CrystalData, Loader, collate, make_loader
+from phase2hpc.data.loader import Loader, collate, make_loader
 from phase2hpc.data.readers.registry import read
 from phase2hpc.data.sampler import Sampler, draw_subset
 from phase2hpc.data.store.reader import Store

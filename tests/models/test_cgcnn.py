@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from crystals import LONELY, batch_of, random_model, sample_crystals
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from phase2hpc.data.graph import GraphSettings
+from phase2hpc.models import edge_messages
 from phase2hpc.models.cgcnn import CGCNNEncoder, GatedConvolution
+from phase2hpc.models.distributed_batch_norm import BatchNorm
 from phase2hpc.models.geometry import edge_geometry
 
 HIDDEN, BASIS = 12, 7
@@ -61,9 +65,37 @@ def test_split_linear_layer_is_the_concatenated_one(training: bool) -> None:
     theirs = original(convolution, atoms, edges, weight, batch.edge_index)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     probe = torch.randn_like(ours)
-    (a,) = torch.autograd.grad((ours * probe).sum(), atoms)
-    (b,) = torch.autograd.grad((theirs * probe).sum(), atoms)
-    torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+    inputs = [atoms, *convolution.edge_norm.parameters(), *convolution.norm.parameters()]
+    for a, b in zip(
+        torch.autograd.grad((ours * probe).sum(), inputs),
+        torch.autograd.grad((theirs * probe).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("block", [1, 7, 4096])
+def test_messages_block_by_block_are_the_plain_operations(block: int, monkeypatch) -> None:
+    """Values, all gradients and running statistics, for blocks that divide the edges and do not."""
+    torch.manual_seed(0)
+    batch = batch_of([sample_crystals()[5], LONELY, sample_crystals()[13]])
+    _, length, weight = edge_geometry(batch, GraphSettings())
+    atoms = torch.randn(batch.num_nodes, HIDDEN, dtype=torch.float64, requires_grad=True)
+    edges = torch.randn(len(length), BASIS, dtype=torch.float64)
+    inputs = (edges, weight.unsqueeze(1), batch.edge_index, torch.ones_like(atoms[:, 0]))
+    convolution = trained_convolution().train()
+    monkeypatch.setattr(edge_messages, "BLOCK", block)
+    probe = torch.randn(batch.num_nodes, HIDDEN, dtype=torch.float64)
+    found = []
+    for blocks in (True, False):
+        here = copy.deepcopy(convolution)
+        if not blocks:
+            monkeypatch.setattr(BatchNorm, "uses_batch_alone", lambda *_: False)
+        out = here(atoms, *inputs)
+        gradients = torch.autograd.grad((out * probe).sum(), [atoms, *here.parameters()])
+        found.append([out, *gradients, *here.buffers()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_edge_of_zero_weight_is_no_edge() -> None:

@@ -353,6 +353,22 @@ def test_encoder_of_any_irreps_is_invariant_and_learns(channels: tuple[int, ...]
     assert silent == []
 
 
+def test_one_width_for_all_atoms_as_on_a_gpu() -> None:
+    """The same values and gradients as with buckets by degree."""
+    batch = whole_batch(GraphSettings())
+    model = encoder()
+    found = []
+    for by_degree in (True, False):
+        model.geometry.by_degree = by_degree
+        assert (len(model.geometry(batch, model.pairs)[1].buckets) > 1) == by_degree
+        model.zero_grad()
+        out = model(batch)
+        out.square().sum().backward()
+        found.append([out.detach(), *(p.grad.clone() for p in model.parameters())])
+    for a, b in zip(*found, strict=True):
+        assert (a - b).abs().max() <= 1e-11 * b.abs().max()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_output_has_the_dtype_of_the_model(dtype: torch.dtype) -> None:
     model = random_model("e3nn", GraphSettings(), dtype, "small")

@@ -30,7 +30,13 @@ def weights_of(rows: list[list[float]], k: int | None, shell_width: float = 0.3)
     length = torch.tensor([x for row in rows for x in row], dtype=torch.float64)
     receiver = torch.repeat_interleave(torch.arange(len(rows)), degree)
     found = neighbor_weights(
-        length, receiver, degree, cutoff=CUTOFF, max_neighbors=k, shell_width=shell_width
+        length,
+        receiver,
+        degree,
+        max(map(len, rows)),
+        cutoff=CUTOFF,
+        max_neighbors=k,
+        shell_width=shell_width,
     )
     return list(found.split(degree.tolist()))
 

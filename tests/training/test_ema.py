@@ -7,6 +7,8 @@ from torch import nn
 
 from phase2hpc.training.ema import AveragedModel
 
+GOOD, BAD = torch.tensor(True), torch.tensor(False)
+
 
 def model() -> nn.Module:
     torch.manual_seed(0)
@@ -27,7 +29,7 @@ def test_average_is_the_loop_written_out() -> None:
     expected = [p.detach().clone() for p in trained.parameters()]
     for step in range(200):
         drift(trained, step)
-        averaged.update(step)
+        averaged.update(step, GOOD)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = [
             decay * e + (1 - decay) * p.detach()
@@ -43,10 +45,10 @@ def test_warm_up_forgets_the_initial_weights() -> None:
     nn.init.zeros_(trained.weight)
     averaged = AveragedModel(trained, 0.999)
     nn.init.ones_(trained.weight)
-    averaged.update(0)
+    averaged.update(0, GOOD)
     assert abs(float(averaged.module.weight) - 0.9) < 1e-6
     for step in range(1, 30):
-        averaged.update(step)
+        averaged.update(step, GOOD)
     assert float(averaged.module.weight) > 0.999
 
 
@@ -54,7 +56,7 @@ def test_no_decay_is_no_average() -> None:
     trained = model()
     averaged = AveragedModel(trained, 0.0)
     drift(trained, 0)
-    averaged.update(5)
+    averaged.update(5, GOOD)
     for ours, theirs in zip(averaged.module.parameters(), trained.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -63,7 +65,7 @@ def test_buffers_are_copied() -> None:
     trained = model()
     averaged = AveragedModel(trained, 0.9)
     drift(trained, 0)
-    averaged.update(100)
+    averaged.update(100, GOOD)
     for ours, theirs in zip(averaged.module.buffers(), trained.buffers(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -74,8 +76,21 @@ def test_constant_tables_are_shared_in_value_and_not_copied() -> None:
     trained.register_buffer("table", torch.zeros(3), persistent=False)
     averaged = AveragedModel(trained, 0.9)
     trained.table += 1
-    averaged.update(0)
+    averaged.update(0, GOOD)
     assert not averaged.module.table.any()
+
+
+def test_a_bad_step_leaves_the_average_and_restores_the_statistics() -> None:
+    trained = model()
+    averaged = AveragedModel(trained, 0.9)
+    drift(trained, 0)
+    averaged.update(0, GOOD)
+    before = {k: v.clone() for k, v in averaged.module.state_dict().items()}
+    for buffer in trained.buffers():
+        buffer += 1
+    averaged.update(1, BAD)
+    assert all(torch.equal(before[k], v) for k, v in averaged.module.state_dict().items())
+    assert all(torch.equal(before[k], v) for k, v in trained.named_buffers())
 
 
 def test_copy_is_for_evaluation_and_shares_nothing() -> None:

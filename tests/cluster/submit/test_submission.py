@@ -141,7 +141,7 @@ def test_an_array_of_each_algorithm(submit: Submit, slurm_commands: Any, tmp_pat
     swept = ("--sweep", "algorithm=cgcnn,e3nn", "--run-id", "mine", "--seeds", "0-1%1")
     code, out, err = submit(*swept, "--store", "new.h5", "--prepare", "x.jsonl")
     assert code == 0, err
-    assert out.count("array 900 of 2 jobs") == 2 and out.count("job 900 prepares") == 2
+    assert out.count("array 900 of 2 jobs") == 2 and out.count("job 900 prepares") == 1
     assert len([call for call in slurm_commands() if call.startswith("sbatch")]) == 3
     for family, name in (("multitask_cgcnn_lite", "cgcnn"), ("multitask_lite_e3nn", "e3nn")):
         run = RunDirectory(Path("models") / family / f"run_mine-{name}-s1")
@@ -185,8 +185,10 @@ def test_a_missing_store(submit: Submit) -> None:
     assert "#SBATCH --dependency=afterok:900\n" in script
 
 
-def test_after_a_run(submit: Submit) -> None:
+def test_after_a_run(submit: Submit, slurm_commands: Any) -> None:
     submit("--run-id", "first")
+    waiting = "|".join(["900", "PENDING", "0", "0", "0:00", "1:00", "N/A", "", "None", ""])
+    slurm_commands(squeue=(waiting + "\n", "", 0))
     code, out, err = submit("--run-id", "second", "--after", "first")
     assert code == 0 and "after 900" in out, err
     script = (the_run("second").path / "job" / "900_submission.sh").read_text()
