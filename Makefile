@@ -38,7 +38,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	[[ -x $(BIN)/python ]] || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) pip  # one that knows --group
 	$(BIN)/python $(PIP_INSTALL) $(TORCH)
-	$(BIN)/python $(PIP_INSTALL) --editable ".[train]" --group dev
+	$(BIN)/python $(PIP_INSTALL) --editable ".[train,wandb,mlflow]" --group dev
 	touch $@
 
 .PHONY: smoke
@@ -80,8 +80,9 @@ test: lint  ## lint and all tests but those of Slurm and containers (PYTEST_ARGS
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: slurm-test
-slurm-test: $(INSTALLED)  ## install Slurm (root, apt) and test on a virtual cluster
-	@tests/slurm/install.sh
+slurm-test: $(INSTALLED)  ## install Slurm (root, apt), test on a virtual cluster (SLURM=trixie)
+	@if [[ -n "$(SLURM)" ]]; then exec tests/slurm/newer.sh $(SLURM) $(PYTEST_ARGS); fi
+	tests/slurm/install.sh
 	$(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
 
 .PHONY: container-test
@@ -110,6 +111,10 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 hooks: $(INSTALLED)  ## lint what is committed, before it is (pre-commit)
 	@$(BIN)/python $(PIP_INSTALL) --group hooks
 	$(BIN)/pre-commit install
+
+.PHONY: bench
+bench: $(INSTALLED)  ## speed against named references, as a table: ten minutes (BENCH_ARGS=)
+	@$(BIN)/python benchmarks/speed.py $(BENCH_ARGS)
 
 .PHONY: chaos
 chaos: $(INSTALLED)  ## kill training runs hundreds of times; do they end the same? (CHAOS_ARGS=)

@@ -39,9 +39,9 @@ def load_model(
 
     Args:
         run: a run id, a run directory, a folder made by ``export``, the path of a best.pt, the
-            name of a shipped model ("e3nn-std"), or "best" (best validation score); a sequence of
-            these is an ensemble. None: the newest finished run at level std, pro or max, else the
-            shipped model.
+            name of a shipped model ("e3nn-std"), or "best" (best validation score); the id or
+            folder of an ensemble, or a sequence of these, predict together. None: the newest
+            finished run at level std, pro or max, else the shipped model.
         models_dir: folder of all runs, in which ids are looked up.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads of torch in this process; None leaves them as they are. The command

@@ -41,6 +41,8 @@ SLOW = (
     "tests/data/test_validation.py::test_the_sample_is_accepted",
     "tests/docs/test_your_own_data.py",
     "tests/examples/",
+    "tests/analysis/test_report.py",
+    "tests/analysis/test_report_in_browser.py",
     "tests/inference/test_export.py",
     "tests/inference/test_sharded_predict.py",
     "tests/models/test_invariance.py",
@@ -49,6 +51,7 @@ SLOW = (
     "tests/training/distributed/",
     "tests/training/test_chaos.py",
     "tests/training/test_compile.py",
+    "tests/training/test_ensembles.py",
     "tests/training/test_exact_resume.py",
     "tests/training/test_loop.py",
     "tests/training/test_resume.py",
@@ -124,6 +127,8 @@ def train_tiny(tiny: Tiny) -> TrainTiny:
         init_from: RunDirectory | None = None,
         seed: int | None = None,
         accept_changes: bool = False,
+        seeds: tuple[int, ...] = (),
+        at_end: Callable[[RunDirectory], None] | None = None,
         **overrides: Any,
     ) -> RunDirectory:
         from phase2hpc.training.request import TrainRequest
@@ -141,8 +146,10 @@ def train_tiny(tiny: Tiny) -> TrainTiny:
                 init_from=init_from,
                 seed=seed,
                 accept_changes=accept_changes,
+                seeds=seeds,
                 overrides={**({} if resume else LITTLE[algorithm]), **overrides},
-            )
+            ),
+            at_end,
         )
 
     return run

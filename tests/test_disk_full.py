@@ -18,14 +18,16 @@ import pytest
 from tiny import LITTLE, Tiny
 
 from phase2hpc.checkpointing.manager import load_best
+from phase2hpc.config.run_config import build_config
 from phase2hpc.data.store.verify import verify_store
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.training.tensorboard import TensorBoardLog
+from phase2hpc.training.loggers.epoch_logger import EpochLoggers, LoggedRun
 from phase2hpc.utils.package_files import shared_path
 
 Command = Callable[..., tuple[int, str, str]]
 PROGRAM = (sys.executable, "-m", "phase2hpc.cli.main")
 EXAMPLE = shared_path("data/examples") / "C-diamond.cif"
+CONFIG = build_config("cgcnn", "lite", ["band_gap"])
 RECORD = {
     "step": 5, "train_loss": 1.0, "val_score": 2.0, "lr": 1e-3, "crystals_per_second": 9.0,
     "train_losses": {"band_gap": 0.5, "bulk_modulus": None}, "val_mae": {"band_gap": 0.25},
@@ -197,18 +199,20 @@ def test_results_of_a_run(
 
 def test_scalars_are_given_up_once(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
     disk.size(8)
-    with TensorBoardLog(disk.path / "tensorboard", 0) as scalars:
+    logged = LoggedRun(RunDirectory(disk.path), CONFIG, 0)
+    with EpochLoggers(["tensorboard"], logged) as scalars:
         disk.fill()
         with caplog.at_level(logging.WARNING):
             for step in range(200):
                 scalars.write({**RECORD, "step": step})
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "tensorboard" in caplog.text and "No space left" in caplog.text
+    assert "--log tensorboard: " in caplog.text and "No space left" in caplog.text
 
 
 def test_scalars_without_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
-    with TensorBoardLog(tmp_path / "tensorboard", 0) as scalars:
+    logged = LoggedRun(RunDirectory(tmp_path), CONFIG, 0)
+    with EpochLoggers(["tensorboard"], logged) as scalars:
         scalars.write(RECORD)
     assert len(caplog.records) == 1
 

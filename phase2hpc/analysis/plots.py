@@ -66,12 +66,14 @@ class Curve:
 
 def learning_curves(curves: Sequence[Curve], label: str, *, log: bool) -> str:
     """Values over epochs, one line a run, a dot at its best epoch."""
+    from matplotlib.ticker import MaxNLocator
+
     with _axes(3.3, 2.3) as (figure, axes):
         for curve in curves:
             values = np.array([np.nan if v is None else v for v in curve.values], dtype=float)
             marker = "o" if len(values) == 1 else ""
             axes.plot(curve.epochs, values, color=curve.color, marker=marker, markersize=3)
-            if curve.best in curve.epochs:
+            if curve.best is not None and curve.best in curve.epochs:
                 at = list(curve.epochs).index(curve.best)
                 axes.plot([curve.best], [values[at]], "o", color=curve.color, markersize=4.5)
         shown = [v for curve in curves for v in curve.values if v is not None]
@@ -80,7 +82,7 @@ def learning_curves(curves: Sequence[Curve], label: str, *, log: bool) -> str:
             _plain_log_ticks(axes)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
         return _svg(figure)
 
 
@@ -195,12 +197,12 @@ class _axes:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
-        self.style = mpl.rc_context(_STYLE)
+        self.style = mpl.rc_context(_STYLE)  # type: ignore[arg-type]
         self.style.__enter__()
         # Not by pyplot, which has global state and may want a display.
         figure = Figure(figsize=self.size, dpi=_DPI)
-        # Fixed, since a layout engine takes as long as the plot: two lines of text below, and
-        # labels of five characters on the left.
+        # Fixed, since a layout engine takes as long as the plot; ``_svg`` makes more room on the
+        # left for long labels.
         width, height = self.size
         figure.subplots_adjust(0.62 / width, 0.48 / height, 1 - 0.12 / width, 1 - 0.1 / height)
         FigureCanvasSVG(figure)
@@ -252,6 +254,7 @@ def _svg(figure: Figure) -> str:
     from matplotlib import rc_context
 
     text = io.StringIO()
+    _make_room_on_the_left(figure)
     # The ids that are left depend on content and this salt only.
     with rc_context({"svg.hashsalt": "phase2hpc"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
@@ -268,6 +271,19 @@ def _svg(figure: Figure) -> str:
     svg = svg.replace("xlink:href", "href")
     svg = re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", svg)).strip()
     return _with_own_ids(svg)
+
+
+def _make_room_on_the_left(figure: Figure) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    (axes,) = figure.axes
+    canvas = FigureCanvasAgg(figure)
+    box = axes.yaxis.get_tightbbox(canvas.get_renderer())  # type: ignore[no-untyped-call]
+    if box is not None:
+        missing = 0.04 - box.x0 / figure.dpi
+        if missing > 0:
+            width = figure.get_size_inches()[0]
+            figure.subplots_adjust(left=figure.subplotpars.left + missing / width)
 
 
 def _with_own_ids(svg: str) -> str:

@@ -20,6 +20,7 @@ from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils import tables
 from phase2hpc.utils.atomic_io import write_atomically
+from phase2hpc.utils.error_text import first_line
 from phase2hpc.utils.os_errors import path_error
 from phase2hpc.utils.time_format import format_duration, format_time
 
@@ -44,8 +45,7 @@ def write_report_of(folder: RunDirectory) -> None:
         write_atomically(folder.report, report_html([results_of_folder(folder)]))
     # Whatever it is: the run has its results, and is finished.
     except Exception as error:
-        reason = str(error) or type(error).__name__
-        log.warning("%s: not written (%s)", folder.report, " ".join(reason.split()))
+        log.warning("%s: not written (%s)", folder.report, first_line(error))
 
 
 def write_report(models_dir: Path, names: Sequence[str], output: Path | None) -> Path:

@@ -172,7 +172,8 @@ def _check_columns(
             )
     if not any(found.labels):
         columns = ", ".join(found.cells.columns) or "none"
+        why = "".join(f"; {line}" for line in found.cells.lines()[:1])
         raise InputError(
             f"{', '.join(sources)}: no label of {', '.join(found.properties)} (label columns: "
-            f"{columns}): name one by --rename COLUMN=PROPERTY, or give a table by --labels"
+            f"{columns}{why}): name one by --rename COLUMN=PROPERTY, or give a table by --labels"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +32,8 @@ def doctor(
 
     checks = run_checks(find_profile(profile) if profile else None, models_dir, on_node)
     if json_output:
+        import json
+
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
         print(checks_text(checks))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +47,8 @@ def evaluate(
 
     Example: phase2hpc evaluate e3nn-std data.jsonl --output errors.csv
     """
+    import json
+
     from phase2hpc.config.properties import parse_renames
     from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
     from phase2hpc.utils.output_path import check_output

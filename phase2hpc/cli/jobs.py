@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +62,8 @@ def status(
         return overview(found, scheduler, everything), found
 
     if json_output:
+        import json
+
         print(json.dumps([status.as_json() for status in poll()[1]], indent=2))
     elif not watch:
         print(poll()[0])

@@ -5,7 +5,6 @@ Commands import heavy modules when they run, so that ``--help`` is fast on a log
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from contextlib import suppress
@@ -68,13 +67,14 @@ def _root(
         typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    pass
+    import logging
+
+    logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
 
 
 def main() -> None:
     """Run the command line; an expected error is one line and its exit code."""
     accept_any_text()
-    logging.basicConfig(format="phase2hpc: %(levelname)s: %(message)s")
     try:
         check_readable([*sys.argv, str(Path.cwd())])
         code = command_line(app)(standalone_mode=False)

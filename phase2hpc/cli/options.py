@@ -154,6 +154,10 @@ class SettingOptions:
         None
     )
     keep_best: Annotated[int | None, _setting("Number of best weights kept.", metavar="N")] = None
+    log: Annotated[
+        str | None,
+        _setting("Loggers: csv, tensorboard, wandb, mlflow, or none.", metavar="NAME,NAME"),
+    ] = None
     assignments: Annotated[
         list[str] | None,
         _setting("Any setting; see: phase2hpc levels --settings.", "--set", metavar="KEY=VALUE"),

@@ -27,9 +27,9 @@ def predict(
         typer.Option(
             "--run",
             metavar="RUN",
-            help="Run directory or id; several with commas: their mean, and their spread as "
-            "sigma; best: the best validation score. Default: the newest finished run at level "
-            "std, pro or max, else the shipped model.",
+            help="Run, ensemble or exported model; several with commas: their mean; best: the best "
+            "validation score. Default: the newest finished run at level std, pro or max, else the "
+            "shipped model.",
         ),
     ] = None,
     output: Annotated[
@@ -172,7 +172,7 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     licence: Annotated[
         str | None,
-        typer.Option("--license", metavar="TEXT", help="Licence of the weights, for the card."),
+        typer.Option("--license", metavar="LICENCE", help="Licence of the weights, for the card."),
     ] = None,
     models_dir: ModelsDir = Path("models"),
 ) -> None:

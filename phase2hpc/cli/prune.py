@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +34,8 @@ def prune(
     if json_output:
         if not dry_run:
             raise InputError("--json: only with --dry-run")
+        import json
+
         print(json.dumps(found.as_json(), indent=2))
         return
     if text := found.text():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +45,8 @@ def runs_list(
 
     Example: phase2hpc runs list --filter level=std --sort mae_band_gap
     """
+    import json
+
     from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
     from phase2hpc.runs import run_table
     from phase2hpc.runs.listing import list_text
@@ -87,6 +88,8 @@ def runs_show(
 
     Example: phase2hpc runs show RUN --handoff
     """
+    import json
+
     from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
     from phase2hpc.runs import listing
     from phase2hpc.runs.ensemble import find_ensemble
@@ -119,6 +122,8 @@ def runs_compare(
 
     Example: phase2hpc runs compare RUN1 RUN2
     """
+    import json
+
     from phase2hpc.analysis.comparison import compare, runs_to_compare
 
     found = compare(runs_to_compare(models_dir, runs))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from phase2hpc.cli.command_line import Command, Group
-from phase2hpc.cli.options import Columns, MaxAtoms, ShardProfile, Shards, StoreOption
+from phase2hpc.cli.options import Columns, JsonOutput, MaxAtoms, ShardProfile, Shards, StoreOption
 from phase2hpc.errors import InputError
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Graph store (.h5).")]
@@ -122,15 +122,21 @@ def prepare(
 
 
 @store_app.command("info", cls=Command)
-def store_info(file: StoreArgument) -> None:
+def store_info(file: StoreArgument, json_output: JsonOutput = False) -> None:
     """Show the content of a store.
 
     Example: phase2hpc store info data/mine.h5
     """
-    from phase2hpc.data.store.info import info_lines
+    from phase2hpc.data.store.info import info_json, info_lines
     from phase2hpc.data.store.verify import inspect
 
-    print("\n".join(info_lines(inspect(file))))
+    info = inspect(file)
+    if json_output:
+        import json
+
+        print(json.dumps(info_json(info), indent=2))
+    else:
+        print("\n".join(info_lines(info)))
 
 
 @store_app.command("verify", cls=Command)

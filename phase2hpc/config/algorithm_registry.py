@@ -78,8 +78,8 @@ def unknown_key(kind: str, key: str, valid: Iterable[str]) -> str:
     """An error message with the nearest valid key, or all valid keys."""
     names = list(valid)
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    if near or len(names) > 12:
-        nearest = near or difflib.get_close_matches(key, names, n=1, cutoff=0.0)
-        listed = "" if near else f" ('phase2hpc levels --settings' lists all {len(names)})"
-        return f"unknown {kind} '{key}': did you mean '{nearest[0]}'?{listed}"
+    if near:
+        return f"unknown {kind} '{key}': did you mean '{near[0]}'?"
+    if len(names) > 12:
+        return f"unknown {kind} '{key}': 'phase2hpc levels --settings' lists all {len(names)}"
     return f"unknown {kind} '{key}': valid are {', '.join(names)}"

@@ -21,7 +21,7 @@ LEVEL_NAMES = ("smoke", "lite", "std", "pro", "max")
 class ModelSettings(BaseModel):
     """Settings that every algorithm has; an algorithm adds its own in a subclass."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     layers: int = Field(ge=1, le=20, description="message passing layers")
     out_features: int = Field(128, ge=1, le=4096, description="length of the vector of a crystal")

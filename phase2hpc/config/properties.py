@@ -27,7 +27,7 @@ class ColumnSettings(BaseModel):
     chooses by the skew of the training labels.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     unit: str | None = None
     lower_bound: float | None = None

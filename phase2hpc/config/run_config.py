@@ -25,7 +25,7 @@ from phase2hpc.utils.error_text import first_problem
 class RunConfig(BaseModel):
     """Configuration of a training run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     algorithm: str
     level: str

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Logger = Literal["csv", "tensorboard", "wandb", "mlflow"]
+
+
+def _names(value: Any) -> Any:
+    """The names of a comma list; none of ``none``."""
+    if not isinstance(value, str):
+        return value
+    return () if value == "none" else tuple(part.strip() for part in value.split(","))
+
 
 MAX_EPOCHS = 100_000
 
@@ -13,7 +23,7 @@ MAX_EPOCHS = 100_000
 class TrainingSettings(BaseModel):
     """Settings of the training; all of them change the result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     epochs: int = Field(ge=1, le=MAX_EPOCHS, description="passes over the training crystals")
     batch_size: int = Field(ge=1, le=65_536, description="crystals per step, over all processes")
@@ -72,7 +82,7 @@ class TrainingSettings(BaseModel):
 class RuntimeSettings(BaseModel):
     """Settings of the execution; none of them changes the result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     store: Path | None = Field(None, description="graph store; none: that of the shipped sample")
     models_dir: Path = Field(Path("models"), description="folder of all runs")
@@ -86,4 +96,9 @@ class RuntimeSettings(BaseModel):
     )
     checkpoint_steps: int | None = Field(None, ge=1, description="save every this many steps")
     keep_checkpoints: int = Field(2, ge=1, description="number of checkpoints kept")
+    log: Annotated[tuple[Logger, ...], BeforeValidator(_names)] = Field(
+        ("tensorboard",),
+        description="loggers of the epochs, in the run directory: csv, tensorboard, wandb, mlflow "
+        "(the last two are extras), or none",
+    )
     keep_best: int = Field(1, ge=1, description="number of best weights kept, the best as best.pt")

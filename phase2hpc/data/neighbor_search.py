@@ -39,7 +39,13 @@ def pairs_within(
     if wider == radius:
         return pairs
     kept = pairs.distance < radius
-    return Pairs(radius, *(values[kept] for values in pairs[1:]))
+    return Pairs(
+        radius,
+        pairs.receiver[kept],
+        pairs.sender[kept],
+        pairs.image[kept],
+        pairs.distance[kept],
+    )
 
 
 def _searchable(box: npt.NDArray[np.float64], radius: float) -> float:

@@ -78,27 +78,30 @@ def infer(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     max_edges: int | None = None,
-    before_each: Callable[[], None] | None = None,
+    before_each: Callable[[int], None] | None = None,
 ) -> Outputs:
     """Outputs of a model in eval mode, rows as in ``indices``.
 
-    max_edges: as of ``batches_by_size``. before_each: called before each batch; it may raise.
+    max_edges: as of ``batches_by_size``. before_each: called before each batch with the number
+    of crystals done; it may raise.
     """
     scaled = np.full((len(indices), len(model.properties)), np.nan)
     vectors = np.full((len(indices), model.out_features), np.nan, NUMPY_DTYPE[dtype])
     zero = np.zeros(scaled.shape, dtype=bool)
+    done = 0
     for arrays, first in graphs_in_memory(source):
         here = np.flatnonzero((indices >= first) & (indices < first + len(arrays)))
         local = indices[here] - first
         for rows in batches_by_size(arrays, local, max_edges):
             if before_each is not None:
-                before_each()
+                before_each(done)
             batch = to_device(collate(arrays, local[rows], dtype=dtype), device)
             with out_of_memory_errors(batch):
                 prediction, vector = model.with_vectors(batch)
                 scaled[here[rows]] = prediction.to("cpu", torch.float64).numpy()
                 vectors[here[rows]] = vector.cpu().numpy()
             zero[here[rows]] = zero_by_symmetry(arrays, local[rows], model.properties)
+            done += len(rows)
     return Outputs(scaled, vectors, zero)
 
 
@@ -111,7 +114,7 @@ def predict_graphs(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     max_edges: int | None = None,
-    before_each: Callable[[], None] | None = None,
+    before_each: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """``Outputs.physical`` of what ``infer`` gives for these arguments."""
     outputs = infer(

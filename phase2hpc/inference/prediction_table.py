@@ -100,12 +100,19 @@ def table(
     if len(rows) == 1 and rows[0].status == "ok":
         row = rows[0]
         lines = [
-            [name, _with_sigma(row, name), _interval(row, name), units.get(name) or tables.ABSENT]
+            [
+                name,
+                tables.number(row.values.get(name)),
+                tables.number(row.sigmas.get(name), 2),
+                _interval(row, name),
+                units.get(name) or tables.ABSENT,
+            ]
             for name in properties
         ]
         header = (
             f"{row.id} ({row.formula})",
             "prediction",
+            "sigma",
             f"{100 * interval:g}% interval",
             "unit",
         )
@@ -116,6 +123,8 @@ def table(
             [row.id, row.formula, *(_with_sigma(row, name) for name in properties)] for row in rows
         ]
         text = tables.aligned(["id", "formula", *names], body, left=2)
+        if any(row.sigmas for row in rows):
+            text += "\nin brackets: sigma"
     notes = [f"{row.id}: {row.status}: {row.reason}" for row in rows if row.status != "ok"]
     notes += [
         f"{row.id}: outside the model's domain ({row.reason}): do not rely on it"
@@ -129,7 +138,7 @@ def _with_sigma(row: Prediction, name: str) -> str:
     value, sigma = row.values.get(name, math.nan), row.sigmas.get(name)
     if math.isnan(value):
         return tables.ABSENT
-    return f"{value:.4g}" if sigma is None else tables.with_error(value, sigma)
+    return tables.number(value) + ("" if sigma is None else f" ({tables.number(sigma, 2)})")
 
 
 def _interval(row: Prediction, name: str) -> str:

@@ -61,12 +61,11 @@ class MultiTaskModel(nn.Module):
 
     def _apply_heads(self, vector: Tensor) -> Tensor:
         """All heads at once as batched products: (B, F) -> (B, P). Each has its own dropout."""
-        weights = [
-            torch.stack([getattr(head[layer], name) for head in self.heads])
+        hidden_weight, hidden_bias, out_weight, out_bias = (
+            torch.stack([head.get_parameter(f"{layer}.{name}") for head in self.heads])
             for layer in (1, 3)
             for name in ("weight", "bias")
-        ]
-        hidden_weight, hidden_bias, out_weight, out_bias = weights
+        )
         dropped = dropout(
             vector.expand(len(self.heads), *vector.shape), self.head_dropout, self.training
         )

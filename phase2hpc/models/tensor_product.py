@@ -176,4 +176,5 @@ class Convolution(nn.Module):
                     h = h.index_select(0, operators.sender)
                 gathered[l] = h.to(operators.dtype)
             weights = [self.weight[f"{a}_{b}"].to(operators.dtype) for a, b in self.pairs]
-            return contract(operators, self.pairs, gathered, weights)
+            message: Features = contract(operators, self.pairs, gathered, weights)
+            return message

@@ -14,7 +14,7 @@ class JobRequest(BaseModel):
     memory: GiB. time: Slurm's notation. prepare: sources of the store. Unknown flags are kept.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
     profile: str
     container: str | None = None

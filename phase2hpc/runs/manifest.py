@@ -37,7 +37,7 @@ class Manifest(BaseModel):
     Unknown keys are kept, so that an older phase2hpc does not drop what a newer one wrote.
     """
 
-    model_config = ConfigDict(extra="allow", validate_assignment=True)
+    model_config = ConfigDict(extra="allow", validate_assignment=True, defer_build=True)
 
     schema_version: int = SCHEMA_VERSION
     run_id: str

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
-from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.data.store.reader import Store
+from phase2hpc.errors import InputError
+from phase2hpc.inference.batched import infer
+from phase2hpc.inference.calibration import Calibration
+from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.labelled_predictions import (
     LabelledPredictions,
     read_labelled_predictions,
 )
+from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.inference.uncertainty import ErrorEstimator
 from phase2hpc.runs.ensemble import Ensemble, ensemble_of
 from phase2hpc.runs.registry import read_metrics
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.metrics import SPLITS, PropertyMetrics, property_metrics, write_metrics
+from phase2hpc.utils.error_text import first_line
+from phase2hpc.utils.package_files import default_store
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +44,9 @@ def write_if_complete(run: RunDirectory) -> Ensemble | None:
             return None
         write_ensemble_results(ensemble)
         return ensemble
-    except (Phase2Error, OSError) as error:
-        log.warning("no results of the ensemble of run %s: %s", run.id, error)
+    # Whatever it is: the run has its results, and is finished.
+    except Exception as error:
+        log.warning("no results of the ensemble of run %s: %s", run.id, first_line(error))
         return None
 
 
@@ -52,16 +64,19 @@ def ensemble_results(ensemble: Ensemble) -> RunDirectory:
 def write_ensemble_results(ensemble: Ensemble) -> None:
     """Write predictions_{val,test}.csv, metrics.json and metrics.csv.
 
-    The prediction is the mean over the members and sigma their sample standard deviation. Raises
-    InputError as ``ensemble_results``.
+    The prediction is the mean over the members, and sigma that of ``predict``; without the store
+    there is none, which is a warning. Raises InputError as ``ensemble_results``.
     """
     ensemble.check()
     results = ensemble.results
     results.path.mkdir(exist_ok=True)
+    sigmas = _Sigmas.of(ensemble)
     metrics: dict[str, dict[str, PropertyMetrics]] = {}
     for split in SPLITS:
         tables = [read_labelled_predictions(run.predictions(split)) for run in ensemble.members]
         joined = mean_of(tables)
+        if sigmas is not None:
+            joined = replace(joined, sigma=sigmas.of_split(split))
         joined.write(results.predictions(split))
         own = [(read_metrics(run) or {}).get(split, {}) for run in ensemble.members]
         metrics[split] = {}
@@ -79,25 +94,70 @@ def write_ensemble_results(ensemble: Ensemble) -> None:
 
 
 def mean_of(tables: Sequence[LabelledPredictions]) -> LabelledPredictions:
-    """Mean over models, with their sample standard deviation as sigma.
+    """Mean over models, without sigma.
 
     Raises InputError where their crystals or properties differ.
     """
     first = tables[0]
     if any(t.ids != first.ids or t.properties != first.properties for t in tables):
         raise InputError("the members of the ensemble were tested on different crystals")
-    stacked = {
-        name: np.stack([table.prediction[name] for table in tables]) for name in first.properties
+    means = {
+        name: np.mean([table.prediction[name] for table in tables], axis=0)
+        for name in first.properties
     }
-    several = len(tables) > 1
-    return LabelledPredictions(
-        first.ids,
-        first.formulas,
-        first.atoms,
-        first.target,
-        {name: values.mean(axis=0) for name, values in stacked.items()},
-        {name: values.std(axis=0, ddof=1) for name, values in stacked.items()} if several else {},
-    )
+    return LabelledPredictions(first.ids, first.formulas, first.atoms, first.target, means)
+
+
+class _Sigmas:
+    """Uncertainty of an ensemble's predictions for the crystals of its store."""
+
+    def __init__(
+        self,
+        models: Sequence[TrainedModel],
+        calibrations: Sequence[Calibration],
+        store: Store,
+        device: torch.device,
+    ) -> None:
+        self.models, self.calibrations = models, calibrations
+        self.store, self.device = store, device
+        self.estimator = ErrorEstimator([m.scaler for m in models], calibrations)
+
+    @classmethod
+    def of(cls, ensemble: Ensemble) -> _Sigmas | None:
+        """None, with a warning, without the store or the calibrations."""
+        config = ensemble.members[0].read_config()
+        try:
+            store = Store.open(config.runtime.store or default_store())
+            if store.content_hash != ensemble.manifests()[0].store_hash:
+                raise InputError(f"{store.path}: not the store of the runs any more")
+            store.use_fold(config.fold)
+            device = choose_device(config.runtime.device)
+            calibrations = [Calibration.load(run.calibration) for run in ensemble.members]
+            models = [TrainedModel.load(run.best, device) for run in ensemble.members]
+        except InputError as error:
+            log.warning("ensemble %s: predictions without sigma (%s)", ensemble.id, error)
+            return None
+        known = [found for found in calibrations if found is not None]
+        if len(known) < len(calibrations):
+            log.warning("ensemble %s: predictions without sigma: not calibrated", ensemble.id)
+            return None
+        return cls(models, known, store, device)
+
+    def of_split(self, split: str) -> dict[str, npt.NDArray[np.float64]]:
+        """Sigma by property, rows as in the store."""
+        indices = self.store.split_indices(split)
+        outputs, distances = [], []
+        for model, calibration in zip(self.models, self.calibrations, strict=True):
+            limit = model.config.training.max_edges
+            found = infer(
+                model.model, self.store, indices,
+                device=self.device, dtype=model.dtype, max_edges=limit,
+            )  # fmt: skip
+            outputs.append(found)
+            distances.append(calibration.embedding.distance(found.vectors))
+        sigma = self.estimator.estimate(outputs, np.stack(distances)).sigma
+        names = self.models[0].scaler.reported
+        return {name: sigma[:, column] for column, name in enumerate(names)}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

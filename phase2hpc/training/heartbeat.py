@@ -17,7 +17,12 @@ class Heartbeat:
         self._trainer, self._lease = trainer, lease
         self._last = time.monotonic()
 
-    def beat(self, progress: Progress | None = None, phase: str = "training") -> None:
+    def beat(
+        self,
+        progress: Progress | None = None,
+        seconds_left: float | None = None,
+        phase: str = "training",
+    ) -> None:
         """Write if due, and at once when another phase than training begins."""
         now = time.monotonic()
         due = now - self._last > SECONDS_PER_BEAT or phase != "training"
@@ -27,9 +32,9 @@ class Heartbeat:
         trainer = self._trainer
         values: dict[str, Any] = {"phase": phase, "loss": trainer.mean_loss()}
         if progress is not None and progress.per_second > 0:
-            left = (trainer.total_steps - trainer.step) * trainer.settings.batch_size
             values["crystals_per_second"] = progress.per_second
-            values["seconds_left"] = left / progress.per_second
+        if seconds_left is not None:
+            values["seconds_left"] = seconds_left
         self._lease.beat(
             epoch=trainer.epoch,
             epochs=trainer.settings.epochs,

@@ -24,14 +24,15 @@ from phase2hpc.models.multitask import MultiTaskModel
 from phase2hpc.runs.lease import Lease
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.heartbeat import Heartbeat
+from phase2hpc.training.loggers.epoch_logger import EpochLoggers, LoggedRun
 from phase2hpc.training.metrics import metrics_by_property, score
 from phase2hpc.training.nonfinite_steps import LOWER_RATE, MAX_CONSECUTIVE, RollbackRequired
 from phase2hpc.training.stop_request import StopRequest
-from phase2hpc.training.tensorboard import TensorBoardLog
 from phase2hpc.training.trainer import Interrupted, Trainer
 from phase2hpc.training.trainer_state import load_state_dict, state_dict
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.progress import Progress
+from phase2hpc.utils.time_format import format_duration
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +40,20 @@ log = logging.getLogger(__name__)
 MAX_NAMED = 8
 
 
-def epoch_line(record: dict[str, Any], epochs: int, best_epoch: int) -> str:
-    """One line per finished epoch."""
+def epoch_line(
+    record: dict[str, Any], epochs: int, best_epoch: int, seconds_left: float | None = None
+) -> str:
+    """One line per finished epoch. seconds_left: to the end of the run."""
     mae = "  ".join(
         f"{name} {value:.4g}" for name, value in record["val_mae"].items() if value is not None
     )
     mark = " *" if best_epoch == record["epoch"] else ""
     skipped = f"  ({record['skipped_steps']} steps skipped)" if record["skipped_steps"] else ""
+    left = f"  {format_duration(seconds_left)} left" if seconds_left else ""
     return (
         f"epoch {record['epoch']}/{epochs}  loss {record['train_loss']:.4f}  "
         f"val {record['val_score']:.4f}{mark}  {record['crystals_per_second']:.0f}/s  MAE: {mae}"
-        f"{skipped}"
+        f"{skipped}{left}"
     )
 
 
@@ -68,6 +72,7 @@ class TrainingLoop:
         self._last_save = time.monotonic()
         # Wall-clock time and speed of this epoch since it was begun or resumed.
         self._seconds = self._per_second = 0.0
+        self._validation_seconds = 0.0
 
     def fit(self) -> None:
         """Train to the last epoch.
@@ -80,7 +85,7 @@ class TrainingLoop:
             self._save()
         # A stop requested before now takes effect after one step: even with a time limit hardly
         # longer than the start-up, every restart makes progress.
-        with self._scalars() as scalars:
+        with self._loggers() as loggers:
             while trainer.epoch < self.settings.epochs and not self._out_of_patience():
                 try:
                     # After a stop during validation the epoch is trained and not yet finished.
@@ -89,14 +94,15 @@ class TrainingLoop:
                 except RollbackRequired:
                     self._roll_back()
                     continue
-                self._end_epoch(scalars)
+                self._end_epoch(loggers)
                 self._stop_if_requested()
                 if not trainer.skipped.in_row or trainer.epoch == self.settings.epochs:
                     self._save()
 
-    def _scalars(self) -> AbstractContextManager[TensorBoardLog | None]:
+    def _loggers(self) -> AbstractContextManager[EpochLoggers | None]:
         if self._writes:
-            return TensorBoardLog(self.run.tensorboard, self.trainer.step)
+            logged = LoggedRun(self.run, self.trainer.config, self.trainer.step)
+            return EpochLoggers(self.runtime.log, logged)
         return nullcontext()
 
     @property
@@ -115,8 +121,10 @@ class TrainingLoop:
                 due = self._save_is_due()
                 flags = self._flags(bool(self.stop), due)
                 trainer.optimise(parts, size, flags)
-                progress.advance(size, self._loss_text)
-                self._heartbeat.beat(progress)
+                progress.advance(size, lambda: self._position_text(progress))
+                self._heartbeat.beat(
+                    progress, self._seconds_left(progress.per_second, progress.done)
+                )
                 ended = progress.done == crystals
                 look = ended or trainer.step % trainer.steps_between_looks == 0
                 stop, save = False, due
@@ -205,10 +213,12 @@ class TrainingLoop:
                 MAX_CONSECUTIVE, trainer.step, LOWER_RATE,
             )  # fmt: skip
 
-    def _end_epoch(self, scalars: TensorBoardLog | None) -> None:
+    def _end_epoch(self, loggers: EpochLoggers | None) -> None:
         trainer = self.trainer
         self._heartbeat.beat(phase="validating")
-        outputs = self.infer_or_stop(trainer.averaged.module, trainer.val)
+        begin, label = time.monotonic(), f"epoch {trainer.epoch + 1}/{self.settings.epochs} on val"
+        outputs = self.infer_or_stop(trainer.averaged.module, trainer.val, label)
+        self._validation_seconds = time.monotonic() - begin
         metrics = metrics_by_property(
             trainer.properties,
             outputs.physical(trainer.scaler),
@@ -237,25 +247,34 @@ class TrainingLoop:
             if self._writes:
                 self.check_lease()
                 trainer.trained_model().save(self.run, self.runtime.keep_best)
-        if scalars is not None:
-            scalars.write(record)
-            print(epoch_line(record, self.settings.epochs, trainer.best_epoch), flush=True)
+        left = self._seconds_left(self._per_second)
+        if loggers is not None:
+            loggers.write(record)
+            line = epoch_line(record, self.settings.epochs, trainer.best_epoch, left)
+            print(line, flush=True)
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.patience
         return patience is not None and self.trainer.epoch - self.trainer.best_epoch >= patience
 
-    def infer_or_stop(self, model: MultiTaskModel, indices: npt.NDArray[np.int64]) -> Outputs:
+    def infer_or_stop(
+        self, model: MultiTaskModel, indices: npt.NDArray[np.int64], label: str = "evaluating"
+    ) -> Outputs:
         """``Trainer.infer_on_all_ranks`` that saves and stops between two batches where a stop is
         requested; an evaluation has no state of its own."""
-        try:
-            return self.trainer.infer_on_all_ranks(model, indices, self._interrupt_if_requested)
-        except Interrupted:
-            self._save_and_stop()
+        ranks = self.trainer.world.size
+        with Progress(label, len(indices), "crystals", quiet=not self._writes) as progress:
 
-    def _interrupt_if_requested(self) -> None:
-        if self.stop:
-            raise Interrupted
+            def before_each(done: int) -> None:
+                if self.stop:
+                    raise Interrupted
+                # The other ranks have as much to do.
+                progress.advance(min(done * ranks, len(indices)) - progress.done)
+
+            try:
+                return self.trainer.infer_on_all_ranks(model, indices, before_each)
+            except Interrupted:
+                self._save_and_stop()
 
     def _stop_if_requested(self) -> None:
         requested = torch.tensor([float(bool(self.stop))])
@@ -289,8 +308,19 @@ class TrainingLoop:
         if self.lease is not None:
             self.lease.check()
 
-    def _loss_text(self) -> str:
-        return f"loss {self.trainer.mean_loss():.4f}"
+    def _position_text(self, progress: Progress) -> str:
+        left = self._seconds_left(progress.per_second, progress.done)
+        eta = "" if left is None else f", run {format_duration(left)} left"
+        return f"loss {self.trainer.mean_loss():.4f}{eta}"
+
+    def _seconds_left(self, per_second: float, done: int = 0) -> float | None:
+        """To the end of the run, with validations as long as the last one; None if unknown.
+
+        done: crystals of the present epoch.
+        """
+        epochs = self.settings.epochs - self.trainer.epoch
+        crystals = epochs * len(self.trainer.train) - done
+        return crystals / per_second + epochs * self._validation_seconds if per_second else None
 
     def progress(self) -> dict[str, Any]:
         """Progress of training, as keys of the manifest."""

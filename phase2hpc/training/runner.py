@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,9 @@ def train(request: TrainRequest, at_end: AtEnd | None = None) -> RunDirectory:
     """Start or resume a run, train it to its end, and return its run directory.
 
     The runs of an ensemble are trained one after the other, and the folder of the ensemble's
-    results is returned. Raises StoppedEarly after a
-    signal or the time limit, with the state saved, and InputError for an invalid request, store or
-    run.
+    results is returned. at_end: called with each run that has its results. Raises StoppedEarly
+    after a signal or the time limit, with the state saved, and InputError for an invalid request,
+    store or run.
     """
     if not request.resume:
         check_request(request)
@@ -72,16 +73,20 @@ def train(request: TrainRequest, at_end: AtEnd | None = None) -> RunDirectory:
             warn_if_lost(request.models_dir)
         if not request.resume and not request.seeds:
             return _start_run(request, world, stop, at_end)
-        if not request.resume:
-            ensemble = _new_ensemble(request, world)
-        else:
-            ensemble = world.run_on_main(lambda: ensemble_to_resume(request))
+        ensemble = (
+            world.run_on_main(lambda: ensemble_to_resume(request))
+            if request.resume
+            else _new_ensemble(request, world)
+        )
         if ensemble is None:
             run, config = world.run_on_main(lambda: _run_and_config_to_resume(request))
             return _continue_run(run, config, world, stop, request.accept_changes, at_end=at_end)
         for run in ensemble.members:
-            config = world.run_on_main(lambda run=run: resumed_config(request, run))
+            config = world.run_on_main(partial(resumed_config, request, run))
             _continue_run(run, config, world, stop, request.accept_changes, at_end=at_end)
+        # Written by the last run to end, unless its process was killed before.
+        if world.is_main and not ensemble.results.metrics_json.exists():
+            _end_ensemble(ensemble.members[-1], at_end)
         return ensemble.results
 
 
@@ -278,20 +283,21 @@ def _train_and_evaluate(
         _write_failure(run, lease, world, error, **loop.progress())
         raise
     if world.is_main:
-        _after_the_end(run, at_end)
+        if at_end is not None:
+            at_end(run)
         print(f"\nresults: {run.path}", flush=True)
+        _end_ensemble(run, at_end)
     return run
 
 
-def _after_the_end(run: RunDirectory, at_end: AtEnd | None) -> None:
-    """Results of the ensemble that the run completes; ``at_end`` for both."""
+def _end_ensemble(run: RunDirectory, at_end: AtEnd | None) -> None:
+    """Write the results of the ensemble that this run completes, if any."""
     ensemble = write_if_complete(run)
+    if ensemble is None:
+        return
     if at_end is not None:
-        at_end(run)
-        if ensemble is not None:
-            at_end(ensemble.results)
-    if ensemble is not None:
-        print(f"\nensemble {ensemble.id} of {len(ensemble.members)} runs: {ensemble.results.path}")
+        at_end(ensemble.results)
+    print(f"\nensemble {ensemble.id} of {len(ensemble.members)} runs: {ensemble.results.path}")
 
 
 def _write_start(trainer: Trainer, run: RunDirectory) -> None:

@@ -15,7 +15,7 @@ from phase2hpc.errors import StopReason
 from phase2hpc.utils.time_format import format_duration
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
-JOB_TIME_LIMIT_MESSAGE = "the job's time limit is near (it is requeued)"
+JOB_TIME_LIMIT_MESSAGE = "the job's time limit is near"
 
 # Active requests, the outermost first; a signal sets the flag of each.
 _entered: list[StopRequest] = []

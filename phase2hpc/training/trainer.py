@@ -296,12 +296,13 @@ class Trainer:
         self,
         model: MultiTaskModel,
         indices: npt.NDArray[np.int64],
-        before_each: Callable[[], None] | None = None,
+        before_each: Callable[[int], None] | None = None,
     ) -> Outputs:
         """Outputs for these crystals, never in bf16; a collective call.
 
-        Each rank computes a share and returns the whole. before_each: called before each batch; if
-        it raises Interrupted on one rank, every rank raises it after its share.
+        Each rank computes a share and returns the whole. before_each: called before each batch
+        with the number of crystals done on this rank; if it raises Interrupted on one rank, every
+        rank raises it after its share.
         """
         rows = np.arange(self.world.rank, len(indices), self.world.size)
         scaled = torch.zeros(len(indices), len(self.outputs), dtype=torch.float64)

@@ -26,7 +26,7 @@ class Image(BaseModel):
     ``name==version`` of every installed package.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
     version: str
     variant: str

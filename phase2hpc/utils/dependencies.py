@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import platform
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
-
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from typing import TYPE_CHECKING
 
 from phase2hpc.utils.package_files import is_checkout, shared_path
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 DISTRIBUTION = "phase2hpc"
 # Each adds to those before it; "" is the base install.
@@ -24,6 +24,10 @@ _MODULES = {"pyyaml": "yaml"}
 @cache
 def requirements(extra: str = "") -> tuple[Requirement, ...]:
     """Requirements of the base install, or those that an extra adds to the extras before it."""
+    # Imported here: commands that only need the versions are quick without it.
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
     before = {r.name for e in EXTRAS[: EXTRAS.index(extra)] for r in requirements(e)}
     found = []
     for line in _required():
@@ -40,6 +44,8 @@ def _required() -> list[str]:
     # The metadata of an editable install is as old as its last `pip install`.
     if not is_checkout():
         return metadata.requires(DISTRIBUTION) or []
+    import tomllib
+
     project = tomllib.loads(shared_path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"].items()
     return [

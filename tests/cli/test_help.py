@@ -36,7 +36,7 @@ def at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
 
 
-@pytest.mark.parametrize("path", commands(), ids=" ".join)
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
 def test_every_command(path, command) -> None:
     code, out, err = command(*path, "-h")
     assert (code, err) == (0, "") and out == command(*path, "--help")[1]
@@ -53,7 +53,7 @@ def test_every_command(path, command) -> None:
         inner.command.make_context(path[-1], words[len(path) + 1 :], parent=inner.parent)
 
 
-@pytest.mark.parametrize("path", commands(), ids=" ".join)
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
 def test_values_have_names_and_options_a_meaning(path) -> None:
     for parameter in built(path).command.params:
         flag = getattr(parameter, "is_flag", False)

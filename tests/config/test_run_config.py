@@ -105,7 +105,7 @@ def test_an_unknown_key_names_the_nearest(call, wrong, nearest):
 
 
 def test_a_key_like_no_other_is_told_where_all_are():
-    one_line(lambda: build({"zzzz": 1}), "'zzzz'", "did you mean", "levels --settings")
+    one_line(lambda: build({"zzzz": 1}), "'zzzz'", "levels --settings")
 
 
 def test_settings_of_the_other_algorithm_are_unknown():

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Slurm, munge and MariaDB from Debian's or Ubuntu's packages, for the tests of this folder. What is
-# there already is left as it is. The server of MariaDB comes without its service.
+# Slurm, munge and MariaDB from Debian's or Ubuntu's packages, for the tests of this folder, and Open
+# MPI, for those of training under mpiexec. What is there already is left as it is. The server of
+# MariaDB comes without its service.
 set -euo pipefail
 
 missing=()
-for command in slurmctld slurmd slurmdbd munged sbatch sacct mariadbd mariadb-install-db; do
+for command in slurmctld slurmd slurmdbd munged sbatch sacct mariadbd mariadb-install-db mpiexec; do
   command -v "$command" >/dev/null || missing+=("$command")
 done
 if [[ ${#missing[@]} -eq 0 ]]; then
@@ -17,7 +18,7 @@ if [[ $(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
 fi
 
 packages=(slurmctld slurmd slurm-client slurmdbd slurm-wlm-mysql-plugin munge
-  mariadb-server-core mariadb-client-core)
+  mariadb-server-core mariadb-client-core openmpi-bin)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export DEBIAN_FRONTEND=noninteractive

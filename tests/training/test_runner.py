@@ -170,11 +170,11 @@ def test_a_signal_in_the_evaluation_stops_it(batch, train_tiny, tmp_path, monkey
     original, batches = evaluation.Trainer.infer_on_all_ranks, []
 
     def predict(self, model, indices, before_each):
-        def counted():
+        def counted(done):
             batches.append(1)
             if self.epoch == 1 and len(batches) == batch:
                 signal.raise_signal(signal.SIGTERM)
-            before_each()
+            before_each(done)
 
         batches.clear()
         return original(self, model, indices, counted)

@@ -42,7 +42,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class ContainerSettings(_Settings):

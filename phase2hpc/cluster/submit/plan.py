@@ -100,7 +100,7 @@ class Plan:
     prepare: JobScript | None
     container: ContainerSettings | None
     ensemble: str | None
-    dependencies: tuple[str, ...]
+    dependencies: tuple[str, ...] = ()
 
     @property
     def image_note(self) -> str | None:
@@ -170,14 +170,18 @@ def make_plans(request: SubmitRequest) -> tuple[Plan, ...]:
     algorithms = [sweep.values for sweep in sweeps if sweep.key == ALGORITHM]
     seeds, _ = seeds_at_once(request.seeds)
     found = members(seeds, [sweep for sweep in sweeps if sweep.key != ALGORITHM])
+    dependencies = tuple(dependency_ids(request.after, train.models_dir))
+
+    def planned(one: SubmitRequest, base: str) -> Plan:
+        plan = _plan(one, profile, options, found, base)
+        return replace(plan, dependencies=dependencies)
+
     if not algorithms:
-        return (_plan(request, profile, options, found, base),)
+        return (planned(request, base),)
     requests = {
         name: replace(request, train=replace(train, algorithm=name)) for name in algorithms[0]
     }
-    first, *others = (
-        _plan(one, profile, options, found, f"{base}-{name}") for name, one in requests.items()
-    )
+    first, *others = (planned(one, f"{base}-{name}") for name, one in requests.items())
     return first, *(replace(plan, prepare=None) for plan in others)
 
 
@@ -269,7 +273,6 @@ def _plan(
         prepare=first,
         container=container,
         ensemble=base if several else None,
-        dependencies=tuple(dependency_ids(request.after, train.models_dir)),
     )
 
 

@@ -5,7 +5,6 @@ Reads nothing of the sources and needs neither numpy nor torch: the nodes do the
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from phase2hpc.cluster.submit.resources import ResourceOverrides
 from phase2hpc.cluster.submit.slurm_executor import Call
 from phase2hpc.config.algorithms import Resources
 from phase2hpc.errors import InputError
+from phase2hpc.inference.prediction_request import file_hashes
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.shard_folder import MAX_SHARDS, ShardFolder, fingerprints
@@ -101,7 +101,7 @@ def predict_in_shards(
     made_from = {
         "inputs": fingerprints(inputs),
         "plain_folder": plain_folder,
-        "models": [hashlib.sha256(run.weights.read_bytes()).hexdigest() for run in runs],
+        "models": [file_hashes(run) for run in runs],
         "device": device,
         "threads": threads,
         "max_atoms": max_atoms,

@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Iterable
 
+from phase2hpc.cluster.slurm.clusters import VARIABLE as CLUSTERS_VARIABLE
 from phase2hpc.cluster.submit.exclusive_options import SbatchOption
 
 _PREFIX = "SBATCH_"
@@ -22,8 +23,6 @@ _OPTION_OF = {
 }  # fmt: skip
 # An array of one job has other ids and logs, and sbatch --wait answers when the job has ended.
 _NEVER_PASSED = ("array", "wait")
-# Of an enclosing job, these are the user's own.
-_OUTSIDE_A_JOB = ("SLURM_CONF", "SLURM_CLUSTERS")
 
 
 def script_options(script: str) -> list[SbatchOption]:
@@ -38,14 +37,11 @@ def script_options(script: str) -> list[SbatchOption]:
 def sbatch_environment(options: Iterable[SbatchOption]) -> dict[str, str]:
     """The environment for sbatch: without variables that would change these options, and without
     those of an enclosing job."""
-    dropped = dropped_variables(options)
-    inside = "SLURM_JOB_ID" in os.environ
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in dropped
-        and not (inside and name.startswith("SLURM_") and name not in _OUTSIDE_A_JOB)
-    }
+    # The cluster is an option of sbatch: on the node, scontrol is to ask the job's own controller.
+    dropped = {CLUSTERS_VARIABLE, *dropped_variables(options)}
+    if "SLURM_JOB_ID" in os.environ:
+        dropped |= {name for name in os.environ if name.startswith("SLURM_")} - {"SLURM_CONF"}
+    return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
 def dropped_variables(options: Iterable[SbatchOption]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from submitit.core.core import Job, PicklingExecutor
 from submitit.slurm import slurm
 
 from phase2hpc.cluster.node.train_task import RESTARTS_VARIABLE
-from phase2hpc.cluster.slurm.clusters import VARIABLE, chosen_cluster
+from phase2hpc.cluster.slurm.clusters import chosen_cluster
 from phase2hpc.cluster.slurm.command import SlurmUnavailable, error_of, message_of
 from phase2hpc.cluster.submit.shell_variables import sbatch_environment, script_options
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
@@ -240,8 +240,6 @@ def sbatch(script: Path) -> str:
     """
     cluster = chosen_cluster()
     environment = sbatch_environment(script_options(os.fsdecode(script.read_bytes())))
-    # An option of sbatch instead: on the node, scontrol is to ask the job's own controller.
-    environment.pop(VARIABLE, None)
     try:
         answer = subprocess.run(
             ["sbatch", "--parsable", *([f"--clusters={cluster}"] if cluster else []), str(script)],

@@ -10,7 +10,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -45,12 +45,20 @@ _log = logging.getLogger(__name__)
 
 
 def is_cif(path: Path) -> bool:
-    return plain_name(path.name).lower().endswith(CIF_SUFFIXES)
+    return _names_cif(path.name)
 
 
 def is_poscar(path: Path) -> bool:
-    name = plain_name(path.name)
-    return name.lower().endswith(POSCAR_SUFFIXES) or _POSCAR_NAME.match(name) is not None
+    return _names_poscar(path.name)
+
+
+def _names_cif(name: str) -> bool:
+    return plain_name(name).lower().endswith(CIF_SUFFIXES)
+
+
+def _names_poscar(name: str) -> bool:
+    plain = plain_name(name)
+    return plain.lower().endswith(POSCAR_SUFFIXES) or _POSCAR_NAME.match(plain) is not None
 
 
 def structure_id(path: Path) -> str:
@@ -65,21 +73,27 @@ def structure_id(path: Path) -> str:
 
 def structure_files(folder: Path) -> list[Path]:
     """CIF and POSCAR files directly in a folder, by name; hidden ones are left out."""
+    return [folder / name for name in _structure_names(folder)]
+
+
+def _structure_names(folder: Path) -> list[str]:
+    # Names, not paths: a folder may hold a million.
     return sorted(
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and (is_cif(path) or is_poscar(path))
+        name
+        for name in os.listdir(folder)
+        if not name.startswith(".") and (_names_cif(name) or _names_poscar(name))
     )
 
 
 def files_not_read(folder: Path) -> str:
     """Number and first names of what else is in a folder, folders with a slash; "" for nothing."""
-    others = sorted(
-        f"{path.name}/" if path.is_dir() else path.name
-        for path in folder.iterdir()
-        if not (path.name.startswith(".") or path.name == ID_PROP)
-        and not (is_cif(path) or is_poscar(path))
-    )
+    with os.scandir(folder) as entries:
+        others = sorted(
+            f"{entry.name}/" if entry.is_dir() else entry.name
+            for entry in entries
+            if not (entry.name.startswith(".") or entry.name == ID_PROP)
+            and not (_names_cif(entry.name) or _names_poscar(entry.name))
+        )
     if not others:
         return ""
     shown = ", ".join(one_line(name[:40]) for name in others[:3])
@@ -101,23 +115,27 @@ def read_folder(
     folder: Path, partition: RecordPartition
 ) -> Iterator[RawCrystal | UnreadableRecord]:
     """Every structure file of a folder, by name, not recursive; ids are unique."""
-    files = structure_files(folder)
+    names = _structure_names(folder)
     others = files_not_read(folder)
-    if not files:
+    if not names:
         what = f" ({others})" if others else ""
         raise InputError(f"{folder}: no CIF or POSCAR file in this folder{what}")
     if others:
         _log.warning("%s: %s", folder, others)
-    taken = Counter(structure_id(path) for path in files)
-    names = [structure_id(path) for path in files]
-    tasks = [
-        (path, name if taken[name] == 1 else path.name)
-        for path, name in zip(files, names, strict=True)
-    ]
+    taken = Counter(map(structure_id, map(Path, names)))
     # Files are read ahead, so their blocks are kept until their items are yielded.
-    mine = [(partition.current, task) for task in tasks if partition.take()]
-    for (block, _), items in zip(mine, read_structure_files(task for _, task in mine), strict=True):
-        partition.current = block
+    blocks: deque[int] = deque()
+
+    def tasks() -> Iterator[tuple[Path, str]]:
+        for name in names:
+            if partition.take():
+                blocks.append(partition.current)
+                path = folder / name
+                plain = structure_id(path)
+                yield path, plain if taken[plain] == 1 else name
+
+    for items in read_structure_files(tasks()):
+        partition.current = blocks.popleft()
         yield from items
 
 

@@ -73,6 +73,16 @@ def stored_hash(path: str | os.PathLike[str]) -> str:
             raise damaged(Path(path), error) from error
 
 
+def info_json(info: StoreInfo) -> dict[str, Any]:
+    """The info for JSON: names of fields as in StoreInfo, sizes in bytes."""
+    return {
+        **{field.name: getattr(info, field.name) for field in fields(info)},
+        "path": str(info.path),
+        "graph_settings": info.graph_settings.to_dict(),
+        "columns": {name: column.model_dump() for name, column in info.columns.items()},
+    }
+
+
 def info_lines(info: StoreInfo) -> list[str]:
     """The info as text."""
     settings = ", ".join(f"{key} {value}" for key, value in info.graph_settings.to_dict().items())

@@ -49,7 +49,7 @@ def test_the_jobs_limit_ends_it_with_75_and_other_settings_go_on(tiny: Any, tmp_
     ended = on_a_node(str(run.path), 20 / 3600, 30, SLURM_JOB_END_TIME=end)
     assert ended.returncode == 75, ended.stderr
     line = ended.stderr.splitlines()[-1]
-    words = "the job's time limit is near (it is requeued): state saved at step "
+    words = "the job's time limit is near: state saved at step "
     assert line.startswith("phase2hpc: " + words)
     manifest = run.read_manifest()
     assert manifest.state == "stopped" and manifest.message.startswith(words)

@@ -100,8 +100,8 @@ def plan(site: Path) -> MakePlan:
 
 
 def several_nodes(plan: MakePlan) -> str:
-    found = plan("gpu", wanted={"nodes": 2, "gpus_per_node": 4, "cpus": 6}, after="17,18_3")
-    return found.script_after(None).text()
+    found = plan("gpu", wanted={"nodes": 2, "gpus_per_node": 4, "cpus": 6})
+    return replace(found, dependencies=("17", "18_3")).script_after(None).text()
 
 
 RECORDINGS: dict[str, Callable[[MakePlan], str]] = {
@@ -209,8 +209,8 @@ def test_requeue_dependency_and_teardown(plan: MakePlan, site: Path) -> None:
     (site / "jobs/way.yaml").write_text(
         "requeue: false\ndependency: singleton\nmax_hours: 2\nteardown: [rm -rf /scratch/x]\n"
     )
-    found = plan("way", after="7", wanted={"time": "auto"}, overrides={"epochs": 90_000})
-    text = found.script_after(None).text()
+    found = plan("way", wanted={"time": "auto"}, overrides={"epochs": 90_000})
+    text = found.script_after("7").text()
     given = options(text)
     assert "no-requeue" in given and "requeue" not in given
     assert given["dependency"] == "afterok:7,singleton"
@@ -306,9 +306,10 @@ def test_a_sweep_of_algorithms_is_an_array_of_each(plan: MakePlan, site: Path) -
 
 
 def test_a_missing_store_is_prepared_by_a_first_job(plan: MakePlan) -> None:
-    found = plan("gpu", train={"store": Path("fresh.h5")}, sources=("x.jsonl",), after="9")
+    found = plan("gpu", train={"store": Path("fresh.h5")}, sources=("x.jsonl",))
     assert found.prepare is not None
-    first, then = found.prepare.text(), found.script_after("77").text()
+    then = replace(found, dependencies=("9",)).script_after("77").text()
+    first = found.prepare.text()
     assert "#SBATCH --dependency=afterok:9:77\n" in then
     assert "#SBATCH --kill-on-invalid-dep=yes\n" in then
     assert "dependency" not in first and "--gpus" not in first and "ntasks-per-node=1\n" in first

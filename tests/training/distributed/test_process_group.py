@@ -114,10 +114,10 @@ def disturbed_validation(rank: int, *words: object) -> None:
     original = Trainer.infer_on_all_ranks
 
     def predict(self: Trainer, model: Any, indices: Any, before_each: Any = None) -> Any:
-        def asked() -> None:
+        def asked(done: int) -> None:
             if self.world.rank == rank:
                 signal.raise_signal(signal.SIGTERM)
-            before_each()
+            before_each(done)
 
         return original(self, model, indices, asked)
 
