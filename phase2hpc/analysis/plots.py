@@ -34,7 +34,7 @@ _VARIABLES = {_INK: "var(--ink)", _MUTED: "var(--muted)", _GRID: "var(--rule)"}
 MAX_POINTS = 1500
 # Of the image of points, per inch of the plot.
 _DPI = 220
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9,
@@ -66,8 +66,6 @@ class Curve:
 
 def learning_curves(curves: Sequence[Curve], label: str, *, log: bool) -> str:
     """Values over epochs, one line a run, a dot at its best epoch."""
-    from matplotlib.ticker import MaxNLocator
-
     with _axes(3.3, 2.3) as (figure, axes):
         for curve in curves:
             values = np.array([np.nan if v is None else v for v in curve.values], dtype=float)
@@ -82,7 +80,7 @@ def learning_curves(curves: Sequence[Curve], label: str, *, log: bool) -> str:
             _plain_log_ticks(axes)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
+        axes.xaxis.set_major_locator(_integer_ticks())
         return _svg(figure)
 
 
@@ -197,7 +195,7 @@ class _axes:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
-        self.style = mpl.rc_context(_STYLE)  # type: ignore[arg-type]
+        self.style = mpl.rc_context(_STYLE)
         self.style.__enter__()
         # Not by pyplot, which has global state and may want a display.
         figure = Figure(figsize=self.size, dpi=_DPI)
@@ -241,12 +239,17 @@ def _plain_log_ticks(axes: Axes) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
+def _integer_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=6, integer=True)
+
+
 def _ramp(color: str) -> Any:
     """A colour map from nearly transparent to opaque."""
-    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
-    rgb = to_rgb(color)
-    return LinearSegmentedColormap.from_list("ramp", [(*rgb, 0.35), (*rgb, 1.0)])
+    return LinearSegmentedColormap.from_list("ramp", [to_rgba(color, 0.35), to_rgba(color)])
 
 
 def _svg(figure: Figure) -> str:

@@ -35,7 +35,7 @@ def pairs_within(
     positions = np.ascontiguousarray(frac_coords @ lattice, dtype=np.float64)
     box = np.ascontiguousarray(lattice, dtype=np.float64)
     wider = _searchable(box, radius)
-    pairs = (_direct or _by_class)(positions, box, wider)
+    pairs: Pairs = (_direct or _by_class)(positions, box, wider)
     if wider == radius:
         return pairs
     kept = pairs.distance < radius

@@ -160,7 +160,7 @@ def _facts(statuses: Sequence[RunStatus], ensemble: Ensemble | None) -> list[tup
         ]
         facts.insert(0, ("ensemble", f"{ensemble.id}, {len(statuses)} runs"))
         facts.insert(1, ("runs", ", ".join(status.summary.run.id for status in statuses)))
-        facts.insert(2, ("path of its results", str(ensemble.results.path.resolve())))
+        facts.insert(2, ("path of its results", str(absolute_path(ensemble.results.path))))
     return [(key, one_line(value)) for key, value in facts]
 
 

@@ -73,11 +73,11 @@ def train(request: TrainRequest, at_end: AtEnd | None = None) -> RunDirectory:
             warn_if_lost(request.models_dir)
         if not request.resume and not request.seeds:
             return _start_run(request, world, stop, at_end)
-        ensemble = (
-            world.run_on_main(lambda: ensemble_to_resume(request))
-            if request.resume
-            else _new_ensemble(request, world)
-        )
+        ensemble: Ensemble | None
+        if not request.resume:
+            ensemble = _new_ensemble(request, world)
+        else:
+            ensemble = world.run_on_main(lambda: ensemble_to_resume(request))
         if ensemble is None:
             run, config = world.run_on_main(lambda: _run_and_config_to_resume(request))
             return _continue_run(run, config, world, stop, request.accept_changes, at_end=at_end)

@@ -9,6 +9,8 @@ shift
 root=$PWD/build/slurm-$suite
 packages=slurmctld,slurmd,slurm-client,slurmdbd,slurm-wlm-mysql-plugin,munge
 packages+=,mariadb-server-core,mariadb-client-core,procps
+# What the host's Python and torch are linked to.
+packages+=,libffi8,libgomp1,libssl3,libsqlite3-0,libbz2-1.0,liblzma5
 if [[ $(id -u) -ne 0 ]] || ! command -v debootstrap >/dev/null; then
   echo "make slurm-test SLURM=$suite: needs root and debootstrap (apt-get install debootstrap)" >&2
   exit 2

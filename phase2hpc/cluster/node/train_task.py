@@ -143,7 +143,8 @@ def _hours_left(hours: float | None, warning_seconds: int) -> float | None:
     if hours is None:
         return None
     limit, elapsed, now = 3600 * hours, 0.0, time.time()
-    start, end = (os.environ.get(f"SLURM_JOB_{name}_TIME", "") for name in ("START", "END"))
+    start = os.environ.get("SLURM_JOB_START_TIME", "")
+    end = os.environ.get("SLURM_JOB_END_TIME", "")
     if end.isdigit():
         began = float(start) if start.isdigit() else float(end) - limit
         limit, elapsed = float(end) - began, now - began

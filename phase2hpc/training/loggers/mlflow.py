@@ -1,13 +1,26 @@
-"""``--log mlflow``: an MLflow run in the run's folder ``mlruns``, for ``mlflow ui``."""
+"""``--log mlflow``: an MLflow run as files in the run's folder ``mlruns``.
+
+From MLflow 3 on, files have to be allowed by a variable, also for ``mlflow ui``; the database that
+it prefers needs locks, which a cluster's file system may not have.
+"""
 
 from __future__ import annotations
 
+import os
 import time
+
+# The first is read at the import: nothing is to be sent from a compute node.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from phase2hpc.training.loggers.epoch_logger import LoggedRun, Record, flat_values
+from phase2hpc.training.loggers.epoch_logger import (
+    LoggedRun,
+    Record,
+    flat_values,
+)
 
 EXPERIMENT = "phase2hpc"
 _TAG = "phase2hpc.run"

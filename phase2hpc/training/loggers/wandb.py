@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
+# Read at the import: nothing is to be sent from a compute node.
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
 import wandb
 
-from phase2hpc.training.loggers.epoch_logger import LoggedRun, Record, flat_values
+from phase2hpc.training.loggers.epoch_logger import (
+    LoggedRun,
+    Record,
+    flat_values,
+)
 
 PROJECT = "phase2hpc"
 

@@ -58,7 +58,9 @@ def test_csv_without_what_a_later_start_repeats(start: Any, tmp_path: Path) -> N
     assert float(rows[1]["train_losses/band_gap"]) == 0.75 and rows[2]["step"] == "30"
 
 
-def test_mlflow_continues_one_run(start: Any, tmp_path: Path) -> None:
+def test_mlflow_continues_one_run(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needs("mlflow")
     from mlflow import MlflowClient
 
@@ -66,6 +68,7 @@ def test_mlflow_continues_one_run(start: Any, tmp_path: Path) -> None:
         loggers.write(record(1))
     with start(10, "mlflow") as loggers:
         loggers.write(record(2))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     client = MlflowClient(tracking_uri=(tmp_path / "run_one" / "mlruns").as_uri())
     experiment = client.get_experiment_by_name("phase2hpc")
     (run,) = client.search_runs([experiment.experiment_id])
