@@ -58,8 +58,9 @@ def exit_reason(
         # Where a node can make the missing folder, the log is on a disk of its own.
         if unopened or not ranks(folder, job_id):
             how = "cannot write its log in" if unopened else "has written no log in"
+            end = "FAILED" if unopened else reason
             return (
-                f"{'FAILED' if unopened else reason}: node {job.nodes or 'unknown'} {how} {folder}: "
+                f"{end}: node {job.nodes or 'unknown'} {how} {folder}: "
                 f"does it see that folder? phase2hpc doctor --profile {profile} --on-node checks it"
             )
     if notice == "OUT_OF_MEMORY" and job.state != notice:
