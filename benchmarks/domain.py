@@ -44,9 +44,8 @@ def group(record: dict[str, Any]) -> str:
     return "ordinary"
 
 
-def prepare(folder: Path) -> tuple[Path, Path, list[dict[str, Any]]]:
-    """The store to train on, the crystals to test on, and their records."""
-    test = []
+def prepare(folder: Path) -> Path:
+    """The store to train on; the crystals to test on are written to test.jsonl."""
     with (
         gzip.open(sample_source(), "rt") as lines,
         (folder / "train.jsonl").open("w") as train_file,
@@ -57,10 +56,9 @@ def prepare(folder: Path) -> tuple[Path, Path, list[dict[str, Any]]]:
             if record["group"] == "ordinary":
                 train_file.write(json.dumps(record) + "\n")
             if record["group"] != "ordinary" or record["split"] == "test":
-                test.append(record)
                 test_file.write(json.dumps(record) + "\n")
     phase2hpc.prepare(folder / "train.jsonl", folder / "train.h5", workers=1, overwrite=True)
-    return folder / "train.h5", folder / "test.jsonl", test
+    return folder / "train.h5"
 
 
 def main() -> None:
@@ -68,13 +66,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--run", help="run of an earlier call in FOLDER: only tested")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    store, source, records = prepare(arguments.folder)
-    run = phase2hpc.train(
-        store, level="std", properties=PROPERTIES, models_dir=arguments.folder / "models",
-        epochs=arguments.epochs, max_samples=arguments.samples, lr=2e-3, batch_size=32,
-    )  # fmt: skip
+    source = arguments.folder / "test.jsonl"
+    run = arguments.run
+    if run is None:
+        store = prepare(arguments.folder)
+        run = phase2hpc.train(
+            store, level="std", properties=PROPERTIES, models_dir=arguments.folder / "models",
+            epochs=arguments.epochs, max_samples=arguments.samples, lr=2e-3, batch_size=32,
+        )  # fmt: skip
+    records = [json.loads(line) for line in source.read_text().splitlines()]
     model = phase2hpc.load_model(run)
     frame = model.predict(source)
     kept = (frame["status"] == "ok").to_numpy()

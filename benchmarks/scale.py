@@ -5,6 +5,7 @@ python benchmarks/scale.py      its output stands in docs/scale.md between the m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from phase2hpc.data.graph_arrays import EDGE_TABLE_BYTES, NODE_TABLE_BYTES, arrays_bytes
@@ -46,8 +47,8 @@ def main() -> None:
     def row(name: str, values: list[str]) -> None:
         rows.append([name, *values])
 
-    def each(seconds_of: object) -> list[str]:
-        return [duration(seconds_of(n)) for n in SIZES.values()]  # type: ignore[operator]
+    def each(seconds_of: Callable[[int], float]) -> list[str]:
+        return [duration(seconds_of(n)) for n in SIZES.values()]
 
     whole = arrays_bytes(1, ATOMS, EDGES, ID_BYTES, labels=LABELS, float64=False)
     tables = ATOMS * NODE_TABLE_BYTES + EDGES * EDGE_TABLE_BYTES

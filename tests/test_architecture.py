@@ -123,6 +123,12 @@ def test_no_torch_when_imported(module: str) -> None:
     assert chain_to(module, TORCH, set()) == []
 
 
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "data.dataset"])
+def test_torch_geometric_is_imported_for_its_datasets_only(module: str) -> None:
+    """It takes as long as torch, with pandas and torch._dynamo."""
+    assert "torch_geometric" not in imports(module)
+
+
 @pytest.mark.parametrize("module", [m for m in MODULES if subpackage(m) == "data"])
 def test_data_needs_no_torch_below_its_loader(module: str) -> None:
     if module not in TENSORS:

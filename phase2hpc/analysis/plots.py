@@ -34,7 +34,7 @@ _VARIABLES = {_INK: "var(--ink)", _MUTED: "var(--muted)", _GRID: "var(--rule)"}
 MAX_POINTS = 1500
 # Of the image of points, per inch of the plot.
 _DPI = 220
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9,
@@ -71,7 +71,7 @@ def learning_curves(curves: Sequence[Curve], label: str, *, log: bool) -> str:
             values = np.array([np.nan if v is None else v for v in curve.values], dtype=float)
             marker = "o" if len(values) == 1 else ""
             axes.plot(curve.epochs, values, color=curve.color, marker=marker, markersize=3)
-            if curve.best in curve.epochs:
+            if curve.best is not None and curve.best in curve.epochs:
                 at = list(curve.epochs).index(curve.best)
                 axes.plot([curve.best], [values[at]], "o", color=curve.color, markersize=4.5)
         shown = [v for curve in curves for v in curve.values if v is not None]
@@ -80,7 +80,7 @@ def learning_curves(curves: Sequence[Curve], label: str, *, log: bool) -> str:
             _plain_log_ticks(axes)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(_integer_ticks())
         return _svg(figure)
 
 
@@ -239,12 +239,17 @@ def _plain_log_ticks(axes: Axes) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
+def _integer_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=6, integer=True)
+
+
 def _ramp(color: str) -> Any:
     """A colour map from nearly transparent to opaque."""
-    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
-    rgb = to_rgb(color)
-    return LinearSegmentedColormap.from_list("ramp", [(*rgb, 0.35), (*rgb, 1.0)])
+    return LinearSegmentedColormap.from_list("ramp", [to_rgba(color, 0.35), to_rgba(color)])
 
 
 def _svg(figure: Figure) -> str:
@@ -276,7 +281,7 @@ def _make_room_on_the_left(figure: Figure) -> None:
 
     (axes,) = figure.axes
     canvas = FigureCanvasAgg(figure)
-    box = axes.yaxis.get_tightbbox(canvas.get_renderer())
+    box = axes.yaxis.get_tightbbox(canvas.get_renderer())  # type: ignore[no-untyped-call]
     if box is not None:
         missing = 0.04 - box.x0 / figure.dpi
         if missing > 0:

@@ -25,7 +25,7 @@ from phase2hpc.utils.os_errors import path_error
 from phase2hpc.utils.time_format import format_duration, format_time
 
 if TYPE_CHECKING:
-    from phase2hpc.analysis.error_analysis import MeanError
+    from phase2hpc.analysis.error_analysis import Calibration, MeanError
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,9 @@ def _property(name: str, results: Sequence[RunResults]) -> dict[str, Any]:
     unit = next(one.unit(name) for one in results if name in one.properties)
     shown = f"{name} ({unit})" if unit else name
     found: dict[str, Any] = {"name": name, "unit": unit, "shown": shown, "runs": []}
-    tests, sizes, calibrations = [], [], []
+    tests: list[tuple[dict[str, Any], Any, Any, str]] = []
+    sizes: list[tuple[dict[str, MeanError], str]] = []
+    calibrations: list[tuple[Calibration, str]] = []
     for one, color in zip(results, plots.SERIES, strict=False):
         if name not in one.properties:
             continue

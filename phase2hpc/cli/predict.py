@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import MaxAtoms, ModelsDir, RunArgument, ShardProfile, Shards
+from phase2hpc.cli.options import JsonOutput, MaxAtoms, ModelsDir, RunArgument, ShardProfile, Shards
 from phase2hpc.errors import InputError
 
 
@@ -42,6 +42,7 @@ def predict(
             "--features", metavar="FILE", help="HDF5 file for the crystal vectors of one model."
         ),
     ] = None,
+    json_output: JsonOutput = False,
     models_dir: ModelsDir = Path("models"),
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
@@ -52,7 +53,7 @@ def predict(
     ] = 0.9,
     workers: Annotated[
         int,
-        typer.Option(min=1, help="Processes that read and predict; with --output."),
+        typer.Option(min=1, metavar="N", help="Processes that read and predict; with --output."),
     ] = 1,
     shards: Shards = None,
     profile: ShardProfile = None,
@@ -76,6 +77,8 @@ def predict(
         raise InputError("--profile: only with --shards; without, this is one process here")
     from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
 
+    if json_output and output is not None:
+        raise InputError("--json: without --output; --output FILE.json writes the same")
     runs = runs_to_predict_with(models_dir, None if run is None else run.split(","))
     if workers > 1 and (output is None or shards is not None or features is not None):
         raise InputError("--workers: with --output, and without --shards and --features")
@@ -120,7 +123,11 @@ def predict(
         from phase2hpc.inference.feature_file import write_features
 
         write_features(features, rows, model.vectors(rows), describe_model(runs))
-    if output is None:
+    if json_output:
+        import json
+
+        print(json.dumps(list(prediction_table.as_records(rows, model.properties)), indent=2))
+    elif output is None:
         print(prediction_table.table(rows, model.properties, model.units, interval))
     else:
         prediction_table.write_predictions(output, rows, model.properties)

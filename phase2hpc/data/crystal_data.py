@@ -1,26 +1,22 @@
-"""Batch of crystals as a torch_geometric ``Data``."""
+"""Batch of crystals as tensors, with the fields of a torch_geometric ``Data``.
+
+torch_geometric itself takes as long to import as torch; only ``StoreDataset`` needs it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
-from torch_geometric.data import Data
+from torch import Tensor
 
 
-class CrystalData(Data):  # type: ignore[misc]
-    """``Data`` of one or more crystals.
+class Sizes:
+    """Sizes of a batch, from its tensors."""
 
-    z: (N,) int64 atomic numbers. pos: (N, 3) Cartesian, angstrom. cell: (B, 3, 3), rows are
-    vectors. edge_index: (2, E) int64, row 0 the sender, row 1 the receiver, sorted by receiver.
-    edge_shift: (E, 3) lattice image of the sender, in the dtype of ``pos``. batch: (N,) int64, and
-    ptr: (B + 1,) int64, the crystal of each node. y: (B, P) labels, NaN where missing. index:
-    (B,) int64, index in the source. weight: (B,) one, or zero for padding.
-    """
-
-    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        # By its name, torch_geometric would treat it as node indices.
-        return 0 if key == "index" else super().__inc__(key, value, *args, **kwargs)
+    cell: Tensor
+    edge_index: Tensor
 
     @property
     def num_graphs(self) -> int:
@@ -38,3 +34,55 @@ class CrystalData(Data):  # type: ignore[misc]
     @max_degree.setter
     def max_degree(self, value: int) -> None:
         self.__dict__["_max_degree"] = value
+
+
+class CrystalData(Sizes):
+    """One or more crystals.
+
+    z: (N,) int64 atomic numbers. pos: (N, 3) Cartesian, angstrom. cell: (B, 3, 3), rows are
+    vectors. edge_index: (2, E) int64, row 0 the sender, row 1 the receiver, sorted by receiver.
+    edge_shift: (E, 3) lattice image of the sender, in the dtype of ``pos``. batch: (N,) int64, and
+    ptr: (B + 1,) int64, the crystal of each node. y: (B, P) labels, NaN where missing. index:
+    (B,) int64, index in the source. weight: (B,) one, or zero for padding.
+    """
+
+    z: Tensor
+    pos: Tensor
+    edge_shift: Tensor
+    batch: Tensor
+    ptr: Tensor
+    y: Tensor
+    index: Tensor
+    weight: Tensor
+
+    def __init__(self, **tensors: Tensor) -> None:
+        self.__dict__.update(tensors)
+
+    @property
+    def num_nodes(self) -> int:
+        return int(self.z.shape[0])
+
+    def keys(self) -> list[str]:
+        """Names of the tensors."""
+        return [name for name, value in self.__dict__.items() if isinstance(value, Tensor)]
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def clone(self) -> Self:
+        """A copy with its own memory."""
+        return self._with(Tensor.clone)
+
+    def to(self, *where: Any, **options: Any) -> Self:
+        """A copy on a device, as ``Tensor.to``."""
+        return self._with(lambda tensor: tensor.to(*where, **options))
+
+    def pin_memory(self) -> Self:
+        """A copy in pinned memory."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
+        other = type(self)()
+        for name, value in self.__dict__.items():
+            other.__dict__[name] = change(value) if isinstance(value, Tensor) else value
+        return other

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch_geometric.data import Dataset
+from torch_geometric.data import Data, Dataset
 
 from phase2hpc.config.algorithm_registry import unknown_key
-from phase2hpc.data.crystal_data import CrystalData
+from phase2hpc.data.crystal_data import Sizes
 from phase2hpc.data.loader import collate
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_once
 from phase2hpc.errors import InputError
+
+
+class CrystalGraph(Sizes, Data):  # type: ignore[misc]
+    """One crystal, or a batch of them that torch_geometric made: the fields of ``CrystalData``."""
+
+    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        # By its name, torch_geometric would treat it as node indices.
+        return 0 if key == "index" else super().__inc__(key, value, *args, **kwargs)
 
 
 class StoreDataset(Dataset):  # type: ignore[misc]
@@ -48,7 +57,7 @@ class StoreDataset(Dataset):  # type: ignore[misc]
         indices: npt.ArrayLike | None = None,
         properties: Sequence[str] | None = None,
         dtype: torch.dtype = torch.float32,
-        transform: Callable[[CrystalData], CrystalData] | None = None,
+        transform: Callable[[CrystalGraph], CrystalGraph] | None = None,
         *,
         split: str | None = None,
     ) -> None:
@@ -76,7 +85,7 @@ class StoreDataset(Dataset):  # type: ignore[misc]
         """Number of crystals."""
         return len(self.store_indices)
 
-    def get(self, idx: int) -> CrystalData:
+    def get(self, idx: int) -> CrystalGraph:
         """The crystal at position ``idx`` of the dataset."""
         place = int(self.store_indices[idx])
         data = collate(
@@ -86,6 +95,8 @@ class StoreDataset(Dataset):  # type: ignore[misc]
             self.dtype,
             index=np.array([place]),
         )
-        # torch_geometric's collation adds them for a batch.
-        del data.batch, data.ptr
-        return data
+        # torch_geometric's collation adds these for a batch.
+        names = set(data.keys()) - {"batch", "ptr"}
+        return CrystalGraph(
+            **{name: data[name] for name in sorted(names)}, num_nodes=data.num_nodes
+        )

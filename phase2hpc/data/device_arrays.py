@@ -81,7 +81,6 @@ class DeviceArrays:
             index=chosen,
             weight=self._copied(weight).to(dtype),
         )
-        data.num_nodes = atoms
         data.max_degree = int(self.arrays.max_degree[indices].max(initial=0))
         return data
 

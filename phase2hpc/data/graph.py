@@ -179,7 +179,9 @@ def _graph_of(pairs: Pairs, n: int, settings: GraphSettings) -> Graph | None:
     # The three lowest bytes, from the third down, are the image plus 128.
     image_bytes = packed.astype("<i8", copy=False).view(np.int8).reshape(-1, 8)[:, 2::-1]
     return Graph(
-        (packed >> 24).astype(np.uint16), receiver.astype(np.uint16), image_bytes ^ np.int8(-128)
+        (packed >> 24).astype(np.uint16),
+        receiver.astype(np.uint16),
+        np.bitwise_xor(image_bytes, np.int8(-128)),
     )
 
 

@@ -1,7 +1,7 @@
 """Batches of tensors from a store or from graphs in memory.
 
-A batch is a torch_geometric ``Data``, collated from slices of flat arrays, which is 10 times
-faster than ``Batch.from_data_list``. Edge vectors are computed by the model:
+A batch has the fields of a torch_geometric ``Data``. It is collated from slices of flat arrays,
+which is 10 times faster than ``Batch.from_data_list``. Edge vectors are computed by the model:
 ``pos[sender] + edge_shift @ cell[batch] - pos[receiver]``.
 """
 
@@ -72,7 +72,6 @@ def collate(
         if weight is None
         else torch.from_numpy(weight.astype(real, copy=False)),
     )
-    data.num_nodes = len(nodes)
     data.max_degree = int(arrays.max_degree[chosen].max(initial=0))
     return data
 

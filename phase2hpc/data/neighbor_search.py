@@ -35,11 +35,17 @@ def pairs_within(
     positions = np.ascontiguousarray(frac_coords @ lattice, dtype=np.float64)
     box = np.ascontiguousarray(lattice, dtype=np.float64)
     wider = _searchable(box, radius)
-    pairs = (_direct or _by_class)(positions, box, wider)
+    pairs: Pairs = (_direct or _by_class)(positions, box, wider)
     if wider == radius:
         return pairs
     kept = pairs.distance < radius
-    return Pairs(radius, *(values[kept] for values in pairs[1:]))
+    return Pairs(
+        radius,
+        pairs.receiver[kept],
+        pairs.sender[kept],
+        pairs.image[kept],
+        pairs.distance[kept],
+    )
 
 
 def _searchable(box: npt.NDArray[np.float64], radius: float) -> float:

@@ -53,7 +53,7 @@ def predict_table(request: PredictionRequest, output: Path, workers: int = 1) ->
             else:
                 _run_workers(tasks, progress)
         counts: Counter[str] = Counter()
-        properties = next((content[0] for _, content in journal.chunks()), [])
+        properties: list[str] = next((content[0] for _, content in journal.chunks()), [])
         write_records(output, _records(journal, counts), columns(properties))
         journal.remove()
     return counts

@@ -143,6 +143,7 @@ def _rescale_head(model: MultiTaskModel, column: int, factor: float, offset: flo
     head = model.heads[column]
     assert isinstance(head, nn.Sequential)
     last = head[-1]
+    assert isinstance(last, nn.Linear)
     last.weight.data.mul_(factor)
     last.bias.data.mul_(factor).add_(offset)
     model.element.weight.data[:, column].mul_(factor)

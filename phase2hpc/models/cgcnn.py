@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
-from torch_geometric.data import Data
 
 from phase2hpc.config.algorithms import CGCNNSettings
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.distributed_batch_norm import BatchNorm
 from phase2hpc.models.edge_messages import edge_messages
@@ -85,7 +85,7 @@ class CGCNNEncoder(nn.Module):
             nn.Linear(hidden, settings.out_features), nn.Softplus(), nn.Dropout(settings.dropout)
         )
 
-    def forward(self, batch: Data) -> Tensor:
+    def forward(self, batch: CrystalData) -> Tensor:
         with torch.no_grad():
             _, length, weight = edge_geometry(batch, self.graph)
             edges = self.basis(length)

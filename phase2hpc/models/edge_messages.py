@@ -83,7 +83,7 @@ class _EdgeMessages(torch.autograd.Function):
         return summed, mean, variance
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         edges, weight, edge_index, z, sigmoids, logs, rate, scale = ctx.saved_tensors
         sender, receiver = edge_index

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from e3nn import o3
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.geometry import BesselBasis, GaussianBasis, degrees, edge_geometry
 
@@ -118,7 +118,7 @@ class Geometry(nn.Module):
             table[l * l : (l + 1) ** 2, :, p, :] = cg.permute(1, 2, 0)
         return table.flatten(1)
 
-    def forward(self, batch: Data, pairs: list[tuple[int, int]]) -> tuple[Tensor, Operators]:
+    def forward(self, batch: CrystalData, pairs: list[tuple[int, int]]) -> tuple[Tensor, Operators]:
         """The order of the atoms by falling degree, (N,), and their operators."""
         sender = batch.edge_index[0]
         n, edges = batch.num_nodes, len(sender)
@@ -163,7 +163,7 @@ class Geometry(nn.Module):
             gaussians = self.gate_basis(torch.cat([length, length.new_zeros(1)])[edge])
         return order, Operators(n, buckets, neighbor, matrices, gaussians)
 
-    def _bounds(self, batch: Data, sorted_degree: Tensor) -> list[tuple[int, int]]:
+    def _bounds(self, batch: CrystalData, sorted_degree: Tensor) -> list[tuple[int, int]]:
         """End and width of each bucket."""
         by_degree = self.by_degree
         if by_degree is None:

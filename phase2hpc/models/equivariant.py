@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 from phase2hpc.config.algorithms import EquivariantSettings
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.edge_operators import Geometry, Operators
@@ -149,7 +149,7 @@ class EquivariantEncoder(nn.Module):
             nn.SiLU(),
         )
 
-    def forward(self, batch: Data) -> Tensor:
+    def forward(self, batch: CrystalData) -> Tensor:
         with torch.no_grad():
             order, operators = self.geometry(batch, self.pairs)
             device = batch.pos.device.type

@@ -6,12 +6,12 @@ import math
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
 
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.graph import GraphSettings
 
 
-def edge_vectors(batch: Data) -> Tensor:
+def edge_vectors(batch: CrystalData) -> Tensor:
     """Vector from receiver to sender of every edge, (E, 3) in angstrom."""
     sender, receiver = batch.edge_index
     cell = batch.cell[batch.batch[receiver]]
@@ -20,14 +20,14 @@ def edge_vectors(batch: Data) -> Tensor:
     return vector
 
 
-def degrees(batch: Data) -> Tensor:
+def degrees(batch: CrystalData) -> Tensor:
     """Number of neighbours of every atom, (N,); ``bincount`` would make a GPU wait."""
     receiver = batch.edge_index[1].contiguous()
     atoms = torch.arange(batch.num_nodes + 1, device=receiver.device)
     return torch.searchsorted(receiver, atoms).diff()
 
 
-def edge_geometry(batch: Data, graph: GraphSettings) -> tuple[Tensor, Tensor, Tensor]:
+def edge_geometry(batch: CrystalData, graph: GraphSettings) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors (E, 3) and lengths (E,) in angstrom, and smooth weights (E,) of a batch's edges."""
     vector = edge_vectors(batch)
     length = vector.norm(dim=1)

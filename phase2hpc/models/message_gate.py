@@ -43,7 +43,7 @@ class _GatedGather(torch.autograd.Function):
         return ungated * gate
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         gate, ungated = ctx.saved_tensors
         operators: Operators = ctx.operators

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, silu
-from torch_geometric.data import Data
 
 from phase2hpc.config.algorithms import Algorithm, ModelSettings
+from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.models.encoder import make_encoder
@@ -50,10 +50,10 @@ class MultiTaskModel(nn.Module):
         self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, len(self.properties))
         nn.init.zeros_(self.element.weight)
 
-    def forward(self, batch: Data) -> Tensor:
+    def forward(self, batch: CrystalData) -> Tensor:
         return self.with_vectors(batch)[0]
 
-    def with_vectors(self, batch: Data) -> tuple[Tensor, Tensor]:
+    def with_vectors(self, batch: CrystalData) -> tuple[Tensor, Tensor]:
         """Scaled predictions (B, P), and the crystal vectors (B, F) they were made from."""
         vector = self.encoder(batch)
         of_elements = mean_over_atoms(self.element(batch.z), batch.batch, batch.ptr)
@@ -61,12 +61,11 @@ class MultiTaskModel(nn.Module):
 
     def _apply_heads(self, vector: Tensor) -> Tensor:
         """All heads at once as batched products: (B, F) -> (B, P). Each has its own dropout."""
-        weights = [
-            torch.stack([getattr(head[layer], name) for head in self.heads])
+        hidden_weight, hidden_bias, out_weight, out_bias = (
+            torch.stack([head.get_parameter(f"{layer}.{name}") for head in self.heads])
             for layer in (1, 3)
             for name in ("weight", "bias")
-        ]
-        hidden_weight, hidden_bias, out_weight, out_bias = weights
+        )
         dropped = dropout(
             vector.expand(len(self.heads), *vector.shape), self.head_dropout, self.training
         )

@@ -78,7 +78,7 @@ class _Contraction(torch.autograd.Function):
         return tuple(total[b].view(operators.atoms, 2 * b + 1, -1) for b in sorted(total))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         operators, pairs, degrees = ctx.operators, ctx.pairs, ctx.degrees
         tensors = ctx.saved_tensors
@@ -176,4 +176,5 @@ class Convolution(nn.Module):
                     h = h.index_select(0, operators.sender)
                 gathered[l] = h.to(operators.dtype)
             weights = [self.weight[f"{a}_{b}"].to(operators.dtype) for a, b in self.pairs]
-            return contract(operators, self.pairs, gathered, weights)
+            message: Features = contract(operators, self.pairs, gathered, weights)
+            return message

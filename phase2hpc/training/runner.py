@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def train(request: TrainRequest, at_end: AtEnd | None = None) -> RunDirectory:
             warn_if_lost(request.models_dir)
         if not request.resume and not request.seeds:
             return _start_run(request, world, stop, at_end)
+        ensemble: Ensemble | None
         if not request.resume:
             ensemble = _new_ensemble(request, world)
         else:
@@ -80,7 +82,7 @@ def train(request: TrainRequest, at_end: AtEnd | None = None) -> RunDirectory:
             run, config = world.run_on_main(lambda: _run_and_config_to_resume(request))
             return _continue_run(run, config, world, stop, request.accept_changes, at_end=at_end)
         for run in ensemble.members:
-            config = world.run_on_main(lambda run=run: resumed_config(request, run))
+            config = world.run_on_main(partial(resumed_config, request, run))
             _continue_run(run, config, world, stop, request.accept_changes, at_end=at_end)
         # Written by the last run to end, unless its process was killed before.
         if world.is_main and not ensemble.results.metrics_json.exists():

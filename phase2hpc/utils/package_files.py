@@ -15,6 +15,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _SHARED = _PACKAGE / "_shared"
 
 SAMPLE = "jarvis_dft3d_15k"
+# The shipped model that predicts where nothing has been trained.
+DEFAULT_MODEL = "e3nn-std"
 # Overrides the folder of everything that phase2hpc caches.
 CACHE_VARIABLE = "PHASE2HPC_CACHE"
 
@@ -68,9 +70,11 @@ def default_store() -> Path:
 
 
 def pretrained_models() -> list[Path]:
-    """Folders of the shipped trained models, sorted by name."""
+    """Folders of the shipped trained models: the one that predicts by default, the others by
+    name."""
     try:
         folder = shared_path("models/pretrained")
     except Phase2Error:
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir())
+    models = (path for path in folder.iterdir() if path.is_dir())
+    return sorted(models, key=lambda path: (path.name != DEFAULT_MODEL, path.name))

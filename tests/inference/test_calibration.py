@@ -172,12 +172,12 @@ def test_an_ensemble_is_calibrated_by_its_members(train_tiny, tmp_path, caplog) 
     ]
     frame = phase2hpc.load_model(runs).predict(EXAMPLES)
     members = [phase2hpc.load_model(run).predict(EXAMPLES)[CALIBRATED] for run in runs]
-    assert frame[CALIBRATED] == pytest.approx(np.mean(members, axis=0))
+    assert frame[CALIBRATED].to_numpy() == pytest.approx(np.mean(members, axis=0))
     assert (frame[f"{CALIBRATED}_low"] < frame[CALIBRATED]).all()
     assert (frame[f"{CALIBRATED}_high"] > frame[CALIBRATED]).all()
     assert not caplog.records
     # Without the calibration of one of them, the spread alone is left.
     runs[0].calibration.unlink()
     frame = phase2hpc.load_model(runs).predict(EXAMPLES)
-    assert frame[f"{CALIBRATED}_sigma"] == pytest.approx(np.std(members, axis=0, ddof=1))
+    assert frame[f"{CALIBRATED}_sigma"].to_numpy() == pytest.approx(np.std(members, axis=0, ddof=1))
     assert frame[f"{CALIBRATED}_low"].isna().all() and "not calibrated" in caplog.text

@@ -176,9 +176,11 @@ def test_the_shipped_model_serves_where_nothing_is_trained(
     assert find_run(tmp_path, shipped[0].name) == namesake
 
 
-def test_the_shipped_model_has_the_errors_it_says(tmp_path: Path, command: Command) -> None:
+@pytest.mark.parametrize("shipped", pretrained_models(), ids=lambda path: path.name)
+def test_a_shipped_model_has_the_errors_it_says(
+    shipped: Path, tmp_path: Path, command: Command
+) -> None:
     """On all test crystals of the sample, read from its source again."""
-    (shipped,) = pretrained_models()
     said = json.loads(RunDirectory(shipped).metrics_json.read_text())["test"]
     with gzip.open(sample_source(), "rt") as lines:
         records = [record for record in map(json.loads, lines) if record["split"] == "test"]

@@ -78,7 +78,7 @@ def test_filter_and_sort(models: Path, command: Command) -> None:
         (["--filter", "zzz=1"], "no column 'zzz'"),
         (["--filter", "finished"], "write it as"),
         (["--filter", "epoch<many"], "is not a number"),
-        (["--csv", "{models}/none/x.csv"], "cannot be written"),
+        (["--csv", "{models}/multitask_cgcnn_std/run_a/config.json/x.csv"], "cannot be written"),
     ],
 )
 def test_what_cannot_be(arguments: list[str], words: str, models: Path, command: Command) -> None:

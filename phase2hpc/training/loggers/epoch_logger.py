@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, Self
 
 from phase2hpc.config.run_config import RunConfig
@@ -50,7 +51,7 @@ class EpochLoggers:
     def __init__(self, names: Sequence[str], logged: LoggedRun) -> None:
         self._loggers: dict[str, EpochLogger] = {}
         for name in names:
-            self._guarded(name, lambda name=name: self._open(name, logged))
+            self._guarded(name, partial(self._open, name, logged))
 
     def _open(self, name: str, logged: LoggedRun) -> None:
         module = importlib.import_module(f"phase2hpc.training.loggers.{name}")
@@ -65,7 +66,7 @@ class EpochLoggers:
 
     def write(self, record: Record) -> None:
         for name, logger in list(self._loggers.items()):
-            self._guarded(name, lambda logger=logger: logger.write(record))
+            self._guarded(name, partial(logger.write, record))
 
     def _guarded(self, name: str, call: Callable[[], None]) -> None:
         try:

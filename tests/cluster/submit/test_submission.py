@@ -185,8 +185,10 @@ def test_a_missing_store(submit: Submit) -> None:
     assert "#SBATCH --dependency=afterok:900\n" in script
 
 
-def test_after_a_run(submit: Submit) -> None:
+def test_after_a_run(submit: Submit, slurm_commands: Any) -> None:
     submit("--run-id", "first")
+    waiting = "|".join(["900", "PENDING", "0", "0", "0:00", "1:00", "N/A", "", "None", ""])
+    slurm_commands(squeue=(waiting + "\n", "", 0))
     code, out, err = submit("--run-id", "second", "--after", "first")
     assert code == 0 and "after 900" in out, err
     script = (the_run("second").path / "job" / "900_submission.sh").read_text()
