@@ -72,10 +72,13 @@ def test_a_node_that_does_not_see_the_folder(site: Site, slurm: VirtualCluster) 
     assert done.returncode == 0, done.stderr
     job, away = newest_job(site, "unseen"), site.models.with_name("away")
     site.models.rename(away)
+    # Not even root can make the missing folder below a file.
+    site.models.touch()
     try:
         slurm.run("scontrol", "release", job)
         slurm.wait_for(job, "FAILED")
     finally:
+        site.models.unlink()
         away.rename(site.models)
     text = status(site, slurm, "unseen")
     assert " cannot write its log in " in text and "--on-node checks it" in text

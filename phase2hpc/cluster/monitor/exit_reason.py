@@ -52,13 +52,17 @@ def exit_reason(
     if job is None:
         found = ": ".join(part for part in (notice, error) if part)
         return f"its log says {found}" if found else "its log gives no reason"
-    if job.state == "FAILED" and job.exit_code == _LOG_NOT_OPENED:
-        node = f"node {job.nodes}" if job.nodes else "the node"
-        return (
-            f"FAILED: {node} cannot write its log in {folder or 'the folder of the run'}: does it "
-            f"see that folder? phase2hpc doctor --profile {profile} --on-node checks it"
-        )
     reason = reason_of_slurm(job)
+    if job.state == "FAILED" and folder is not None:
+        unopened = job.exit_code == _LOG_NOT_OPENED
+        # Where a node can make the missing folder, the log is on a disk of its own.
+        if unopened or not ranks(folder, job_id):
+            how = "cannot write its log in" if unopened else "has written no log in"
+            end = "FAILED" if unopened else reason
+            return (
+                f"{end}: node {job.nodes or 'unknown'} {how} {folder}: "
+                f"does it see that folder? phase2hpc doctor --profile {profile} --on-node checks it"
+            )
     if notice == "OUT_OF_MEMORY" and job.state != notice:
         reason = f"{notice} ({reason})"
     # The log of a job that Slurm ended says no more than that.

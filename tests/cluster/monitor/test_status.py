@@ -203,6 +203,15 @@ def test_dead_by_the_queue(make, slurm, stands, state, code, log, expected):
     assert all(f"  {line}" in text for line in log.splitlines()[-2:])
 
 
+def test_dead_without_a_log(make, slurm, stands):
+    """The node made the folder anew on a disk of its own."""
+    run = make("one", "submitted", submission={"profile": "mine"})
+    slurm(in_queue(run, "FAILED", code="512"))
+    about = stands("one")[1]
+    assert "job 7 FAILED, exit code 2: node n1 has written no log in" in about
+    assert "phase2hpc doctor --profile mine --on-node" in about
+
+
 def test_dead_by_accounting(make, slurm, stands):
     run = make("one", "running")
     slurm(GONE, in_accounting(run, "CANCELLED by 0", code="0:15"))
