@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 from typer.models import CommandInfo
 
 from phase2hpc.cli.option_groups import expand
@@ -50,7 +51,7 @@ class _Listed(TyperCommand):
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
         alone = typer.Typer(add_completion=False)
         alone.command(self.name, cls=self._class)(expand(self._function))
-        command = typer.main.get_command(alone)
+        command = get_command(alone)
         return command.make_context(info_name, args, parent=parent, **extra)
 
 
@@ -58,7 +59,7 @@ def command_line(app: typer.Typer) -> TyperGroup:
     """The program: as ``typer.main.get_command``, but commands are built when they are called."""
     root = typer.Typer(cls=Group)
     root.info, root.registered_callback = app.info, app.registered_callback
-    group = typer.main.get_command(root)
+    group = get_command(root)
     assert isinstance(group, TyperGroup)
     group.commands.update(_listed(app))
     for sub in app.registered_groups:

@@ -83,7 +83,7 @@ def setting_records(algorithms: Mapping[str, Algorithm] = ALGORITHMS) -> list[di
         in_force = {name: _in_force(algorithm, name) for name in algorithm.levels}
         for settings in (algorithm.settings, TrainingSettings, RuntimeSettings):
             for key, field in settings.model_fields.items():
-                record = {
+                record: dict[str, Any] = {
                     "name": key,
                     "algorithms": [algorithm.name],
                     "values": {name: values[key] for name, values in in_force.items()},
