@@ -134,6 +134,16 @@ def test_arrays_dependency_and_requeue(cluster: VirtualCluster, tmp_path: Path) 
         refuse_large_array(1002)
 
 
+def test_a_job_and_an_element_that_exit_with_75_are_requeued(
+    cluster: VirtualCluster, tmp_path: Path
+) -> None:
+    line = "exit $((PHASE2HPC_RESTARTS ? 0 : 75))"
+    one = submitted(written(tmp_path / "one", line, gpus=0))
+    array = submitted(replace(written(tmp_path / "array", line, gpus=0), count=2))
+    for job in (one, f"{array}_0", f"{array}_1"):
+        cluster.wait_for(job, "COMPLETED", timeout=90, restarts=1)
+
+
 def test_a_requeue_that_slurm_refuses_ends_soon(cluster: VirtualCluster, tmp_path: Path) -> None:
     """As where a job may not be requeued: no 85 seconds of tries."""
     script = written(tmp_path / "job", "exit 75", gpus=0)
