@@ -81,8 +81,8 @@ def test_best_compares_runs_on_the_same_store_and_properties(tmp_path: Path) -> 
 
 def test_description(tmp_path: Path) -> None:
     assert describe_model(SHIPPED).startswith(
-        "e3nn std, pretrained/e3nn-std (12,577 training crystals; test MAE formation_energy 0.0600 "
-        "eV/atom, band_gap 0.216 eV, bulk_modulus 13.1 GPa, "
+        "e3nn std, pretrained/e3nn-std (12,576 training crystals; test MAE formation_energy 0.0496 "
+        "eV/atom, band_gap 0.166 eV, bulk_modulus 12.5 GPa, "
     )
     one, two = make_run(tmp_path, "one", training_crystals=1000), make_run(tmp_path, "two", "pro")
     assert describe_model([one]) == "cgcnn std, multitask_cgcnn_std/one (1,000 training crystals)"
