@@ -261,6 +261,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a small case of everything")
     arguments = parser.parse_args(argv)
     begin = time.monotonic()
+    # Threads that compete for cores with other work slow each other down a hundredfold.
+    torch.set_num_threads(1)
     store = Store.open(arguments.store)
     card = torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"
     result: dict[str, Any] = {"card": card, "torch": torch.__version__, "table": []}
