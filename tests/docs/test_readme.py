@@ -52,8 +52,12 @@ def test_there_are_commands_of_both_kinds() -> None:
 
 @pytest.mark.parametrize("line", lines_of_the_program())
 def test_every_command_parses(line: str) -> None:
+    # Variables of a script: a quoted one is a value, another may be empty.
+    line = re.sub(r"\$\w+", "", re.sub(r'"\$\w+"', "1", line))
     group, words = command_line(app), shlex.split(line, comments=True)[1:]
     context = group.make_context("phase2hpc", words, resilient_parsing=True)
+    if words[0].startswith("-"):
+        return
     while words and hasattr(group, "commands"):
         group = group.commands[words[0]]
         words = words[1:]
