@@ -23,6 +23,10 @@ class Sizes:
         return int(self.cell.shape[0])
 
     @property
+    def num_edges(self) -> int:
+        return int(self.edge_index.shape[1])
+
+    @property
     def max_degree(self) -> int:
         """Largest number of neighbours of an atom; the loader knows it without asking a GPU."""
         known: int | None = self.__dict__.get("_max_degree")

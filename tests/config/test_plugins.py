@@ -87,7 +87,7 @@ def test_a_plugin_is_an_algorithm_like_any_other(install: Install, command: Any)
     assert [line.split()[:2] for line in out.splitlines() if line.startswith("mine")] == [
         ["mine", "lite"]
     ]
-    assert "model, mine" in out
+    assert ["hidden", "mine", "8"] in [line.split()[:3] for line in out.splitlines()]
     for name in ("train", "submit"):
         assert "e3nn, cgcnn or mine." in command(name, "--help")[1]
 

@@ -322,12 +322,8 @@ def test_the_limit_of_atoms_is_a_setting(run, folder, command, tmp_path) -> None
 
 def test_the_table(run, folder, command) -> None:
     code, out, _ = command("predict", "--cif", folder / "a_good.cif", "--run", run.path)
-    assert code == 0 and out.splitlines()[0].split()[-4:] == [
-        "prediction",
-        "90%",
-        "interval",
-        "unit",
-    ]
+    header = ["prediction", "sigma", "90%", "interval", "unit"]
+    assert code == 0 and out.splitlines()[0].split()[-5:] == header
     assert all(name in out for name in ALL9)
     code, out, _ = command("predict", "--dir", folder, "--run", run.path)
     assert code == 0 and "h_unseen" in out and "never occurred in training" in out

@@ -65,6 +65,7 @@ def test_the_job_does_not_inherit_the_choice(
     """On its node, scontrol asks the job's own controller."""
     slurm_commands(sbatch=("12;east\n", "", 0))
     monkeypatch.setenv("SLURM_CLUSTERS", "east")
+    (tmp_path / "job.sh").write_text("#!/bin/bash\n")
     assert sbatch(tmp_path / "job.sh") == "12"
     assert slurm_commands() == [f"sbatch --parsable --clusters=east {tmp_path}/job.sh"]
     assert "SLURM_CLUSTERS" not in slurm_commands.environment()
