@@ -227,12 +227,14 @@ def test_predictions(
     predict = ("predict", "--cif", EXAMPLE, "--run", trained["cgcnn"].path, "--output", output)
     code, _, err = command(*predict)
     assert code == 1
-    assert is_one_line(
-        err, str(output), "no space left on device", "the existing file is unchanged"
-    )
-    assert output.read_text() == "of before" and disk.files() == {output.name, "filler"}
+    assert is_one_line(err, str(output), "no space left on device")
+    unfinished = f"{output.name}.unfinished"
+    assert output.read_text() == "of before"
+    files = {name for name in disk.files() if not name.startswith(unfinished)}
+    assert files == {output.name, "filler"}
     disk.free()
     assert command(*predict)[0] == 0 and "C" in output.read_text()
+    assert not (disk.path / unfinished).exists()
 
 
 @pytest.mark.parametrize("is_there", [False, True])
