@@ -233,10 +233,15 @@ def _plain_log_ticks(axes: Axes) -> None:
     """Ticks as 0.2 and 50 in place of powers, which need mathematical text."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
+    for axis, scale, (low, high) in (
+        (axes.xaxis, axes.get_xscale(), axes.get_xlim()),
+        (axes.yaxis, axes.get_yscale(), axes.get_ylim()),
+    ):
         if scale != "log":
             continue
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+        # Over more than two powers of ten, labels between these would overlap.
+        subs = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=6))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 
