@@ -283,9 +283,10 @@ def _train_and_evaluate(
         _write_failure(run, lease, world, error, **loop.progress())
         raise
     if world.is_main:
+        # First: who follows the log stops a moment after the run is marked as finished.
+        print(f"\nresults: {run.path}", flush=True)
         if at_end is not None:
             at_end(run)
-        print(f"\nresults: {run.path}", flush=True)
         _end_ensemble(run, at_end)
     return run
 
