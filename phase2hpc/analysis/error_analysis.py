@@ -32,7 +32,7 @@ class MeanError:
 
     @classmethod
     def of(cls, errors: Array) -> MeanError:
-        """Of at least one error."""
+        """Mean of one or more errors, by their size."""
         size = np.abs(errors)
         several = len(size) > 1
         se = float(size.std(ddof=1) / math.sqrt(len(size))) if several else None

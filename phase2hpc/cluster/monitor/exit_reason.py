@@ -70,7 +70,7 @@ def exit_reason(
 
 
 def reason_of_slurm(job: JobState) -> str:
-    """How a job ended, from Slurm's record of it."""
+    """End of a job in words, from Slurm's record of it."""
     if job.state == "CANCELLED" and job.reason == "DependencyNeverSatisfied":
         return "CANCELLED by Slurm"
     if job.state == "CANCELLED":

@@ -143,7 +143,7 @@ class SlurmScheduler:
         return found
 
     def pending_advice(self, summary: RunSummary) -> str:
-        """What to change so that the pending newest job can start; '' where it is to wait."""
+        """Remedy for the pending reason of the newest job; '' where it is to wait."""
         job = self.record(summary)
         if job is None or not job.waiting:
             return ""
@@ -180,7 +180,7 @@ class SlurmScheduler:
         return f"{reason}: job {first.job_id}, which was to prepare its store, {why}"
 
     def _failed_before(self, summary: RunSummary) -> str:
-        """How the jobs have failed that this one was to start after; '' where none has.
+        """Failures of the jobs that this one was to start after; '' where none has failed.
 
         Their runs tell it where Slurm has forgotten them."""
         if summary.run.path in self._explained:
@@ -193,7 +193,7 @@ class SlurmScheduler:
         return "; ".join(failed)
 
     def _failure(self, summary: RunSummary, job: JobIdentity) -> str:
-        """How a job has failed; '' if it has not, or if that is not known and need not be."""
+        """Failure of a job in words; '' if there is none, or none that is known."""
         for other in registry(summary.run.path.parent.parent):
             manifest = other.manifest
             if manifest and manifest.cluster == job.cluster and job.id in manifest.job_ids:

@@ -42,7 +42,7 @@ class SbatchOption:
     origin: str
 
     def requests(self) -> set[str]:
-        """What it requests, of that which other options request too."""
+        """Requests of this option that other options make too."""
         found = {what for what, names in _GROUPS.items() if self.name in names}
         return found | {
             what
