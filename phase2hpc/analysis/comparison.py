@@ -16,7 +16,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from phase2hpc.analysis.run_results import RunResults, results_of_ensemble, results_of_run
+from phase2hpc.analysis.run_results import (
+    RunResults,
+    different_stores,
+    results_of_ensemble,
+    results_of_run,
+)
 from phase2hpc.config.properties import in_order
 from phase2hpc.errors import InputError
 from phase2hpc.runs.ensemble import differing_settings, find_ensemble
@@ -285,16 +290,10 @@ def _recipe(one: RunResults) -> str:
 
 
 def _check_same_data(runs: Sequence[RunResults]) -> None:
+    if problem := different_stores(runs):
+        raise InputError(f"{problem}: their errors do not rank them")
     first = runs[0]
-    here = first.manifest.store_hash or ""
     for other in runs[1:]:
-        there = other.manifest.store_hash or ""
-        if there != here or not here:
-            raise InputError(
-                f"runs {first.id} and {other.id} were trained on different stores "
-                f"({here[:12] or 'unknown'} and {there[:12] or 'unknown'}), "
-                "whose test sets differ: their errors do not rank them"
-            )
         if (other.config.fold is None) != (first.config.fold is None):
             one, two = (f"{r.id}: {r.config.fold or 'none'}" for r in (first, other))
             raise InputError(

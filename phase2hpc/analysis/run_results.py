@@ -122,8 +122,8 @@ def find_results(models_dir: Path, names: Sequence[str]) -> list[RunResults]:
     return list(found.values())
 
 
-def check_same_tests(results: Sequence[RunResults]) -> str:
-    """The reason why errors of these results do not rank them, "" where they do."""
+def different_stores(results: Sequence[RunResults]) -> str:
+    """Two of these results with different or unknown stores in words, "" where all have one."""
     first = results[0]
     store = first.manifest.store_hash or ""
     for other in results[1:]:
@@ -133,6 +133,15 @@ def check_same_tests(results: Sequence[RunResults]) -> str:
                 f"runs {first.id} and {other.id} were trained on different stores "
                 f"({store[:12] or 'unknown'} and {here[:12] or 'unknown'}), whose test sets differ"
             )
+    return ""
+
+
+def check_same_tests(results: Sequence[RunResults]) -> str:
+    """The reason why errors of these results do not rank them, "" where they do."""
+    if problem := different_stores(results):
+        return problem
+    first = results[0]
+    for other in results[1:]:
         if other.config.fold != first.config.fold:
             folds = [r.config.fold or "none" for r in (first, other)]
             return (
