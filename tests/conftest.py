@@ -19,7 +19,7 @@ from phase2hpc.utils.package_files import CACHE_VARIABLE
 # take seconds of processor time or wait for other processes; by the beginning of their id.
 TRAINING_FIXTURES = {"trained", "train_tiny"}
 SLOW = (
-    "tests/checkpointing/test_manager.py::test_killed",
+    "tests/checkpointing/test_killed_writers.py",
     "tests/cluster/node/test_queued_by_old_version.py",
     "tests/cluster/node/test_train_task.py",
     "tests/cluster/submit/test_job_array.py",
