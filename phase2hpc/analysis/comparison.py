@@ -31,7 +31,6 @@ from phase2hpc.utils import tables
 # Settings in which runs of one recipe may differ.
 _NOT_THE_RECIPE = ("fold", "seed", "init_from")
 _MAX_CELL = 20
-Errors = Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import JsonOutput, MaxAtoms, ModelsDir
+from phase2hpc.cli.options import Device, JsonOutput, MaxAtoms, ModelsDir, Threads
 
 
 def evaluate(
@@ -47,8 +47,8 @@ def evaluate(
         ),
     ] = None,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
+    device: Device = "auto",
+    threads: Threads = 1,
     max_atoms: MaxAtoms = None,
     json_output: JsonOutput = False,
 ) -> None:

@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import JsonOutput, MaxAtoms, ModelsDir, RunArgument, ShardProfile, Shards
+from phase2hpc.cli.options import (
+    Device,
+    JsonOutput,
+    MaxAtoms,
+    ModelsDir,
+    RunArgument,
+    ShardProfile,
+    Shards,
+    Threads,
+)
 from phase2hpc.errors import InputError
 
 
@@ -44,8 +53,8 @@ def predict(
     ] = None,
     json_output: JsonOutput = False,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
+    device: Device = "auto",
+    threads: Threads = 1,
     max_atoms: MaxAtoms = None,
     interval: Annotated[
         float,
@@ -161,8 +170,8 @@ def calibrate(
         ),
     ] = None,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
+    device: Device = "auto",
+    threads: Threads = 1,
 ) -> None:
     """Measure a finished model's errors and domain, for sigma, intervals and in_domain.
 

@@ -14,7 +14,7 @@ from phase2hpc.checkpointing.schema import SCHEMA_VERSION
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import predict_graphs
+from phase2hpc.inference.batched import infer
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory, create_run, family_folder
@@ -29,7 +29,7 @@ def test_a_frozen_best_predicts_as_it_did(version, tiny) -> None:
     assert best.elements and best.epoch >= 1 and best.score > 0
     store = Store.open(tiny.store)
     indices = store.split_indices("test")
-    predicted = predict_graphs(best.model, best.scaler, store, indices, device=torch.device("cpu"))
+    predicted = infer(best.model, store, indices, device=torch.device("cpu")).physical(best.scaler)
     with open(FROZEN / f"predictions_v{version}.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == store.ids(indices)
