@@ -40,7 +40,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	[[ -x $(BIN)/python ]] || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) pip  # one that knows --group
 	$(BIN)/python $(PIP_INSTALL) $(TORCH)
-	$(BIN)/python $(PIP_INSTALL) --editable ".[train,wandb,mlflow]" --group dev
+	$(BIN)/python $(PIP_INSTALL) --editable ".[train,wandb,mlflow,tune]" --group dev
 	touch $@
 
 .PHONY: smoke

@@ -17,7 +17,9 @@ def evaluate(
     ],
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Structures with labels, as for prepare."),
+        typer.Argument(
+            metavar="SOURCE", help="Structures with labels, as for prepare, or a store (.h5)."
+        ),
     ],
     labels: Annotated[
         Path | None,
@@ -28,6 +30,13 @@ def evaluate(
     rename: Annotated[
         list[str] | None,
         typer.Option("--rename", metavar="COLUMN=PROPERTY", help="Label column of a property."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPLIT",
+            help="Crystals of a store: test (default), val, train or all.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -64,7 +73,7 @@ def evaluate(
     from phase2hpc.utils.record_files import write_records
 
     predictor = load_predictor(runs, device=device, threads=threads, max_atoms=max_atoms)
-    found = evaluate_sources(predictor, sources, labels=labels, rename=renames)
+    found = evaluate_sources(predictor, sources, labels=labels, rename=renames, split=split)
     if output is not None:
         write_records(output, found.records(), found.header)
     for line in found.cells.lines():

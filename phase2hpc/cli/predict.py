@@ -92,8 +92,12 @@ def predict(
     if workers > 1 and (output is None or shards is not None or features is not None):
         raise InputError("--workers: with --output, and without --shards and --features")
     if features is not None:
-        if shards is not None or len(runs) > 1:
-            raise InputError("--features: of one model and without --shards")
+        if len(runs) > 1:
+            raise InputError(
+                f"--features: the vectors of {len(runs)} models are unrelated: name one run"
+            )
+        if shards is not None:
+            raise InputError("--features: not with --shards; leave one of them out")
         check_output(features, (".h5", ".hdf5"), "--features")
     if shards is not None:
         if output is None:

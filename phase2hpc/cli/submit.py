@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -74,6 +75,22 @@ class JobOptions:
             metavar="KEY=VALUES",
         ),
     ] = None
+    tune: Annotated[
+        str | None,
+        _job_option(
+            "Search for settings in N runs, as one job array: each takes its settings from an "
+            "Optuna study when it starts; 30%4 runs four at once.",
+            metavar="N",
+        ),
+    ] = None
+    space: Annotated[
+        Path | None,
+        _job_option(
+            "Settings that --tune chooses (YAML or TOML): a list of values, or {low: 1e-4, "
+            "high: 1e-2, log: true}.",
+            metavar="FILE",
+        ),
+    ] = None
     prepare: Annotated[
         list[str] | None,
         _job_option("Sources to prepare a missing --store from, in a first job.",
@@ -136,6 +153,8 @@ def submit(job: JobOptions, run: RunOptions, settings: SettingOptions) -> None:
             after=job.after,
             seeds=job.seeds,
             sweeps=tuple(job.sweep or ()),
+            tune=job.tune,
+            space=job.space,
             sbatch=tuple(job.sbatch or ()),
             fields={name: getattr(job, name) for name in FIELD_FLAGS},
             sources=tuple(job.prepare or ()),

@@ -18,11 +18,13 @@ from phase2hpc.runs.registry import registry
 from phase2hpc.runs.run_directory import PREFIX, RunDirectory
 
 ENSEMBLE_PREFIX = "ensemble_"
+# Folder of an array's scripts and logs, beside its runs.
+ARRAY_PREFIX = "array_"
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """An ensemble or sweep: its id and its runs, the oldest first."""
+    """An ensemble, sweep or search: its id and its runs, the oldest first."""
 
     id: str
     members: tuple[RunDirectory, ...]
@@ -45,7 +47,9 @@ class Ensemble:
 
     @property
     def is_sweep(self) -> bool:
-        """True where the members differ in more than the seed."""
+        """True where the members differ in more than the seed, or are to."""
+        if any(manifest.trial is not None for manifest in self.manifests()):
+            return True
         return bool(differing_settings([run.read_config() for run in self.members]))
 
     def check(self) -> None:
@@ -78,6 +82,11 @@ def find_ensemble(models_dir: Path, name: str) -> Ensemble | None:
     if path.name.startswith(ENSEMBLE_PREFIX) and path.is_dir():
         return _of_id(path.parent, path.name.removeprefix(ENSEMBLE_PREFIX))
     return _of_id(models_dir, name)
+
+
+def array_folder(run: RunDirectory, ensemble: str) -> Path:
+    """Folder of the scripts and logs of the array that a run belongs to."""
+    return run.path.with_name(f"{ARRAY_PREFIX}{ensemble}")
 
 
 def ensemble_of(run: RunDirectory) -> Ensemble | None:
