@@ -19,6 +19,7 @@ from phase2hpc.cli.options import (
     Shards,
     Threads,
 )
+from phase2hpc.cli.site_options import SiteOptions
 from phase2hpc.errors import InputError
 
 
@@ -66,6 +67,8 @@ def predict(
     ] = 1,
     shards: Shards = None,
     profile: ShardProfile = None,
+    *,
+    site: SiteOptions,
 ) -> None:
     """Predict the properties of structures with a trained model.
 
@@ -82,8 +85,7 @@ def predict(
     if folder is not None and not folder.is_dir():
         raise InputError(f"--dir {folder}: no such folder{mount_hint()}")
     inputs = [str(path) for path in (cif, folder) if path] or list(sources or [])
-    if profile is not None and shards is None:
-        raise InputError("--profile: only with --shards; without, this is one process here")
+    site.refuse_without_jobs(profile, shards)
     from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
 
     if json_output and output is not None:
@@ -103,7 +105,7 @@ def predict(
         if output is None:
             raise InputError("--shards: say by --output where the table goes")
         check_output(output)
-        from phase2hpc.cluster.submit.job_array import run_sharded
+        from phase2hpc.cluster.submit.job_array import ShardJobs, run_sharded
         from phase2hpc.cluster.submit.sharded_work import predict_in_shards
 
         work = predict_in_shards(
@@ -111,7 +113,7 @@ def predict(
             plain_folder=folder is not None, device=device, threads=threads, max_atoms=max_atoms,
             interval=interval,
         )  # fmt: skip
-        run_sharded(work, profile)
+        run_sharded(work, ShardJobs(profile, site.fields(), site.memory_gb(), site.hours()))
         return
     # This takes seconds, so it comes after what can be wrong in the request.
     from phase2hpc.api import load_model

@@ -9,6 +9,7 @@ import typer
 
 from phase2hpc.cli.command_line import Command, Group
 from phase2hpc.cli.options import Columns, JsonOutput, MaxAtoms, ShardProfile, Shards, StoreOption
+from phase2hpc.cli.site_options import SiteOptions
 from phase2hpc.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def prepare(
     shards: Shards = None,
     profile: ShardProfile = None,
     json_output: JsonOutput = False,
+    *,
+    site: SiteOptions,
 ) -> None:
     """Read crystals, validate them, build their graphs and write one HDF5 store.
 
@@ -78,11 +81,12 @@ def prepare(
     """
     from phase2hpc import api
 
+    site.refuse_without_jobs(profile, shards)
     target = api.store_of(sources or [], store)
     if shards is not None:
         if json_output:
             raise InputError("--json: not with --shards; see store info --json")
-        from phase2hpc.cluster.submit.job_array import prepare_sharded
+        from phase2hpc.cluster.submit.job_array import ShardJobs, prepare_sharded
         from phase2hpc.utils.package_files import sample_source
 
         given = api.graph_settings_given(cutoff, max_neighbors)
@@ -97,11 +101,11 @@ def prepare(
         options |= {key: value for key, value in further.items() if value is not None}
         read = sources or [str(sample_source())]
         prepare_sharded(
-            read, target, options, shards, profile, workers=workers, overwrite=overwrite
-        )
+            read, target, options, shards,
+            ShardJobs(profile, site.fields(), site.memory_gb(), site.hours()),
+            workers=workers, overwrite=overwrite,
+        )  # fmt: skip
         return
-    if profile is not None:
-        raise InputError("--profile: only with --shards; without, this is one process here")
     if store is not None:
         from phase2hpc.utils.output_path import warn_if_lost
 

@@ -23,15 +23,14 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     before = dict(_options({"max_atoms": DEFAULT_LIMITS.max_atoms, **old}))
     now = dict(_options(new))
     parts = ["from other sources"] if old.get("sources") != new.get("sources") else []
-    for option in dict.fromkeys([*before, *now]):
-        found, wanted = before.get(option), now.get(option)
+    for key in dict.fromkeys([*before, *now]):
+        found, wanted = before.get(key), now.get(key)
         if found == wanted:
             continue
         if found is None:
-            parts.append(f"without {option}, now {wanted or 'with it'}")
+            parts.append(f"without {wanted}, now with it")
         else:
-            given = " ".join(filter(None, (option, found)))
-            parts.append(f"with {given}, now {wanted or 'without'}")
+            parts.append(f"with {found}, now {wanted or 'without'}")
     return f"made {'; '.join(parts)}" if parts else ""
 
 
@@ -41,23 +40,24 @@ def is_rule(split: str) -> bool:
 
 
 def _options(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Options and their values that make such a record; "" for a flag without a value."""
+    """Options that make such a record, by what they set, as they are written."""
     graph = record.get("graph_settings") or {}
     for key, option in (("cutoff", "--cutoff"), ("shell_width", "shell width")):
         if key in graph:
-            yield option, f"{graph[key]:g}"
+            yield key, f"{option} {graph[key]:g}"
     if "max_neighbors" in graph:
-        yield "--max-neighbors", str(graph["max_neighbors"] or 0)
+        yield "max_neighbors", f"--max-neighbors {graph['max_neighbors'] or 0}"
     if record.get("float64"):
-        yield "--float64", ""
+        yield "float64", "--float64"
+    if (split := record.get("split")) is not None:
+        value = split if is_rule(split) else f"FILE (SHA-256 {split[:8]})"
+        yield "split", f"--split {value}"
     for key, option in (("max_atoms", "--max-atoms"), ("seed", "--seed"), ("folds", "--folds")):
         if record.get(key) is not None:
-            yield option, str(record[key])
-    if (split := record.get("split")) is not None:
-        yield "--split", split if is_rule(split) else f"of a file (SHA-256 {split[:8]})"
+            yield key, f"{option} {record[key]}"
     for name, new_name in (record.get("rename") or {}).items():
-        yield f"--rename {name.removeprefix(':')}", f"to {new_name}"
+        yield f"rename {name}", f"--rename {name.removeprefix(':')}={new_name}"
     for name, settings in (record.get("columns") or {}).items():
         values = {word: settings.get(key) for key, word in COLUMN_KEYS.items()}
         text = ",".join(f"{word}={v}" for word, v in values.items() if v is not None)
-        yield f"--column {name}", text
+        yield f"column {name}", f"--column {name}:{text}"

@@ -106,15 +106,15 @@ def test_already_there(source: Path, tmp_path: Path) -> None:
     for options, word in (
         (
             {"settings": GraphSettings(cutoff=4.0)},
-            "made with --cutoff 6, now 4: give the same",
+            "made with --cutoff 6, now --cutoff 4: give the",
         ),
-        ({"max_atoms": 50}, "made with --max-atoms 1000, now 50: "),
-        ({"split": "random"}, "made without --seed, now 0; without --split, now random: "),
+        ({"max_atoms": 50}, "made with --max-atoms 1000, now --max-atoms 50: "),
+        ({"split": "random"}, "made without --split random, now with it; without --seed 0"),
         ({"float64": True}, "made without --float64, now with it: "),
-        ({"rename": {("", "band_gap"): "Eg"}}, "made without --rename band_gap, now to Eg: "),
+        ({"rename": {("", "band_gap"): "Eg"}}, "made without --rename band_gap=Eg, now with it: "),
         (
             {"columns": {"band_gap": ColumnSettings(unit="eV", lower_bound=0.0)}},
-            "made without --column band_gap, now unit=eV,min=0.0: ",
+            "made without --column band_gap:unit=eV,min=0.0, now with it: ",
         ),
     ):
         with pytest.raises(InputError, match=word) as refusal:
@@ -346,7 +346,9 @@ def test_a_store_of_an_earlier_version_names_no_limit_of_atoms(tmp_path: Path) -
 
     old = {"sources": ["x"], "float64": False}
     assert difference(old, {**old, "max_atoms": 1000}) == ""
-    assert difference(old, {**old, "max_atoms": 2000}) == "made with --max-atoms 1000, now 2000"
+    assert difference(old, {**old, "max_atoms": 2000}) == (
+        "made with --max-atoms 1000, now --max-atoms 2000"
+    )
 
 
 def test_the_content_of_a_store_stays_the_same(tmp_path: Path) -> None:

@@ -65,8 +65,6 @@ from phase2hpc.utils.time_format import format_duration
 
 log = logging.getLogger(__name__)
 
-# Flags of ``submit`` that set the profile's field of the same name.
-FIELD_FLAGS = ("partition", "account", "qos", "constraint", "reservation", "job_name")
 # Placeholder in --dry-run for the id of the job that prepares the store.
 ID_OF_PREPARE = "ID_OF_THE_FIRST_JOB"
 
