@@ -17,7 +17,7 @@ from recorded_script import recorded_form
 from tiny import Tiny
 
 from phase2hpc.cluster.profiles.profile import find_profile
-from phase2hpc.cluster.submit.job_array import scripts
+from phase2hpc.cluster.submit.job_array import ShardJobs, scripts
 from phase2hpc.cluster.submit.sbatch_options import start_after
 from phase2hpc.cluster.submit.sharded_work import predict_in_shards, prepare_in_shards
 from phase2hpc.data.prepare import prepare_store
@@ -138,7 +138,7 @@ def test_scripts_are_as_recorded(site: Path) -> None:
     """A change of a recorded text is a change of what runs on clusters: read it, then write it
     there."""
     work = prepare_in_shards(["in.jsonl"], Path("s.h5"), OPTIONS, 3)
-    array, last = scripts(work, find_profile("site.yaml"), 3)
+    array, last = scripts(work, find_profile("site.yaml"), 3, ShardJobs())
     last = start_after(last, ["ID_OF_THE_SHARDS"], even_if_failed=True)
     for name, script in (("shards", array), ("merge", last)):
         text = recorded_form(script.text(), site)
@@ -155,7 +155,7 @@ def test_gpus_are_asked_for_to_predict(
         ["in.jsonl"], Path("p.csv"), runs, 2, plain_folder=False, device=device, threads=3
     )
     profile = find_profile("site.yaml").model_copy(update={"gpus": 4})
-    array, last = scripts(work, profile, 2)
+    array, last = scripts(work, profile, 2, ShardJobs())
     assert "--ntasks-per-node=1" in array.text()
     assert ("--gres=gpu:1" in array.text()) == gpus and "--gres" not in last.text()
     assert "--cpus-per-task=3" in array.text() and "--time=120" in array.text()
