@@ -38,7 +38,7 @@ from phase2hpc.config.run_config import build_config
 from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.loader import collate, to_device
 from phase2hpc.data.store.reader import Store
-from phase2hpc.inference.batched import predict_graphs
+from phase2hpc.inference.batched import infer
 from phase2hpc.training.metrics import metrics_by_property, score
 from phase2hpc.training.trainer import Trainer
 from phase2hpc.training.trainer_state import load_state_dict, state_dict
@@ -233,11 +233,9 @@ def training(store: Store, arguments: argparse.Namespace, deadline: float) -> di
                 list(trainer.outcomes())
         list(trainer.outcomes())
         trained = time.monotonic() - begin
-        predicted = predict_graphs(
-            trainer.averaged.module, trainer.scaler, store, trainer.val, device=trainer.device
-        )
+        outputs = infer(trainer.averaged.module, store, trainer.val, device=trainer.device)
         metrics = metrics_by_property(
-            trainer.properties, predicted, trainer.labels(trainer.val),
+            trainer.properties, outputs.physical(trainer.scaler), trainer.labels(trainer.val),
             trainer.labels(trainer.train),
         )  # fmt: skip
         mae = {name: values["mae"] for name, values in metrics.items()}

@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 # Settings in which runs of one recipe may differ.
 _NOT_THE_RECIPE = ("fold", "seed", "init_from")
 _MAX_CELL = 20
-Errors = Mapping[str, float]
 
 
 @dataclass(frozen=True)

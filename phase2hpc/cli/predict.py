@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import JsonOutput, MaxAtoms, ModelsDir, RunArgument, ShardProfile, Shards
+from phase2hpc.cli.options import (
+    Device,
+    JsonOutput,
+    MaxAtoms,
+    ModelsDir,
+    RunArgument,
+    ShardProfile,
+    Shards,
+    Threads,
+)
 from phase2hpc.cli.site_options import SiteOptions
 from phase2hpc.errors import InputError
 
@@ -45,8 +54,8 @@ def predict(
     ] = None,
     json_output: JsonOutput = False,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
+    device: Device = "auto",
+    threads: Threads = 1,
     max_atoms: MaxAtoms = None,
     interval: Annotated[
         float,
@@ -85,8 +94,12 @@ def predict(
     if workers > 1 and (output is None or shards is not None or features is not None):
         raise InputError("--workers: with --output, and without --shards and --features")
     if features is not None:
-        if shards is not None or len(runs) > 1:
-            raise InputError("--features: of one model and without --shards")
+        if len(runs) > 1:
+            raise InputError(
+                f"--features: the vectors of {len(runs)} models are unrelated: name one run"
+            )
+        if shards is not None:
+            raise InputError("--features: not with --shards; leave one of them out")
         check_output(features, (".h5", ".hdf5"), "--features")
     if shards is not None:
         if output is None:
@@ -159,8 +172,8 @@ def calibrate(
         ),
     ] = None,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
+    device: Device = "auto",
+    threads: Threads = 1,
 ) -> None:
     """Measure a finished model's errors and domain, for sigma, intervals and in_domain.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import InputError
 from phase2hpc.runs.manifest import Manifest
-from phase2hpc.runs.registry import find_run, registry
+from phase2hpc.runs.registry import registry
 from phase2hpc.runs.run_directory import PREFIX, RunDirectory
 
 ENSEMBLE_PREFIX = "ensemble_"
@@ -93,12 +93,6 @@ def ensemble_of(run: RunDirectory) -> Ensemble | None:
     """The ensemble or sweep that a run is a member of."""
     name = run.read_manifest().ensemble
     return None if name is None else _of_id(run.path.parent, name)
-
-
-def find_members(models_dir: Path, name: str) -> list[RunDirectory]:
-    """All members of the ensemble or sweep with this id, else the one run as ``find_run``."""
-    ensemble = find_ensemble(models_dir, name)
-    return [find_run(models_dir, name)] if ensemble is None else list(ensemble.members)
 
 
 def _of_id(models_dir: Path, name: str) -> Ensemble | None:
