@@ -137,7 +137,7 @@ def test_one_run_of_a_search(site: Site) -> None:
     site.train("as_chosen", *site.words("cgcnn", epochs=3), *given)
     assert_same_run(run, site.the_run("as_chosen"))
     said = site.phase2hpc(site.slurm, "status", "search", "--models-dir", site.models).stdout
-    assert "best of 2 finished runs (2 in all): search-t" in said
+    assert "best so far (2 of 2 runs finished): search-t" in said
     journal = (run.path.with_name("array_search") / "study.journal").read_text()
     for manifest in (first.manifest, second.manifest):
         assert f'"values":[{manifest.best_score!r}]' in journal
