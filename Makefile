@@ -21,6 +21,8 @@ DOCS := .venv-docs
 # an index or a folder of wheels (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) has for this machine.
 TORCH := $(shell grep '^torch==' constraints.txt)
 EXAMPLE := data/examples/BaTiO3-tetragonal.cif
+# Files in the order of tests/conftest.py, not those with the most tests first.
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help:  ## this list
@@ -38,7 +40,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	[[ -x $(BIN)/python ]] || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) pip  # one that knows --group
 	$(BIN)/python $(PIP_INSTALL) $(TORCH)
-	$(BIN)/python $(PIP_INSTALL) --editable ".[train,wandb,mlflow]" --group dev
+	$(BIN)/python $(PIP_INSTALL) --editable ".[train,wandb,mlflow,tune]" --group dev
 	touch $@
 
 .PHONY: smoke
@@ -72,12 +74,11 @@ format: $(INSTALLED)  ## what ruff can put right by itself
 
 .PHONY: check
 check: lint  ## lint and the quick tests: a minute, before every commit
-	@$(BIN)/python -m pytest -m "not slow and not slurm and not container" --numprocesses auto \
-	  --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not slurm and not container" $(PARALLEL) $(PYTEST_ARGS)
 
 .PHONY: test
 test: lint  ## lint and all tests but those of Slurm and containers (PYTEST_ARGS= for pytest)
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 .PHONY: slurm-test
 slurm-test: $(INSTALLED)  ## install Slurm (root, apt), test on a virtual cluster (SLURM=trixie)

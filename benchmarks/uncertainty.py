@@ -1,9 +1,10 @@
 """Coverage of intervals, sigma against error, and what was tried, for a calibrated model.
 
-python benchmarks/uncertainty.py [RUN] [--choices]      RUN: default the shipped model
+python benchmarks/uncertainty.py [RUN] [--choices] [--samples N]      RUN: default the shipped model
 
 Prints the coverage on the test crystals of the sample, by property. With --choices also the
 comparison of error models on its val crystals by cross-validation, on which the choice was made.
+--samples: of each split only N crystals, drawn at random, to see quickly that it works.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import numpy.typing as npt
 import torch
 from scipy.stats import spearmanr
 
+from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.batched import Outputs, infer
 from phase2hpc.inference.calibration import Calibration
-from phase2hpc.inference.error_model import ErrorModel
+from phase2hpc.inference.error_model import MIN_LABELS, ErrorModel
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.inference.uncertainty import KNOTS, TINY, ErrorEstimator
 from phase2hpc.runs.registry import find_run
@@ -31,18 +33,24 @@ Array = npt.NDArray[np.float64]
 COVERAGE = 0.9
 # Of last-layer Laplace, as a share of the mean eigenvalue.
 RIDGE = 1e-4
+# Crystals of which nine tenths are enough for a fit.
+MIN_FOR_FOLDS = 2 * MIN_LABELS
 
 
-def outputs_of(best: TrainedModel, store: Store, split: str) -> tuple[Outputs, Array]:
-    """Outputs and labels (n, R) of a split."""
-    rows = store.split_indices(split)
+def outputs_of(
+    best: TrainedModel, store: Store, split: str, samples: int | None
+) -> tuple[Outputs, Array]:
+    """Outputs and labels (n, R) of a split, or of that many crystals of it."""
+    rows = draw_subset(store.split_indices(split), samples, seed=0)
     found = infer(best.model, store, rows, device=torch.device("cpu"), dtype=best.dtype)
     labels = [store.labels[name][rows] for name in best.scaler.reported]
     return found, np.stack(labels, axis=1).astype(np.float64)
 
 
-def coverage_table(best: TrainedModel, calibration: Calibration, store: Store) -> str:
-    outputs, labels = outputs_of(best, store, "test")
+def coverage_table(
+    best: TrainedModel, calibration: Calibration, store: Store, samples: int | None
+) -> str:
+    outputs, labels = outputs_of(best, store, "test", samples)
     distance = calibration.embedding.distance(outputs.vectors)
     estimator = ErrorEstimator([best.scaler], [calibration])
     estimate = estimator.estimate([outputs], distance[None], COVERAGE)
@@ -51,7 +59,7 @@ def coverage_table(best: TrainedModel, calibration: Calibration, store: Store) -
     for p, name in enumerate(best.scaler.reported):
         known = np.isfinite(labels[:, p]) & ~outputs.zero[:, p]
         n, n_val = int(known.sum()), int(np.isfinite(calibration.targets[:, p]).sum())
-        if n < 2:
+        if n < MIN_LABELS:
             continue
         y, low, high = (array[known, p] for array in (labels, estimate.low, estimate.high))
         # Labels are single precision.
@@ -85,10 +93,12 @@ def laplace(features: Array, train: npt.NDArray[np.bool_]) -> Array:
     return variance
 
 
-def choices_table(best: TrainedModel, calibration: Calibration, store: Store) -> str:
+def choices_table(
+    best: TrainedModel, calibration: Calibration, store: Store, samples: int | None
+) -> str:
     """Error models on val: Laplace likelihood and rank correlation, each tenth by the others."""
-    train, labels = outputs_of(best, store, "train")
-    val, targets = outputs_of(best, store, "val")
+    train, labels = outputs_of(best, store, "train", samples)
+    val, targets = outputs_of(best, store, "val", samples)
     vectors = np.concatenate([train.vectors, val.vectors])
     hidden = [head[:-1] for head in best.model.heads]
     scaler = best.scaler
@@ -102,6 +112,8 @@ def choices_table(best: TrainedModel, calibration: Calibration, store: Store) ->
     totals: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for p, name in enumerate(scaler.reported):
         known = np.isfinite(errors[:, p]) & ~val.zero[:, p]
+        if known.sum() < MIN_FOR_FOLDS:
+            continue
         with torch.inference_mode():
             features = hidden[p](torch.from_numpy(vectors)).numpy().astype(np.float64)
         labelled = np.isfinite(labels[:, p])
@@ -151,15 +163,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", default="e3nn-std")
     parser.add_argument("--choices", action="store_true")
+    parser.add_argument("--samples", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     run = find_run(Path("models"), arguments.run)
     best, calibration = TrainedModel.load(run.weights), Calibration.load(run.calibration)
     assert calibration is not None, f"{run.path}: phase2hpc calibrate {run.id}"
     store = Store.open(default_store())
-    print(coverage_table(best, calibration, store), flush=True)
+    print(coverage_table(best, calibration, store, arguments.samples), flush=True)
     if arguments.choices:
-        print("\n" + choices_table(best, calibration, store))
+        print("\n" + choices_table(best, calibration, store, arguments.samples))
 
 
 if __name__ == "__main__":

@@ -19,13 +19,17 @@ from phase2hpc.utils.package_files import CACHE_VARIABLE
 # take seconds of processor time or wait for other processes; by the beginning of their id.
 TRAINING_FIXTURES = {"trained", "train_tiny"}
 SLOW = (
-    "tests/checkpointing/test_manager.py::test_killed",
+    "tests/checkpointing/test_killed_writers.py",
     "tests/cluster/node/test_queued_by_old_version.py",
     "tests/cluster/node/test_train_task.py",
+    "tests/cluster/submit/test_dry_run.py",
+    "tests/cluster/submit/test_ensemble_plans.py",
     "tests/cluster/submit/test_job_array.py",
     "tests/cluster/submit/test_local_executor.py",
     "tests/cluster/submit/test_plan.py",
+    "tests/cluster/submit/test_sbatch_options.py",
     "tests/cluster/submit/test_submission.py",
+    "tests/cluster/submit/test_tuning.py",
     "tests/data/readers/cif/test_structures.py::test_agrees_with",
     "tests/data/readers/cif/test_structures.py::test_examples_are",
     "tests/data/readers/cif/test_structures.py::test_rounded",
@@ -56,6 +60,7 @@ SLOW = (
     "tests/training/test_loop.py",
     "tests/training/test_resume.py",
     "tests/training/test_signals.py",
+    "tests/training/tuning/test_study.py",
 )
 
 
@@ -64,6 +69,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         trains = TRAINING_FIXTURES & set(getattr(item, "fixturenames", ()))
         if trains or item.nodeid.startswith(SLOW):
             item.add_marker("slow")
+    # Files with slow tests first, so that at the end of a parallel session no process is idle.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ is averaged over the runs that tested it. ``±`` is a standard error over crysta
 from __future__ import annotations
 
 import json
+import logging
 import math
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,14 +25,15 @@ from phase2hpc.analysis.run_results import (
 )
 from phase2hpc.config.properties import in_order
 from phase2hpc.errors import InputError
-from phase2hpc.runs.ensemble import differing_settings, find_ensemble
+from phase2hpc.runs.ensemble import Ensemble, differing_settings, find_ensemble
 from phase2hpc.runs.registry import find_run
 from phase2hpc.utils import tables
+
+log = logging.getLogger(__name__)
 
 # Settings in which runs of one recipe may differ.
 _NOT_THE_RECIPE = ("fold", "seed", "init_from")
 _MAX_CELL = 20
-Errors = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -238,10 +240,23 @@ def runs_to_compare(models_dir: Path, names: Sequence[str]) -> list[RunResults]:
         if ensemble is None:
             found.append(results_of_run(find_run(models_dir, name)))
         elif ensemble.is_sweep:
-            found += [results_of_run(run) for run in ensemble.members]
+            found += _finished_runs(ensemble)
         else:
             found.append(results_of_ensemble(ensemble))
     return list({one.folder.path.resolve(): one for one in found}.values())
+
+
+def _finished_runs(ensemble: Ensemble) -> list[RunResults]:
+    """Results of the finished runs of a sweep or search; the others are named in a warning.
+
+    Raises InputError if none is finished.
+    """
+    states = {manifest.run_id: manifest.state for manifest in ensemble.manifests()}
+    finished = [run for run in ensemble.members if states[run.id] == "finished"]
+    if finished and len(finished) < len(states):
+        others = [name for name, state in states.items() if state != "finished"]
+        log.warning("%s: left out, since not finished: %s", ensemble.id, ", ".join(others))
+    return [results_of_run(run) for run in finished or ensemble.members]
 
 
 def compare(runs: Sequence[RunResults]) -> Comparison:

@@ -20,6 +20,10 @@ SIZES = (1, 3, 5, 9, 17, 33, 65)
 # Nominal probabilities of the central intervals whose coverage is counted.
 LEVELS = np.linspace(0.05, 0.95, 19)
 MAX_BINS, MIN_PER_BIN = 10, 10
+# Coverage that the intervals of the predictions aim at.
+NOMINAL = 0.9
+# Labels are single precision, and so are the bounds in the file of predictions.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,34 @@ def worst(table: LabelledPredictions, name: str, count: int) -> list[Structure]:
         )
         for row in order.tolist()
     ]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Share of n labels inside the interval of their prediction.
+
+    se: standard error of NOMINAL among n crystals. within_sigma: share of errors below sigma.
+    """
+
+    share: float
+    se: float
+    within_sigma: float
+    n: int
+
+
+def interval_coverage(table: LabelledPredictions, name: str) -> Coverage | None:
+    """Coverage of the intervals, crystals whose value symmetry decides left out; None without
+    any."""
+    target, sigma, (low, high) = table.target[name], table.sigma_of(name), table.interval_of(name)
+    known = np.isfinite(target) & np.isfinite(low) & np.isfinite(high) & (sigma > 0)
+    n = int(known.sum())
+    if not n:
+        return None
+    margin = ROUNDING * (1 + np.abs(target))
+    inside = (low - margin <= target) & (target <= high + margin)
+    within = np.abs(table.error(name)) <= sigma + margin
+    se = math.sqrt(NOMINAL * (1 - NOMINAL) / n)
+    return Coverage(float(inside[known].mean()), se, float(within[known].mean()), n)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def report_html(results: Sequence[RunResults]) -> str:
     """The page. Raises InputError for more runs than it can show."""
     from jinja2 import Environment, StrictUndefined
 
-    from phase2hpc.analysis import plots
+    from phase2hpc.analysis import error_analysis, plots
 
     if len(results) > MAX_RUNS:
         raise InputError(f"a report shows {MAX_RUNS} runs at most, these are {len(results)}")
@@ -87,6 +87,7 @@ def report_html(results: Sequence[RunResults]) -> str:
         properties=[_property(name, results) for name in properties],
         worst_count=WORST,
         min_per_element=MIN_PER_ELEMENT,
+        nominal=error_analysis.NOMINAL,
     )
 
 
@@ -129,7 +130,8 @@ def _property(name: str, results: Sequence[RunResults]) -> dict[str, Any]:
             for split in ("val", "test")
         }
         table = one.test if one.test is not None and name in one.test.properties else None
-        entry: dict[str, Any] = {"name": one.id, "color": color, **metrics, "has": False}
+        entry: dict[str, Any] = {"name": one.id, "color": color, **metrics, "has": False,
+                                 "interval": None}  # fmt: skip
         found["runs"].append(entry)
         if table is None or not (labelled := np.isfinite(table.error(name))).any():
             continue
@@ -139,6 +141,7 @@ def _property(name: str, results: Sequence[RunResults]) -> dict[str, Any]:
         entry["worst"] = error_analysis.worst(table, name, WORST)
         if size := error_analysis.by_size(table, name):
             sizes.append((size, color))
+        entry["interval"] = error_analysis.interval_coverage(table, name)
         if calibration := error_analysis.calibration(table, name):
             calibrations.append((calibration, color))
             entry["calibration"] = calibration

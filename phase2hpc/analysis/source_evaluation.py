@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from phase2hpc.analysis.store_evaluation import is_store, labelled_crystals
 from phase2hpc.data.convert import Converter, Raw
-from phase2hpc.data.prepare import read_sources
+from phase2hpc.data.preparation_record import check_labels_table
+from phase2hpc.data.prepare import read_sources, renames_of
 from phase2hpc.data.readers.label_report import LabelReport
 from phase2hpc.data.readers.registry import check_source
 from phase2hpc.errors import InputError
@@ -113,19 +116,34 @@ def evaluate_sources(
     *,
     labels: Path | None = None,
     rename: Mapping[tuple[str, str], str] | None = None,
+    split: str | None = None,
 ) -> Evaluation:
     """Predict for all structures of these sources and compare with their labels.
 
-    labels and rename: as of ``prepare_store``. Raises InputError for a source that cannot be read,
-    a label column with another unit than the model's, and sources without a label of any of the
-    model's properties.
+    labels and rename: as of ``prepare_store``. A source may be a store: its labelled crystals of
+    ``split`` (None: test). Raises InputError for a source that cannot be read, a label column with
+    another unit than the model's, and sources without a label of any of the model's properties.
     """
+    stores = {source for source in sources if is_store(source)}
+    if split is not None and not stores:
+        raise InputError(f"--split {split}: only with a store (.h5) as SOURCE")
+    if labels is not None:
+        check_labels_table(sources)
     for source in sources:
-        check_source(source)
+        if source not in stores:
+            check_source(source)
     found = Evaluation(predictor.properties, predictor.units)
     table = None if labels is None else str(labels)
     reading = Converter(predictor.graph_settings, labels=table, rename=rename or {})
-    raws = _labelled(read_sources(sources, reading), found)
+
+    def of(source: str) -> Iterable[Raw]:
+        if source not in stores:
+            return read_sources([source], reading)
+        names = renames_of(source, reading)
+        path = Path(source)
+        return labelled_crystals(path, split or "test", names, found.properties, predictor.runs)
+
+    raws = _labelled(chain.from_iterable(map(of, sources)), found)
     with Progress("evaluating", None, "structures") as progress:
         for prediction in predictor.predict_raw(raws):
             found.predictions.append(prediction)

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from phase2hpc.checkpointing.file_errors import CheckpointError, NewerVersion
 from phase2hpc.checkpointing.file_format import prepare_state, read_state, read_step
@@ -20,6 +20,7 @@ from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.os_errors import write_error
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def save_checkpoint(run: RunDirectory, state: Mapping[str, Any], step: int, keep: int) -> None:
@@ -29,7 +30,7 @@ def save_checkpoint(run: RunDirectory, state: Mapping[str, Any], step: int, keep
     where the run holds a later step already: then another process writes this run. TypeError for
     a state that could not be read again.
     """
-    previous = _newest_step(run)
+    previous = _valid(run.checkpoint, read_step)
     if previous is not None and previous > step:
         raise Phase2Error(
             f"{run.checkpoint}: holds step {previous}, later than this process's {step}: another "
@@ -127,15 +128,8 @@ def load_best(path: Path) -> dict[str, Any]:
 
 def best_epoch(run: RunDirectory) -> int | None:
     """Epoch of best.pt; None where it is missing, or not valid and therefore set aside."""
-    try:
-        return int(migrate("best", read_state(run.best)[0])["epoch"])
-    except FileNotFoundError:
-        return None
-    except CheckpointError as reason:
-        _set_aside(run.best, reason)
-        return None
-    except OSError as error:
-        raise _cannot_read(run.best, error) from error
+    state = _valid(run.best, lambda path: migrate("best", read_state(path)[0]))
+    return None if state is None else int(state["epoch"])
 
 
 def _replace(path: Path, payload: Mapping[str, Any], step: int, beside: Path | None) -> None:
@@ -157,16 +151,17 @@ def _replace(path: Path, payload: Mapping[str, Any], step: int, beside: Path | N
         ) from error
 
 
-def _newest_step(run: RunDirectory) -> int | None:
+def _valid(path: Path, read: Callable[[Path], T]) -> T | None:
+    """What ``read`` returns; None for a missing file, or one that is not valid and so set aside."""
     try:
-        return read_step(run.checkpoint)
+        return read(path)
     except FileNotFoundError:
         return None
     except CheckpointError as reason:
-        _set_aside(run.checkpoint, reason)
+        _set_aside(path, reason)
         return None
     except OSError as error:
-        raise _cannot_read(run.checkpoint, error) from error
+        raise _cannot_read(path, error) from error
 
 
 def _keep_as(newest: Path, older: Path) -> None:

@@ -7,6 +7,7 @@ and its docstring, which is all that ``--help`` lists.
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import typer
@@ -80,11 +81,20 @@ def _listed(app: typer.Typer) -> dict[str, Any]:
     return {str(command.name): command for command in commands}
 
 
+def _usage_of(argument: Any, ctx: Any) -> list[str]:
+    """An argument in the usage line: ``RUN``, ``SOURCE...``, in brackets where it is optional."""
+    several = "..." if argument.nargs != 1 else ""
+    text = f"{argument.metavar}{several}"
+    return [text if argument.required else f"[{text}]"]
+
+
 def _with_metavars_only(parameters: list[Any]) -> list[Any]:
     for parameter in parameters:
         if parameter.param_type_name == "argument":
             # Newer versions of typer show it besides the metavar.
             parameter.display_type_rich = lambda ctx: ""
+            # Versions of typer differ in what they put around it.
+            parameter.get_usage_pieces = partial(_usage_of, parameter)
         if getattr(parameter, "is_flag", False) and parameter.metavar is None:
             parameter.metavar = ""
     return parameters

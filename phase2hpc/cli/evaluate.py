@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import JsonOutput, MaxAtoms, ModelsDir
+from phase2hpc.cli.options import Device, JsonOutput, MaxAtoms, ModelsDir, Threads
 
 
 def evaluate(
@@ -17,7 +17,9 @@ def evaluate(
     ],
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Structures with labels, as for prepare."),
+        typer.Argument(
+            metavar="SOURCE", help="Structures with labels, as for prepare, or a store (.h5)."
+        ),
     ],
     labels: Annotated[
         Path | None,
@@ -29,6 +31,13 @@ def evaluate(
         list[str] | None,
         typer.Option("--rename", metavar="COLUMN=PROPERTY", help="Label column of a property."),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPLIT",
+            help="Crystals of a store: test (default), val, train or all.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -38,8 +47,8 @@ def evaluate(
         ),
     ] = None,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
+    device: Device = "auto",
+    threads: Threads = 1,
     max_atoms: MaxAtoms = None,
     json_output: JsonOutput = False,
 ) -> None:
@@ -64,7 +73,7 @@ def evaluate(
     from phase2hpc.utils.record_files import write_records
 
     predictor = load_predictor(runs, device=device, threads=threads, max_atoms=max_atoms)
-    found = evaluate_sources(predictor, sources, labels=labels, rename=renames)
+    found = evaluate_sources(predictor, sources, labels=labels, rename=renames, split=split)
     if output is not None:
         write_records(output, found.records(), found.header)
     for line in found.cells.lines():

@@ -25,7 +25,7 @@ Name = Annotated[
 
 def status(
     name: Annotated[
-        str | None, typer.Argument(help="One run, ensemble or job in detail.", metavar="[RUN|JOB]")
+        str | None, typer.Argument(help="One run, ensemble or job in detail.", metavar="RUN|JOB")
     ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Refresh every 10 s until Ctrl-C or the run's end.")

@@ -37,6 +37,8 @@ ShardProfile = Annotated[
     ),
 ]
 JsonOutput = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")]
+Threads = Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")]
 MaxAtoms = Annotated[
     int | None,
     typer.Option(

@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from phase2hpc.cli.options import JsonOutput, MaxAtoms, ModelsDir, RunArgument, ShardProfile, Shards
+from phase2hpc.cli.options import (
+    Device,
+    JsonOutput,
+    MaxAtoms,
+    ModelsDir,
+    RunArgument,
+    ShardProfile,
+    Shards,
+    Threads,
+)
+from phase2hpc.cli.site_options import SiteOptions
 from phase2hpc.errors import InputError
 
 
@@ -44,8 +54,8 @@ def predict(
     ] = None,
     json_output: JsonOutput = False,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
+    device: Device = "auto",
+    threads: Threads = 1,
     max_atoms: MaxAtoms = None,
     interval: Annotated[
         float,
@@ -57,6 +67,8 @@ def predict(
     ] = 1,
     shards: Shards = None,
     profile: ShardProfile = None,
+    *,
+    site: SiteOptions,
 ) -> None:
     """Predict the properties of structures with a trained model.
 
@@ -73,8 +85,7 @@ def predict(
     if folder is not None and not folder.is_dir():
         raise InputError(f"--dir {folder}: no such folder{mount_hint()}")
     inputs = [str(path) for path in (cif, folder) if path] or list(sources or [])
-    if profile is not None and shards is None:
-        raise InputError("--profile: only with --shards; without, this is one process here")
+    site.refuse_without_jobs(profile, shards)
     from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
 
     if json_output and output is not None:
@@ -83,14 +94,18 @@ def predict(
     if workers > 1 and (output is None or shards is not None or features is not None):
         raise InputError("--workers: with --output, and without --shards and --features")
     if features is not None:
-        if shards is not None or len(runs) > 1:
-            raise InputError("--features: of one model and without --shards")
+        if len(runs) > 1:
+            raise InputError(
+                f"--features: the vectors of {len(runs)} models are unrelated: name one run"
+            )
+        if shards is not None:
+            raise InputError("--features: not with --shards; leave one of them out")
         check_output(features, (".h5", ".hdf5"), "--features")
     if shards is not None:
         if output is None:
             raise InputError("--shards: say by --output where the table goes")
         check_output(output)
-        from phase2hpc.cluster.submit.job_array import run_sharded
+        from phase2hpc.cluster.submit.job_array import ShardJobs, run_sharded
         from phase2hpc.cluster.submit.sharded_work import predict_in_shards
 
         work = predict_in_shards(
@@ -98,7 +113,7 @@ def predict(
             plain_folder=folder is not None, device=device, threads=threads, max_atoms=max_atoms,
             interval=interval,
         )  # fmt: skip
-        run_sharded(work, profile)
+        run_sharded(work, ShardJobs(profile, site.fields(), site.memory_gb(), site.hours()))
         return
     # This takes seconds, so it comes after what can be wrong in the request.
     from phase2hpc.api import load_model
@@ -157,8 +172,8 @@ def calibrate(
         ),
     ] = None,
     models_dir: ModelsDir = Path("models"),
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
+    device: Device = "auto",
+    threads: Threads = 1,
 ) -> None:
     """Measure a finished model's errors and domain, for sigma, intervals and in_domain.
 

@@ -13,7 +13,7 @@ from phase2hpc.cli.options import ModelsDir
 def report(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Runs or ensembles; several are shown side by side."),
+        typer.Argument(metavar="RUN", help="Runs or ensembles; several are shown side by side."),
     ],
     output: Annotated[
         Path | None,

@@ -114,7 +114,7 @@ def runs_show(
 def runs_compare(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Runs, ensembles (each as one) or sweeps."),
+        typer.Argument(metavar="RUN", help="Runs, ensembles (each as one) or sweeps."),
     ],
     json_output: JsonOutput = False,
     models_dir: ModelsDir = Path("models"),

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phase2hpc.cli.command_line import Command, Group
 from phase2hpc.cli.options import Columns, JsonOutput, MaxAtoms, ShardProfile, Shards, StoreOption
+from phase2hpc.cli.site_options import SiteOptions
 from phase2hpc.errors import InputError
+
+if TYPE_CHECKING:
+    from phase2hpc.data.prepare import PrepareSummary
+    from phase2hpc.data.store.merge import MergeSummary
+    from phase2hpc.data.store.verify import VerifyReport
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Graph store (.h5).")]
 store_app = typer.Typer(
@@ -65,6 +71,9 @@ def prepare(
     ] = False,
     shards: Shards = None,
     profile: ShardProfile = None,
+    json_output: JsonOutput = False,
+    *,
+    site: SiteOptions,
 ) -> None:
     """Read crystals, validate them, build their graphs and write one HDF5 store.
 
@@ -72,9 +81,12 @@ def prepare(
     """
     from phase2hpc import api
 
+    site.refuse_without_jobs(profile, shards)
     target = api.store_of(sources or [], store)
     if shards is not None:
-        from phase2hpc.cluster.submit.job_array import prepare_sharded
+        if json_output:
+            raise InputError("--json: not with --shards; see store info --json")
+        from phase2hpc.cluster.submit.job_array import ShardJobs, prepare_sharded
         from phase2hpc.utils.package_files import sample_source
 
         given = api.graph_settings_given(cutoff, max_neighbors)
@@ -89,11 +101,11 @@ def prepare(
         options |= {key: value for key, value in further.items() if value is not None}
         read = sources or [str(sample_source())]
         prepare_sharded(
-            read, target, options, shards, profile, workers=workers, overwrite=overwrite
-        )
+            read, target, options, shards,
+            ShardJobs(profile, site.fields(), site.memory_gb(), site.hours()),
+            workers=workers, overwrite=overwrite,
+        )  # fmt: skip
         return
-    if profile is not None:
-        raise InputError("--profile: only with --shards; without, this is one process here")
     if store is not None:
         from phase2hpc.utils.output_path import warn_if_lost
 
@@ -118,7 +130,7 @@ def prepare(
             overwrite=overwrite,
             progress=progress.advance,
         )
-    print(summary)
+    _print(summary, json_output)
 
 
 @store_app.command("info", cls=Command)
@@ -140,7 +152,7 @@ def store_info(file: StoreArgument, json_output: JsonOutput = False) -> None:
 
 
 @store_app.command("verify", cls=Command)
-def store_verify(file: StoreArgument) -> None:
+def store_verify(file: StoreArgument, json_output: JsonOutput = False) -> None:
     """Verify a store: checksums of all chunks, content hash, indices.
 
     Example: phase2hpc store verify data/mine.h5
@@ -148,7 +160,7 @@ def store_verify(file: StoreArgument) -> None:
     from phase2hpc.data.store.verify import verify_store
 
     report = verify_store(file)
-    print("\n".join(report.lines()))
+    _print(report, json_output)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -156,9 +168,10 @@ def store_verify(file: StoreArgument) -> None:
 @store_app.command("merge", cls=Command)
 def store_merge(
     files: Annotated[
-        list[Path], typer.Argument(metavar="STORE...", help="Stores; the first comes first.")
+        list[Path], typer.Argument(metavar="STORE", help="Stores; the first comes first.")
     ],
     store: Annotated[Path, typer.Option("--store", metavar="FILE", help="The store to write.")],
+    json_output: JsonOutput = False,
 ) -> None:
     """Merge stores into one: ids stay unique, splits stay as they are.
 
@@ -166,4 +179,13 @@ def store_merge(
     """
     from phase2hpc.data.store.merge import merge_stores
 
-    print("\n".join(merge_stores(files, store).lines()))
+    _print(merge_stores(files, store), json_output)
+
+
+def _print(report: PrepareSummary | VerifyReport | MergeSummary, json_output: bool) -> None:
+    if json_output:
+        import json
+
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        print("\n".join(report.lines()))

@@ -157,6 +157,16 @@ def is_list_setting(key: str, model_settings: type[BaseModel]) -> bool:
     return any(_is_tuple(field.annotation) for field in fields)
 
 
+def number_type(key: str, model_settings: type[BaseModel]) -> type[int] | type[float] | None:
+    """The type of a setting that is one number, None for any other; it may be ``none`` too."""
+    for group in (model_settings, TrainingSettings, RuntimeSettings):
+        if key in group.model_fields:
+            annotation = group.model_fields[key].annotation
+            kinds = typing.get_args(annotation) or (annotation,)
+            return next((kind for kind in (int, float) if kind in kinds), None)
+    return None
+
+
 def _is_tuple(annotation: Any) -> bool:
     members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
     return any(typing.get_origin(kind) is tuple for kind in (annotation, *members))

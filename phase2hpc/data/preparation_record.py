@@ -1,19 +1,19 @@
-"""Record of what a store was prepared from, and its comparison with an existing store."""
+"""Record of what a store was prepared from, and the search for an existing store of it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from phase2hpc.data.convert import Converter
+from phase2hpc.data.preparation_difference import difference, is_rule
 from phase2hpc.data.prepare_summary import PrepareSummary
 from phase2hpc.data.readers.registry import describe, source_hash
 from phase2hpc.data.rejects_report import rejects_path
-from phase2hpc.data.splits import hash_rule, make_splitter
+from phase2hpc.data.splits import make_splitter
 from phase2hpc.data.store.verify import inspect
-from phase2hpc.data.validation import DEFAULT_LIMITS
 from phase2hpc.errors import InputError
 
 Source = str | Path
@@ -26,16 +26,13 @@ def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, An
     """
     rule = converter.split
     labels = None if converter.labels is None else Path(converter.labels)
-    if labels is not None and sum(Path(source).is_dir() for source in sources) != 1:
-        raise InputError(
-            "--labels joins a table to a folder of structure files: name one folder as SOURCE (a "
-            "table with a column of paths is a SOURCE itself)"
-        )
+    if labels is not None:
+        check_labels_table(sources)
     known = [describe(source) for source in sources]
     for source, _ in converter.rename:
         if source and source not in known:
             raise InputError(f"--rename {source}: no such source, there are: {', '.join(known)}")
-    if rule is None or converter.folds is not None or _is_rule(rule):
+    if rule is None or converter.folds is not None or is_rule(rule):
         make_splitter(rule, converter.seed, converter.folds)
     made_from: dict[str, Any] = {
         "sources": [
@@ -50,7 +47,7 @@ def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, An
         "rename": {":".join(key): new for key, new in converter.rename.items()} or None,
         "columns": {n: c.model_dump() for n, c in sorted(converter.columns.items())} or None,
     }
-    if rule is not None and not _is_rule(rule):
+    if rule is not None and not is_rule(rule):
         try:
             made_from["split"] = hashlib.sha256(Path(rule).read_bytes()).hexdigest()
         except OSError as error:
@@ -59,6 +56,15 @@ def preparation(sources: Sequence[Source], converter: Converter) -> dict[str, An
                 "CSV of id and split"
             ) from error
     return made_from
+
+
+def check_labels_table(sources: Sequence[Source]) -> None:
+    """Raise InputError unless there is one folder to join a table of labels to."""
+    if sum(Path(source).is_dir() for source in sources) != 1:
+        raise InputError(
+            "--labels joins a table to a folder of structure files: name one folder as SOURCE (a "
+            "table with a column of paths is a SOURCE itself)"
+        )
 
 
 def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | None:
@@ -75,10 +81,10 @@ def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | No
             f"{path} exists but cannot be used ({error}): remove it, replace it with "
             "--overwrite or give another --store"
         ) from error
-    if different := _differences(info.preparation, made_from):
+    if different := difference(info.preparation, made_from):
         raise InputError(
-            f"{path} exists already, {different}: replace it with --overwrite or give another "
-            "--store"
+            f"{path} exists already, {different}: give the same options, replace it with "
+            "--overwrite or give another --store"
         )
     return PrepareSummary(
         path,
@@ -88,36 +94,3 @@ def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | No
         columns=info.columns,
         **info.summary,
     )
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Differences between two preparations, old -> new; "" for none."""
-    if "merged" in old:
-        return f"merged from {len(old['merged'])} stores"
-    changes = []
-    for key, wanted in new.items():
-        # Stores of earlier versions lack this key.
-        found = old.get(key, DEFAULT_LIMITS.max_atoms if key == "max_atoms" else None)
-        if found == wanted:
-            continue
-        if key == "sources":
-            changes.append("other sources")
-        elif isinstance(found, dict) and isinstance(wanted, dict):
-            changes += [
-                f"{k} {found.get(k)} -> {v}" for k, v in wanted.items() if found.get(k) != v
-            ]
-        elif key == "split":
-            changes.append(f"split {_rule_name(found)} -> {_rule_name(wanted)}")
-        else:
-            changes.append(f"{key} {found} -> {wanted}")
-    return f"made with {', '.join(changes)}" if changes else ""
-
-
-def _rule_name(rule: str | None) -> str:
-    if rule is None:
-        return "by default"
-    return rule if _is_rule(rule) else f"file (SHA-256 {rule[:8]})"
-
-
-def _is_rule(rule: str) -> bool:
-    return rule == "column" or hash_rule(rule) is not None

@@ -145,13 +145,18 @@ def read_sources(
     """Raw crystals of all sources in order, their label columns renamed."""
     labels = None if converter.labels is None else Path(converter.labels)
     for source in sources:
-        names = {
-            column: new
-            for (name, column), new in converter.rename.items()
-            if name in ("", describe(source))
-        }
+        names = renames_of(source, converter)
         for raw in read(source, labels=labels, partition=partition):
             yield replace(raw, labels=renamed(raw.labels, names)) if names else raw
+
+
+def renames_of(source: Source, converter: Converter) -> dict[str, str]:
+    """New names of the label columns of this source."""
+    return {
+        column: new
+        for (name, column), new in converter.rename.items()
+        if name in ("", describe(source))
+    }
 
 
 def _columns(summary: PrepareSummary, converter: Converter) -> dict[str, ColumnSettings]:

@@ -40,6 +40,18 @@ class PrepareSummary(SplitCounts):
     columns: Mapping[str, ColumnSettings] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def as_json(self) -> dict[str, Any]:
+        """The fields of ``--json``."""
+        return {
+            "store": str(self.store),
+            "rejects_report": str(self.rejects_report),
+            "content_hash": self.content_hash,
+            "already_there": self.already_there,
+            **{name: getattr(self, name) for name in _STORED},
+            "units": {name: column.unit for name, column in self.columns.items()},
+            "notes": [*self._label_lines(), *self.notes],
+        }
+
     def lines(self) -> list[str]:
         """The summary as text."""
         if self.already_there:

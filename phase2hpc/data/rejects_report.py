@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 from phase2hpc.data.convert import Rejection
 from phase2hpc.data.readers.label_report import LabelReport
@@ -56,12 +55,7 @@ class RejectsReport:
         except OSError as error:
             raise self._failed(error) from error
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self._file.close()
             if kind is None:

@@ -105,25 +105,6 @@ def infer(
     return Outputs(scaled, vectors, zero)
 
 
-def predict_graphs(
-    model: MultiTaskModel,
-    scaler: TargetScaler,
-    source: Store | GraphArrays,
-    indices: npt.NDArray[np.int64],
-    *,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    max_edges: int | None = None,
-    before_each: Callable[[int], None] | None = None,
-) -> npt.NDArray[np.float64]:
-    """``Outputs.physical`` of what ``infer`` gives for these arguments."""
-    outputs = infer(
-        model, source, indices,
-        device=device, dtype=dtype, max_edges=max_edges, before_each=before_each,
-    )  # fmt: skip
-    return outputs.physical(scaler)
-
-
 def compositions(
     source: Store | GraphArrays, indices: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:

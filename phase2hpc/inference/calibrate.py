@@ -32,14 +32,13 @@ Indices = npt.NDArray[np.int64]
 
 
 def fit_calibration(
-    best: TrainedModel, store: Store, infer_rows: Callable[[Indices], Outputs]
+    best: TrainedModel, store: Store, outputs: Outputs, infer_rows: Callable[[Indices], Outputs]
 ) -> Calibration:
     """Calibration of a model by the train and val splits of its store, as its run used them.
 
-    infer_rows: outputs of the model for crystals of the store.
+    outputs: of the model for the val split. infer_rows: gives those for other crystals.
     """
     train, val = training_crystals(best, store), store.split_indices("val")
-    outputs = infer_rows(val)
     reported = best.scaler.reported
     missing = np.full(len(store), np.nan, dtype=np.float32)
     targets = np.stack([store.labels.get(name, missing)[val] for name in reported], axis=1)
@@ -95,7 +94,8 @@ def calibrate(
                 np.concatenate([part.zero for part in found]),
             )
 
-        calibration = fit_calibration(best, source, outputs)
+        of_val = outputs(source.split_indices("val"))
+        calibration = fit_calibration(best, source, of_val, outputs)
     try:
         calibration.save(run.calibration)
     except OSError as error:

@@ -6,9 +6,9 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,12 @@ from phase2hpc.errors import InputError
 from phase2hpc.utils.atomic_io import write_atomically
 from phase2hpc.utils.os_errors import path_error
 
+if TYPE_CHECKING:
+    from phase2hpc.inference.uncertainty import Estimate
+
 Array = npt.NDArray[np.float64]
 # Columns of a property after its name.
-KINDS = ("_target", "", "_sigma", "_error")
+KINDS = ("_target", "", "_sigma", "_low", "_high", "_error")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class LabelledPredictions:
     """Predictions and labels of N crystals.
 
     ids, formulas: (N,); a formula is "" where it is not known. atoms: (N,) in the cell, 0 where
-    not known. target, prediction, sigma: (N,) by property in its unit, NaN where there is none.
+    not known. target, prediction, sigma, low, high: (N,) by property in its unit, NaN where there
+    is none; low and high are the bounds of the interval of DEFAULT_COVERAGE.
     """
 
     ids: Sequence[str]
@@ -38,6 +42,8 @@ class LabelledPredictions:
     target: Mapping[str, Array]
     prediction: Mapping[str, Array]
     sigma: Mapping[str, Array] = field(default_factory=dict)
+    low: Mapping[str, Array] = field(default_factory=dict)
+    high: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def properties(self) -> tuple[str, ...]:
@@ -54,7 +60,7 @@ class LabelledPredictions:
         properties: Sequence[str],
         prediction: Array,
         target: Array,
-        sigma: Array | None = None,
+        estimate: Estimate,
     ) -> LabelledPredictions:
         """Those of crystals of a store; the arrays are (N, P)."""
         return cls(
@@ -63,12 +69,28 @@ class LabelledPredictions:
             store.node_ptr[indices + 1] - store.node_ptr[indices],
             _by_name(properties, target),
             _by_name(properties, prediction),
-            {} if sigma is None else _by_name(properties, sigma),
+        ).with_estimate(estimate)
+
+    def with_estimate(self, estimate: Estimate) -> LabelledPredictions:
+        """The same with this uncertainty, whose arrays are (N, P)."""
+        names = self.properties
+        return replace(
+            self,
+            sigma=_by_name(names, estimate.sigma),
+            low=_by_name(names, estimate.low),
+            high=_by_name(names, estimate.high),
         )
 
     def sigma_of(self, name: str) -> Array:
         """Sigma of a property, NaN where there is none."""
-        return self.sigma.get(name, np.full(len(self), np.nan))
+        return self._known(self.sigma, name)
+
+    def interval_of(self, name: str) -> tuple[Array, Array]:
+        """Lower and upper bounds of the interval of a property, NaN where there is none."""
+        return self._known(self.low, name), self._known(self.high, name)
+
+    def _known(self, values: Mapping[str, Array], name: str) -> Array:
+        return values.get(name, np.full(len(self), np.nan))
 
     def error(self, name: str) -> Array:
         """Prediction minus label, NaN where either is missing."""
@@ -79,7 +101,8 @@ class LabelledPredictions:
         columns: dict[str, list[float]] = {}
         for name in self.properties:
             values = (
-                self.target[name], self.prediction[name], self.sigma_of(name), self.error(name)
+                self.target[name], self.prediction[name], self.sigma_of(name),
+                *self.interval_of(name), self.error(name),
             )  # fmt: skip
             columns |= {
                 f"{name}{kind}": value.tolist() for kind, value in zip(KINDS, values, strict=True)
@@ -109,7 +132,7 @@ class LabelledPredictions:
 
 
 def read_labelled_predictions(path: Path) -> LabelledPredictions:
-    """Read such a file, also one of 0.1.0 without formula, atoms and sigma.
+    """Read such a file, also one of 0.1.0 without formula, atoms and uncertainty.
 
     Raises InputError for a file that is missing or malformed.
     """
@@ -138,7 +161,10 @@ def read_labelled_predictions(path: Path) -> LabelledPredictions:
             np.array([int(row.get("atoms") or 0) for row in rows], dtype=np.int64),
             {name: _column(rows, f"{name}_target") for name in names},
             {name: _column(rows, name) for name in names},
-            {name: _column(rows, f"{name}_sigma") for name in names if f"{name}_sigma" in header},
+            *(
+                {name: _column(rows, name + kind) for name in names if name + kind in header}
+                for kind in ("_sigma", "_low", "_high")
+            ),
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: not a run's predictions ({error})") from None

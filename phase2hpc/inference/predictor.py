@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,10 @@ from phase2hpc.data.graph import Graph
 from phase2hpc.data.graph_arrays import GraphArrays, pack
 from phase2hpc.data.loader import NUMPY_DTYPE
 from phase2hpc.data.record_partition import RecordPartition
+from phase2hpc.data.store.reader import Store
 from phase2hpc.data.validation import DEFAULT_LIMITS, Limits
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import Outputs, infer
+from phase2hpc.inference.batched import infer
 from phase2hpc.inference.calibration import Calibration
 from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.domain import Domain
@@ -33,7 +34,7 @@ from phase2hpc.inference.inputs import read_structures
 from phase2hpc.inference.out_of_memory import OutOfMemory
 from phase2hpc.inference.prediction_table import Prediction, as_frame
 from phase2hpc.inference.trained_model import TrainedModel
-from phase2hpc.inference.uncertainty import DEFAULT_COVERAGE, ErrorEstimator
+from phase2hpc.inference.uncertainty import DEFAULT_COVERAGE, ErrorEstimator, Estimate
 from phase2hpc.runs.model_selection import describe_model
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.error_text import first_line
@@ -51,25 +52,23 @@ CHUNK = 1024
 
 log = logging.getLogger(__name__)
 
-Row = TypeVar("Row")
 GraphPair = tuple[Crystal, Graph]
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class _Inference:
-    """Results for one crystal, (R,) each, NaN where unknown.
+class Inferred:
+    """Results for n crystals, NaN where unknown.
 
-    remoteness: distance to the training crystals over its limit. vector: (F,) crystal vector under
-    the one model, else None.
+    values: (n, R) predictions of the reported properties. estimate: their uncertainty.
+    remoteness: (n,) distance to the training crystals over its limit. vectors: (n, F) crystal
+    vectors under the one model; None for several.
     """
 
     values: Array
-    sigma: Array
-    low: Array
-    high: Array
-    remoteness: float
-    vector: Array | None
+    estimate: Estimate
+    remoteness: Array
+    vectors: Array | None
 
 
 class Predictor:
@@ -225,20 +224,22 @@ class Predictor:
                 row = Prediction(raw.id, raw.input, reduced_formula(numbers), "ok")
                 accepted.append((row, result))
             rows.append(row)
-        results = self._compute(self._infer, [pair for _, pair in accepted])
+        results = self._compute([pair for _, pair in accepted])
         for (row, pair), found in zip(accepted, results, strict=True):
             if isinstance(found, str):
                 row.status, row.reason = "failed", found
-            elif not np.isfinite(found.values).all():
+                continue
+            inferred, i = found
+            if not np.isfinite(inferred.values[i]).all():
                 row.status, row.reason = "failed", "the model's prediction is not finite"
             else:
-                row.values = self._by_property(found.values)
-                row.sigmas = self._by_property(found.sigma)
-                row.lows = self._by_property(found.low)
-                row.highs = self._by_property(found.high)
-                row.reason = self._domain.outside(*pair, found.remoteness)
+                row.values = self._by_property(inferred.values[i])
+                row.sigmas = self._by_property(inferred.estimate.sigma[i])
+                row.lows = self._by_property(inferred.estimate.low[i])
+                row.highs = self._by_property(inferred.estimate.high[i])
+                row.reason = self._domain.outside(*pair, float(inferred.remoteness[i]))
                 row.in_domain = not row.reason
-                row.vector = found.vector
+                row.vector = None if inferred.vectors is None else inferred.vectors[i]
         return rows
 
     def _by_property(self, values: Array) -> dict[str, float]:
@@ -246,33 +247,38 @@ class Predictor:
         pairs = zip(self.properties, values.tolist(), strict=True)
         return {name: value for name, value in pairs if math.isfinite(value)}
 
-    def _compute(
-        self, function: Callable[[GraphArrays], Iterable[Row]], pairs: list[GraphPair]
-    ) -> list[Row | str]:
-        """Rows of ``function`` for these graphs. If it fails, it is applied to each graph alone,
-        and a graph that fails gets the reason instead of a row."""
+    def _compute(self, pairs: list[GraphPair]) -> list[tuple[Inferred, int] | str]:
+        """Results for these graphs, each with its row in them. If the model fails, it is applied
+        to each graph alone, and a graph that fails gets the reason instead."""
         if not pairs:
             return []
         float64 = any(m.config.training.precision == "float64" for m in self.models)
         try:
-            return list(function(pack(pairs, float64=float64)))
+            found = self.infer(pack(pairs, float64=float64), np.arange(len(pairs)))
+            return [(found, row) for row in range(len(pairs))]
         except (RuntimeError, OutOfMemory) as error:
             if len(pairs) == 1:
                 return [f"the model failed on it: {first_line(error)}"]
-            return [self._compute(function, [pair])[0] for pair in pairs]
+            return [self._compute([pair])[0] for pair in pairs]
 
-    def _infer(self, arrays: GraphArrays) -> list[_Inference]:
-        """Predictions with their uncertainty, one for each graph."""
-        outputs = [self._outputs(model, arrays) for model in self.models]
+    def infer(self, source: Store | GraphArrays, indices: npt.NDArray[np.int64]) -> Inferred:
+        """Predictions for graphs as those of training, with their uncertainty, rows as in
+        ``indices``."""
+        outputs = [
+            infer(
+                model.model, source, indices, device=self.device, dtype=model.dtype,
+                max_edges=model.config.training.max_edges,
+            )
+            for model in self.models
+        ]  # fmt: skip
         physical = [
             found.physical(model.scaler) for model, found in zip(self.models, outputs, strict=True)
         ]
         values = np.mean(physical, axis=0)
         nothing = np.full_like(values, np.nan)
         remoteness = np.full(len(values), np.nan)
-        sigma, low, high = nothing, nothing, nothing
-        if len(physical) > 1:
-            sigma = np.std(physical, axis=0, ddof=1)
+        spread = np.std(physical, axis=0, ddof=1) if len(physical) > 1 else nothing
+        estimate = Estimate(spread, nothing, nothing)
         known = [
             (c.embedding, found)
             for c, found in zip(self.calibrations, outputs, strict=True)
@@ -284,18 +290,9 @@ class Predictor:
             remoteness = (distances / limits).mean(axis=0)
         if self._estimator is not None:
             estimate = self._estimator.estimate(outputs, distances, self.interval)
-            sigma, low, high = estimate.sigma, estimate.low, estimate.high
-        vectors: Sequence[Array | None] = [None] * len(arrays)
-        if len(outputs) == 1:
-            vectors = list(outputs[0].vectors)
-        return [
-            _Inference(values[i], sigma[i], low[i], high[i], float(remoteness[i]), vectors[i])
-            for i in range(len(arrays))
-        ]
-
-    def _outputs(self, model: TrainedModel, arrays: GraphArrays) -> Outputs:
-        everything = np.arange(len(arrays))
-        return infer(model.model, arrays, everything, device=self.device, dtype=model.dtype)
+        return Inferred(
+            values, estimate, remoteness, outputs[0].vectors if len(outputs) == 1 else None
+        )
 
     def _make_estimator(self) -> ErrorEstimator | None:
         """None, with a warning, where models have no calibration, or not on the same crystals."""

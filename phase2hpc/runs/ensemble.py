@@ -14,15 +14,17 @@ from pathlib import Path
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import InputError
 from phase2hpc.runs.manifest import Manifest
-from phase2hpc.runs.registry import find_run, registry
+from phase2hpc.runs.registry import registry
 from phase2hpc.runs.run_directory import PREFIX, RunDirectory
 
 ENSEMBLE_PREFIX = "ensemble_"
+# Folder of an array's scripts and logs, beside its runs.
+ARRAY_PREFIX = "array_"
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """An ensemble or sweep: its id and its runs, the oldest first."""
+    """An ensemble, sweep or search: its id and its runs, the oldest first."""
 
     id: str
     members: tuple[RunDirectory, ...]
@@ -45,7 +47,9 @@ class Ensemble:
 
     @property
     def is_sweep(self) -> bool:
-        """True where the members differ in more than the seed."""
+        """True where the members differ in more than the seed, or are to."""
+        if any(manifest.trial is not None for manifest in self.manifests()):
+            return True
         return bool(differing_settings([run.read_config() for run in self.members]))
 
     def check(self) -> None:
@@ -80,16 +84,15 @@ def find_ensemble(models_dir: Path, name: str) -> Ensemble | None:
     return _of_id(models_dir, name)
 
 
+def array_folder(run: RunDirectory, ensemble: str) -> Path:
+    """Folder of the scripts and logs of the array that a run belongs to."""
+    return run.path.with_name(f"{ARRAY_PREFIX}{ensemble}")
+
+
 def ensemble_of(run: RunDirectory) -> Ensemble | None:
     """The ensemble or sweep that a run is a member of."""
     name = run.read_manifest().ensemble
     return None if name is None else _of_id(run.path.parent, name)
-
-
-def find_members(models_dir: Path, name: str) -> list[RunDirectory]:
-    """All members of the ensemble or sweep with this id, else the one run as ``find_run``."""
-    ensemble = find_ensemble(models_dir, name)
-    return [find_run(models_dir, name)] if ensemble is None else list(ensemble.members)
 
 
 def _of_id(models_dir: Path, name: str) -> Ensemble | None:

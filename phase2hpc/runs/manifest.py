@@ -31,6 +31,16 @@ Moment = Annotated[
 ]
 
 
+class Trial(BaseModel):
+    """Place of a run in a search for settings, and the settings chosen for it; none before it
+    starts."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
+
+    number: int = Field(ge=0)
+    settings: dict[str, int | float | str] = {}
+
+
 class Manifest(BaseModel):
     """Manifest of a run, as in manifest.json.
 
@@ -78,6 +88,8 @@ class Manifest(BaseModel):
     ensemble: str | None = None
     ensemble_member: str | None = None
     ensemble_size: int | None = None
+    # None: the run is none of a search for settings.
+    trial: Trial | None = None
     # By the scheduler; and those of them in a row that found no newer checkpoint than the last.
     restarts: int = 0
     restarts_without_progress: int = 0

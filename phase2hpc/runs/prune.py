@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from phase2hpc.errors import InputError
 from phase2hpc.runs import provenance
+from phase2hpc.runs.ensemble import ENSEMBLE_PREFIX
 from phase2hpc.runs.lease_record import find_holder
 from phase2hpc.runs.registry import registry
 from phase2hpc.runs.run_directory import PREFIX, RunDirectory
@@ -33,7 +34,7 @@ _REMOVING_PREFIX = ".pruned-"
 
 @dataclass(frozen=True)
 class Leftover:
-    """Removable ``paths`` of a run (None: of a partly removed one), with their size in bytes.
+    """Removable ``paths`` of a run (None: of runs that are gone), with their size in bytes.
 
     ``updated`` is the manifest's, by which a later change of the run is recognised.
     """
@@ -109,6 +110,8 @@ def plan(models_dir: Path, scheduler: Scheduler, failed: bool = False) -> Plan:
                 leftovers.append(_leftover(run, state, what, (run.path,), manifest.updated))
         else:
             leftovers += _removable_files(run, state, manifest.updated)
+    removed = {leftover.run.path for leftover in leftovers if leftover.run and leftover.whole_run}
+    leftovers += _results_without_members(models_dir, removed)
     partly_removed = tuple(sorted(models_dir.glob(f"*/{_REMOVING_PREFIX}*")))
     if partly_removed:
         leftovers.append(_leftover(None, tables.ABSENT, "half-removed runs", partly_removed, None))
@@ -126,6 +129,9 @@ def remove(chosen: Plan) -> tuple[int, list[str]]:
             problems.append(f"run {leftover.run.id}: {change} since then, kept")
             continue
         for path in leftover.paths:
+            if path.name.startswith(ENSEMBLE_PREFIX) and _has_members(path):
+                problems.append(f"{path}: a run of the ensemble is still there, kept")
+                continue
             size = _size(path)
             try:
                 if leftover.whole_run:
@@ -213,6 +219,28 @@ def _removable_files(run: RunDirectory, state: str, updated: datetime) -> Iterat
     ):
         if paths:
             yield _leftover(run, state, what, tuple(paths), updated)
+
+
+def _results_without_members(models_dir: Path, removed: Container[Path]) -> Iterator[Leftover]:
+    """Results of ensembles of which no run is left once the ``removed`` ones are."""
+    found = [*models_dir.glob(f"{ENSEMBLE_PREFIX}*"), *models_dir.glob(f"*/{ENSEMBLE_PREFIX}*")]
+    for path in sorted(found):
+        if path.is_dir() and not path.is_symlink() and not _has_members(path, removed):
+            what = f"results of ensemble {_ensemble_id(path)}, whose runs are gone"
+            yield _leftover(None, tables.ABSENT, what, (path,), None)
+
+
+def _has_members(results: Path, removed: Container[Path] = ()) -> bool:
+    """True where a run is a member, or may be: one that cannot be read."""
+    return any(
+        summary.manifest is None or summary.manifest.ensemble == _ensemble_id(results)
+        for summary in registry(results.parent)
+        if summary.run.path not in removed
+    )
+
+
+def _ensemble_id(results: Path) -> str:
+    return results.name.removeprefix(ENSEMBLE_PREFIX)
 
 
 def _leftover(

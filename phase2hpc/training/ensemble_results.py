@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import infer
-from phase2hpc.inference.calibration import Calibration
-from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.labelled_predictions import (
     LabelledPredictions,
     read_labelled_predictions,
 )
-from phase2hpc.inference.trained_model import TrainedModel
-from phase2hpc.inference.uncertainty import ErrorEstimator
+from phase2hpc.inference.predictor import load_predictor
+from phase2hpc.inference.uncertainty import Estimate
 from phase2hpc.runs.ensemble import Ensemble, ensemble_of
 from phase2hpc.runs.registry import read_metrics
 from phase2hpc.runs.run_directory import RunDirectory
@@ -64,19 +58,19 @@ def ensemble_results(ensemble: Ensemble) -> RunDirectory:
 def write_ensemble_results(ensemble: Ensemble) -> None:
     """Write predictions_{val,test}.csv, metrics.json and metrics.csv.
 
-    The prediction is the mean over the members, and sigma that of ``predict``; without the store
-    there is none, which is a warning. Raises InputError as ``ensemble_results``.
+    The prediction is the mean over the members, and its uncertainty that of ``predict``; without
+    the store there is none, which is a warning. Raises InputError as ``ensemble_results``.
     """
     ensemble.check()
     results = ensemble.results
     results.path.mkdir(exist_ok=True)
-    sigmas = _Sigmas.of(ensemble)
+    uncertainty = _uncertainty(ensemble)
     metrics: dict[str, dict[str, PropertyMetrics]] = {}
     for split in SPLITS:
         tables = [read_labelled_predictions(run.predictions(split)) for run in ensemble.members]
         joined = mean_of(tables)
-        if sigmas is not None:
-            joined = replace(joined, sigma=sigmas.of_split(split))
+        if uncertainty is not None:
+            joined = joined.with_estimate(uncertainty(split))
         joined.write(results.predictions(split))
         own = [(read_metrics(run) or {}).get(split, {}) for run in ensemble.members]
         metrics[split] = {}
@@ -94,7 +88,7 @@ def write_ensemble_results(ensemble: Ensemble) -> None:
 
 
 def mean_of(tables: Sequence[LabelledPredictions]) -> LabelledPredictions:
-    """Mean over models, without sigma.
+    """Mean over models, without uncertainty.
 
     Raises InputError where their crystals or properties differ.
     """
@@ -108,56 +102,19 @@ def mean_of(tables: Sequence[LabelledPredictions]) -> LabelledPredictions:
     return LabelledPredictions(first.ids, first.formulas, first.atoms, first.target, means)
 
 
-class _Sigmas:
-    """Uncertainty of an ensemble's predictions for the crystals of its store."""
-
-    def __init__(
-        self,
-        models: Sequence[TrainedModel],
-        calibrations: Sequence[Calibration],
-        store: Store,
-        device: torch.device,
-    ) -> None:
-        self.models, self.calibrations = models, calibrations
-        self.store, self.device = store, device
-        self.estimator = ErrorEstimator([m.scaler for m in models], calibrations)
-
-    @classmethod
-    def of(cls, ensemble: Ensemble) -> _Sigmas | None:
-        """None, with a warning, without the store or the calibrations."""
-        config = ensemble.members[0].read_config()
-        try:
-            store = Store.open(config.runtime.store or default_store())
-            if store.content_hash != ensemble.manifests()[0].store_hash:
-                raise InputError(f"{store.path}: not the store of the runs any more")
-            store.use_fold(config.fold)
-            device = choose_device(config.runtime.device)
-            calibrations = [Calibration.load(run.calibration) for run in ensemble.members]
-            models = [TrainedModel.load(run.best, device) for run in ensemble.members]
-        except InputError as error:
-            log.warning("ensemble %s: predictions without sigma (%s)", ensemble.id, error)
-            return None
-        known = [found for found in calibrations if found is not None]
-        if len(known) < len(calibrations):
-            log.warning("ensemble %s: predictions without sigma: not calibrated", ensemble.id)
-            return None
-        return cls(models, known, store, device)
-
-    def of_split(self, split: str) -> dict[str, npt.NDArray[np.float64]]:
-        """Sigma by property, rows as in the store."""
-        indices = self.store.split_indices(split)
-        outputs, distances = [], []
-        for model, calibration in zip(self.models, self.calibrations, strict=True):
-            limit = model.config.training.max_edges
-            found = infer(
-                model.model, self.store, indices,
-                device=self.device, dtype=model.dtype, max_edges=limit,
-            )  # fmt: skip
-            outputs.append(found)
-            distances.append(calibration.embedding.distance(found.vectors))
-        sigma = self.estimator.estimate(outputs, np.stack(distances)).sigma
-        names = self.models[0].scaler.reported
-        return {name: sigma[:, column] for column, name in enumerate(names)}
+def _uncertainty(ensemble: Ensemble) -> Callable[[str], Estimate] | None:
+    """Uncertainty of the predictions for a split; None, with a warning, without the store."""
+    config = ensemble.members[0].read_config()
+    try:
+        store = Store.open(config.runtime.store or default_store())
+        if store.content_hash != ensemble.manifests()[0].store_hash:
+            raise InputError(f"{store.path}: not the store of the runs any more")
+        store.use_fold(config.fold)
+        predictor = load_predictor(ensemble.members, config.runtime.device)
+    except InputError as error:
+        log.warning("ensemble %s: predictions without sigma (%s)", ensemble.id, error)
+        return None
+    return lambda split: predictor.infer(store, store.split_indices(split)).estimate
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

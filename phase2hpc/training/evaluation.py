@@ -41,7 +41,10 @@ def evaluate(
     model = best.model.to(trainer.device)
     reference = trainer.labels(trainer.train)
     metrics: dict[str, dict[str, PropertyMetrics]] = {}
-    calibration = fit_calibration(best, trainer.store, lambda indices: infer(model, indices))
+    outputs = {split: infer(model, trainer.store.split_indices(split)) for split in SPLITS}
+    calibration = fit_calibration(
+        best, trainer.store, outputs["val"], lambda indices: infer(model, indices)
+    )
     estimator = ErrorEstimator([best.scaler], [calibration])
     if trainer.world.is_main:
         before_write()
@@ -49,17 +52,17 @@ def evaluate(
     for split in SPLITS:
         indices = trainer.store.split_indices(split)
         labels = trainer.labels(indices)
-        outputs = infer(model, indices)
-        prediction = outputs.physical(best.scaler)
+        found = outputs[split]
+        prediction = found.physical(best.scaler)
         metrics[split] = metrics_by_property(trainer.properties, prediction, labels, reference)
         if trainer.world.is_main:
             print(f"\n{split}: {len(indices)} crystals, weights of epoch {best.epoch}")
             print(metrics_table(metrics[split], trainer.scaler.units), flush=True)
             before_write()
-            distance = calibration.embedding.distance(outputs.vectors)
-            estimate = estimator.estimate([outputs], distance[None])
+            distance = calibration.embedding.distance(found.vectors)
+            estimate = estimator.estimate([found], distance[None])
             LabelledPredictions.of_store(
-                trainer.store, indices, trainer.properties, prediction, labels, estimate.sigma
+                trainer.store, indices, trainer.properties, prediction, labels, estimate
             ).write(run.predictions(split))
     if trainer.world.is_main:
         before_write()

@@ -43,6 +43,7 @@ from phase2hpc.training.resume_state import restore, store_has_changed
 from phase2hpc.training.run_setup import never_started, new_directory, write_first_files
 from phase2hpc.training.stop_request import StopRequest
 from phase2hpc.training.trainer import Trainer
+from phase2hpc.training.tuning.study import choose_settings, tell_score
 from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.atomic_io import clear_partials
 from phase2hpc.utils.os_errors import write_error
@@ -191,6 +192,7 @@ def _continue_run(
             with world.fail_on_all_ranks():
                 if job is not None:
                     world.run_on_main(lambda: job.at_start(run))
+                config = world.run_on_main(partial(choose_settings, run, config))
                 trainer = _restored_trainer(run, config, world, accept_changes)
         except BaseException as error:
             # An invalid request of an interactive resume is not a failure of the run.
@@ -285,6 +287,7 @@ def _train_and_evaluate(
     if world.is_main:
         # First: who follows the log stops a moment after the run is marked as finished.
         print(f"\nresults: {run.path}", flush=True)
+        tell_score(run)
         if at_end is not None:
             at_end(run)
         _end_ensemble(run, at_end)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "phase2hpc"
 # Each adds to those before it; "" is the base install.
-EXTRAS = ("", "data", "train")
+EXTRAS = ("", "data", "train", "tune")
 # Modules that do not have their distribution's name.
 _MODULES = {"pyyaml": "yaml"}
 

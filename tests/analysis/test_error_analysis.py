@@ -11,6 +11,7 @@ from phase2hpc.analysis.error_analysis import (
     by_size,
     calibration,
     elements_of,
+    interval_coverage,
     worst,
 )
 from phase2hpc.inference.labelled_predictions import LabelledPredictions
@@ -78,3 +79,18 @@ def test_calibration(factor: float) -> None:
 
 def test_no_calibration_without_sigma(table: LabelledPredictions) -> None:
     assert calibration(table, "gap") is None
+
+
+def test_coverage_of_the_intervals(table: LabelledPredictions) -> None:
+    """Inside, below, above; without a label; and zero by symmetry, which is left out."""
+    assert interval_coverage(table, "gap") is None
+    five = LabelledPredictions(
+        list("abcde"), [""] * 5, np.ones(5, dtype=np.int64),
+        {"gap": np.array([1.0, 2.0, 3.0, NAN, 0.0])}, {"gap": np.array([1.5, 1.0, 6.0, 4.0, 0.0])},
+        {"gap": np.array([0.5, 0.5, 4.0, 1.0, 0.0])}, {"gap": np.array([1.0, 0.5, 4.0, 3.0, 0.0])},
+        {"gap": np.array([2.0, 1.5, 8.0, 5.0, 0.0])},
+    )  # fmt: skip
+    found = interval_coverage(five, "gap")
+    assert found is not None and found.n == 3
+    assert (found.share, found.within_sigma) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert found.se == pytest.approx(np.sqrt(0.9 * 0.1 / 3))

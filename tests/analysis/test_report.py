@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from phase2hpc.analysis import report
-from phase2hpc.analysis.error_analysis import calibration
+from phase2hpc.analysis.error_analysis import calibration, interval_coverage
 from phase2hpc.analysis.report import place_in_periodic_table, report_html, write_report_of
 from phase2hpc.analysis.run_results import results_of_run
 from phase2hpc.errors import InputError
@@ -92,13 +92,17 @@ def test_nine_properties(copied: RunDirectory, command: Command) -> None:
     for words in ("epochs = 3 (level: 40)", copied.read_manifest().store_hash[:16], "crystals/s"):
         assert words in page.text
     assert "No sigma" not in page.text
+    covered = interval_coverage(table, "band_gap")
+    assert covered is not None and "in 90% interval" in page.text
+    assert f"{100 * covered.share:.1f}% \u00b1 {100 * covered.se:.1f}" in page.text
     assert "\u03c1 = " in page.text and "nominal coverage" in page.text
 
 
 def test_without_sigma(copied: RunDirectory) -> None:
     table = read_labelled_predictions(copied.predictions_test)
-    replace(table, sigma={}).write(copied.predictions_test)
+    replace(table, sigma={}, low={}, high={}).write(copied.predictions_test)
     page = check_self_contained(report_html([results_of_run(copied)]))
+    assert "90% interval" not in page.text
     assert "No sigma" in page.text and "nominal coverage" not in page.text
 
 
@@ -144,6 +148,8 @@ def test_crowded_and_hostile(copied: RunDirectory) -> None:
         target=names,
         prediction={name: v + 0.3 * rng.normal(size=len(v)) for name, v in names.items()},
         sigma={name: np.full(len(v), 0.3) for name, v in names.items()},
+        low={name: v - 0.5 for name, v in names.items()},
+        high={name: v + 0.5 for name, v in names.items()},
     )
     many.write(copied.predictions_test)
     html = report_html([results_of_run(copied)])

@@ -89,3 +89,64 @@ def test_columns_of_other_names_and_units(
     labels = table(tmp_path, "band_gap (meV)")
     code, _, err = command("evaluate", run, folder, "--labels", labels)
     assert code == 2 and "band_gap has another unit here" in err and err.count("\n") == 1
+
+
+def test_a_store_is_a_source(
+    trained: dict[str, RunDirectory], tiny: Any, command: Command, tmp_path: Path
+) -> None:
+    """Its labelled test crystals, with the errors that training wrote; its own coordinates."""
+    run, output = trained["e3nn"], tmp_path / "errors.json"
+    code, out, err = command("evaluate", run.path, tiny.store, "--json", "--output", output)
+    assert code == 0 and "warning" not in err
+    metrics = json.loads(run.metrics_json.read_text())["test"]
+    found = json.loads(out)["metrics"]
+    for name, known in metrics.items():
+        assert found[name]["n"] == known["n"]
+        if known["n"]:
+            assert found[name]["mae"] == pytest.approx(known["mae"], rel=1e-4, abs=1e-6)
+    rows = json.loads(output.read_text())
+    assert [row["id"] for row in rows] == [r["id"] for r in tiny.of_split("test")]
+    assert rows[0]["input"].startswith("tiny.h5#") and rows[0]["band_gap_target"] is not None
+    counts = {}
+    for split in ("val", "all"):
+        code, out, err = command("evaluate", run.path, tiny.store, "--split", split, "--json")
+        assert code == 0 and "the model" in err
+        counts[split] = json.loads(out)["metrics"]["ehull"]["n"]
+    assert counts["val"] == 20 and counts["all"] > 100
+
+
+def test_what_a_store_cannot_give(
+    trained: dict[str, RunDirectory], tiny: Any, command: Command, tmp_path: Path
+) -> None:
+    run = trained["cgcnn"].path
+    cases = [
+        ((tiny.store, "--split", "some"), "choose train, val, test or all"),
+        ((tiny.source, "--split", "val"), "only with a store (.h5)"),
+        ((tiny.source, "--labels", tiny.source), "name one folder as SOURCE"),
+    ]
+    damaged = tmp_path / "damaged.h5"
+    damaged.write_bytes(tiny.store.read_bytes()[:3000])
+    cases.append(((damaged,), "damaged.h5"))
+    other = tmp_path / "other.h5"
+    write_salts(tmp_path, other)
+    cases.append(((other,), "label columns: hardness"))
+    for arguments, words in cases:
+        code, _, err = command("evaluate", run, *arguments)
+        assert code == 2 and words in err and err.count("\n") == 1, err
+    code, out, _ = command("evaluate", run, other, "--rename", "hardness=band_gap", "--json")
+    assert code == 0 and json.loads(out)["metrics"]["band_gap"]["n"] == 1
+
+
+def write_salts(folder: Path, store: Path) -> None:
+    """A store of three crystals, one in each split, with a column of its own."""
+    from phase2hpc.data.prepare import prepare_store
+
+    records = [
+        {"id": split, "lattice": [[a, 0, 0], [0, a, 0], [0, 0, a]], "species": ["Cs", "Cl"],
+         "frac_coords": [[0, 0, 0], [0.5, 0.5, 0.5]], "properties": {"hardness": 1.0},
+         "split": split}
+        for split, a in (("train", 4.0), ("val", 4.1), ("test", 4.2))
+    ]  # fmt: skip
+    source = folder / "salts.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    prepare_store([source], store, workers=1)

@@ -16,11 +16,6 @@ from phase2hpc.checkpointing.plain_values import to_plain
 from phase2hpc.runs.run_directory import RunDirectory
 
 
-@pytest.fixture
-def run(tmp_path):
-    return RunDirectory(tmp_path)
-
-
 @pytest.mark.parametrize("mmap", [False, True])
 def test_torch_loads_it_by_itself(run: RunDirectory, mmap: bool) -> None:
     weights = {"w": torch.arange(70_000.0), "b": torch.ones(3, 2).T, "none": torch.zeros(0)}

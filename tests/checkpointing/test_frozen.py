@@ -14,7 +14,7 @@ from phase2hpc.checkpointing.schema import SCHEMA_VERSION
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import predict_graphs
+from phase2hpc.inference.batched import infer
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory, create_run, family_folder
@@ -29,7 +29,7 @@ def test_a_frozen_best_predicts_as_it_did(version, tiny) -> None:
     assert best.elements and best.epoch >= 1 and best.score > 0
     store = Store.open(tiny.store)
     indices = store.split_indices("test")
-    predicted = predict_graphs(best.model, best.scaler, store, indices, device=torch.device("cpu"))
+    predicted = infer(best.model, store, indices, device=torch.device("cpu")).physical(best.scaler)
     with open(FROZEN / f"predictions_v{version}.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == store.ids(indices)
@@ -39,7 +39,8 @@ def test_a_frozen_best_predicts_as_it_did(version, tiny) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_frozen_checkpoint_is_gone_on_from(version, tiny, train_tiny, tmp_path, capsys) -> None:
-    """To an end like that of the run that it was taken from: dropout draws other numbers now."""
+    """To the end of the run that it was taken from, but for the rounding of another numerics
+    version."""
     saved = TrainedModel.load(FROZEN / f"best_v{version}.pt").config
     runtime = saved.runtime.model_copy(update={"store": tiny.store, "models_dir": tmp_path})
     config = RunConfig.model_validate(saved.model_copy(update={"runtime": runtime}).model_dump())
@@ -58,8 +59,9 @@ def test_a_frozen_checkpoint_is_gone_on_from(version, tiny, train_tiny, tmp_path
     history = json.loads(run.history.read_text())
     assert [record["epoch"] for record in history] == [1, 2, 3]
     for record, old in zip(history, wanted, strict=True):
-        # The first epoch ended before the checkpoint.
-        tolerance = 1e-3 if record["epoch"] == 1 else 0.5
+        # The first epoch ended before the checkpoint. In the five steps after it the difference of
+        # rounding grows to 2e-6 of a value; other processors may differ by more.
+        tolerance = 0.0 if record["epoch"] == 1 else 1e-4
         assert record["step"] == old["step"] and record["lr"] == pytest.approx(old["lr"])
         for key in ("train_loss", "val_score"):
-            assert record[key] == pytest.approx(old[key], rel=tolerance), key
+            assert record[key] == pytest.approx(old[key], rel=tolerance, abs=0.0), key

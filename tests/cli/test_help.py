@@ -44,6 +44,9 @@ def test_every_command(path, command) -> None:
     code, out, err = command(*path, "-h")
     assert (code, err) == (0, "") and out == command(*path, "--help")[1]
     assert max(map(len, out.splitlines())) <= 80
+    # Arguments as RUN, SOURCE... and [SOURCE...], in every version of typer.
+    usage = re.search(r"^ Usage: phase2hpc (.*(?:\n [^ ].*)*)", out, re.M)
+    assert usage and not re.search(r"[{}]|\.\.\.\S*\.\.\.|\]\.\.\.", usage[1]), usage
     # No type in place of a value's name, no markup as it stands.
     assert not re.search(r"<\w+>|\bTEXT\b|`", out), out
     examples = re.findall(r"^ Example: (.*(?:\n [^ ].*)*)", out, re.M)
@@ -74,8 +77,9 @@ def test_groups_of_commands(command) -> None:
     assert command("-V") == command("--version")
 
 
-TABLES = ("levels", "status", "doctor", "predict", "evaluate", "store info", "runs list",
-          "runs show", "runs compare", "runs prune")  # fmt: skip
+TABLES = ("prepare", "levels", "status", "doctor", "predict", "evaluate", "store info",
+          "store verify", "store merge", "runs list", "runs show", "runs compare",
+          "runs prune")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -109,3 +113,30 @@ def test_fields_of_a_store(command, tiny) -> None:
     found = json.loads(out)
     assert code == 0 and found.keys() <= documented("store info")
     assert found["crystals"] == 150 and found["path"] == str(tiny.store)
+
+
+def test_fields_of_prepare_verify_and_merge(command, tiny, tmp_path) -> None:
+    records = [json.dumps(record) + "\n" for record in tiny.records]
+    for name, part in (("a", records[::2]), ("b", records[1::2])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(part))
+        code, out, _ = command("prepare", tmp_path / f"{name}.jsonl", "--store",
+                               tmp_path / f"{name}.h5", "--json")  # fmt: skip
+        found = json.loads(out)
+        assert code == 0 and found.keys() <= documented("prepare") and found["kept"] == 75
+    both = tmp_path / "both.h5"
+    code, out, _ = command("store", "merge", tmp_path / "a.h5", tmp_path / "b.h5", "--store", both,
+                           "--json")  # fmt: skip
+    merged = json.loads(out)
+    assert code == 0 and merged.keys() <= documented("store merge") and merged["crystals"] == 150
+    code, out, _ = command("store", "verify", both, "--json")
+    found = json.loads(out)
+    assert code == 0 and found.keys() <= documented("store verify")
+    assert found["ok"] and found["content_hash"] == merged["content_hash"]
+    data = bytearray(both.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    both.write_bytes(data)
+    code, out, _ = command("store", "verify", both, "--json")
+    found = json.loads(out)
+    assert code == 1 and not found["ok"] and found["problems"]
+    code, _, err = command("prepare", tiny.source, "--shards", 2, "--json")
+    assert code == 2 and "not with --shards" in err

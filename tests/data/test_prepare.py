@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from paths import SAMPLE
 
+from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.data.convert import Converter, Rejection, graphs_of
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.prepare import prepare_store
@@ -103,16 +104,24 @@ def test_already_there(source: Path, tmp_path: Path) -> None:
     assert again.content_hash == first.content_hash
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     for options, word in (
-        ({"settings": GraphSettings(cutoff=4.0)}, "made with cutoff 6.0 -> 4.0: "),
-        ({"max_atoms": 50}, "made with max_atoms 1000 -> 50: "),
-        ({"split": "random"}, "split by default -> random, seed None -> 0: "),
-        ({"float64": True}, "float64 False -> True: "),
+        (
+            {"settings": GraphSettings(cutoff=4.0)},
+            "made with --cutoff 6, now --cutoff 4: give the",
+        ),
+        ({"max_atoms": 50}, "made with --max-atoms 1000, now --max-atoms 50: "),
+        ({"split": "random"}, "made without --split random, now with it; without --seed 0"),
+        ({"float64": True}, "made without --float64, now with it: "),
+        ({"rename": {("", "band_gap"): "Eg"}}, "made without --rename band_gap=Eg, now with it: "),
+        (
+            {"columns": {"band_gap": ColumnSettings(unit="eV", lower_bound=0.0)}},
+            "made without --column band_gap:unit=eV,min=0.0, now with it: ",
+        ),
     ):
         with pytest.raises(InputError, match=word) as refusal:
             prepare_store([moved], path, workers=1, **options)  # type: ignore[arg-type]
         assert "--overwrite" in str(refusal.value)
     more = write_source(tmp_path / "more.jsonl", records(2))
-    with pytest.raises(InputError, match="made with other sources: "):
+    with pytest.raises(InputError, match="made from other sources: "):
         prepare_store([moved, more], path, workers=1)
     other = prepare_store([moved], path, GraphSettings(cutoff=4.0), workers=1, overwrite=True)
     assert other.content_hash != first.content_hash and not other.already_there
@@ -333,11 +342,13 @@ def test_the_limit_of_atoms_is_a_setting(tmp_path: Path, command: Any) -> None:
 
 
 def test_a_store_of_an_earlier_version_names_no_limit_of_atoms(tmp_path: Path) -> None:
-    from phase2hpc.data.preparation_record import _differences
+    from phase2hpc.data.preparation_difference import difference
 
     old = {"sources": ["x"], "float64": False}
-    assert _differences(old, {**old, "max_atoms": 1000}) == ""
-    assert _differences(old, {**old, "max_atoms": 2000}) == "made with max_atoms 1000 -> 2000"
+    assert difference(old, {**old, "max_atoms": 1000}) == ""
+    assert difference(old, {**old, "max_atoms": 2000}) == (
+        "made with --max-atoms 1000, now --max-atoms 2000"
+    )
 
 
 def test_the_content_of_a_store_stays_the_same(tmp_path: Path) -> None:

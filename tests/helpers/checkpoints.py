@@ -1,4 +1,5 @@
-"""Contents of checkpoint files, and files of both formats with checksums that are right."""
+"""Contents of checkpoint files, files of both formats with checksums that are right, and run
+directories of them."""
 
 from __future__ import annotations
 
@@ -10,6 +11,11 @@ from typing import Any
 import torch
 
 from phase2hpc.checkpointing.file_format import COMMENT_SIZE, seal
+from phase2hpc.checkpointing.manager import load_newest
+from phase2hpc.runs.run_directory import RunDirectory
+
+# The functions of os that a checkpoint is written and read with.
+STEPS = ("open", "write", "fsync", "pread", "link", "replace", "close", "unlink", "listdir")
 
 SCALER: dict[str, Any] = {
     "properties": ["ehull"], "mean": [0.0], "std": [1.0], "asinh_scale": [0.0],
@@ -69,3 +75,23 @@ def torch_saved(content: Any, **options: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer, **options)
     return buffer.getvalue()
+
+
+def names(run: RunDirectory) -> list[str]:
+    return sorted(path.name for path in run.path.iterdir())
+
+
+def found_step(run: RunDirectory) -> int:
+    """The step of the state that is found, which must be whole."""
+    found = load_newest(run)
+    assert found is not None
+    state, step, _ = found
+    assert state["step"] == step
+    weights = state["model"]["weights"]
+    assert torch.equal(weights, torch.full_like(weights, float(step)))
+    return step
+
+
+def clear(run: RunDirectory) -> None:
+    for path in run.path.iterdir():
+        path.unlink()

@@ -56,17 +56,19 @@ def test_written_and_read_back(tmp_path: Path) -> None:
         ["a", "b,c"], ["NaCl", ""], np.array([2, 0]),
         {"gap": np.array([1.0, nan]), "mass": np.array([nan, nan])},
         {"gap": np.array([1.25, 2.0]), "mass": np.array([0.5, nan])},
-        {"gap": np.array([0.1, nan])},
+        {"gap": np.array([0.1, nan])}, {"gap": np.array([1.0, nan])},
+        {"gap": np.array([1.5, nan])},
     )  # fmt: skip
     path = tmp_path / "p.csv"
     table.write(path)
-    assert path.read_text().splitlines()[1] == "a,NaCl,2,1,1.25,0.1,0.25,,0.5,,"
+    assert path.read_text().splitlines()[1] == "a,NaCl,2,1,1.25,0.1,1,1.5,0.25,,0.5,,,,"
     again = read_labelled_predictions(path)
     assert again.properties == ("gap", "mass") and again.ids == table.ids
     for name in table.properties:
         for mine, other in ((again.target, table.target), (again.prediction, table.prediction)):
             np.testing.assert_array_equal(mine[name], other[name])
         np.testing.assert_array_equal(again.sigma_of(name), table.sigma_of(name))
+        np.testing.assert_array_equal(again.interval_of(name), table.interval_of(name))
     assert again.rows() == table.rows()
 
 

@@ -69,6 +69,15 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> list[int]:
     return written
 
 
+def leave_unfinished(request: PredictionRequest, output: Path, chunks: int) -> list[int]:
+    """Interrupt a prediction after so many chunks; their numbers."""
+    with pytest.MonkeyPatch.context() as context:
+        written = interrupt(context, chunks)
+        with pytest.raises(Interrupted):
+            predict_table(request, output)
+    return written
+
+
 @pytest.mark.parametrize("name", ["out.csv", "out.json"])
 def test_it_goes_on_where_it_was(
     name: str, request_: PredictionRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -77,10 +86,7 @@ def test_it_goes_on_where_it_was(
     expected = undisturbed(request_, tmp_path / f"whole-{name}")
     output = tmp_path / name
     output.write_text("of before")
-    with monkeypatch.context() as context:
-        first = interrupt(context, 2)
-        with pytest.raises(Interrupted):
-            predict_table(request_, output)
+    first = leave_unfinished(request_, output, 2)
     assert output.read_text() == "of before", "nobody reads half a table"
     # The last line was being written.
     part = next(output.with_name(f"{name}.unfinished").rglob("*.jsonl"))
@@ -98,14 +104,10 @@ def test_it_goes_on_where_it_was(
 
 
 def test_other_settings_start_anew(
-    request_: PredictionRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    request_: PredictionRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     output = tmp_path / "out.csv"
-    with monkeypatch.context() as context:
-        interrupt(context, 2)
-        with pytest.raises(Interrupted):
-            predict_table(request_, output)
+    leave_unfinished(request_, output, 2)
     other = replace(request_, max_atoms=3)
     with caplog.at_level(logging.WARNING):
         predict_table(other, output)
@@ -114,14 +116,10 @@ def test_other_settings_start_anew(
 
 
 def test_a_changed_input_starts_anew(
-    request_: PredictionRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    request_: PredictionRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     output = tmp_path / "out.csv"
-    with monkeypatch.context() as context:
-        interrupt(context, 1)
-        with pytest.raises(Interrupted):
-            predict_table(request_, output)
+    leave_unfinished(request_, output, 1)
     folder = Path(request_.inputs[0])
     (folder / "00a.cif").write_text((folder / "00.cif").read_text())
     with caplog.at_level(logging.WARNING):

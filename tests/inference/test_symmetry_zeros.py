@@ -10,7 +10,7 @@ from tiny import Tiny
 from phase2hpc.config.algorithms import ALGORITHMS
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.store.reader import Store
-from phase2hpc.inference.batched import predict_graphs
+from phase2hpc.inference.batched import infer
 from phase2hpc.inference.symmetry_zeros import zero_by_symmetry
 from phase2hpc.inference.target_scaler import TargetScaler
 from phase2hpc.models.multitask import build_model
@@ -29,7 +29,7 @@ def test_forbidden_by_symmetry_is_zero_in_predictions() -> None:
     algorithm = ALGORITHMS["e3nn"]
     settings = algorithm.settings(**algorithm.presets["small"])
     model = build_model(algorithm, settings, GRAPH, PROPERTIES).eval()
-    found = predict_graphs(model, scaler, crystals, indices, device=torch.device("cpu"))
+    found = infer(model, crystals, indices, device=torch.device("cpu")).physical(scaler)
     zero = zero_by_symmetry(crystals, indices, PROPERTIES)
     names = list(IDS)
     assert not zero[:, 0].any()

@@ -10,7 +10,7 @@ from phase2hpc.checkpointing.file_format import prepare_state
 from phase2hpc.checkpointing.manager import load_best, load_newest
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import predict_graphs
+from phase2hpc.inference.batched import infer
 from phase2hpc.inference.trained_model import TrainedModel
 
 
@@ -51,7 +51,7 @@ def test_saved_and_loaded_predicts_the_same_bits(trained, tiny, tmp_path) -> Non
     again = TrainedModel.load(other.best)
     device = torch.device("cpu")
     first, second = (
-        predict_graphs(b.model, b.scaler, store, indices, device=device) for b in (best, again)
+        infer(b.model, store, indices, device=device).physical(b.scaler) for b in (best, again)
     )
     assert np.isfinite(first).all() and np.array_equal(first, second)
 
@@ -62,11 +62,10 @@ def test_nothing_of_the_company_in_a_batch(trained, tiny) -> None:
     for run in trained.values():
         best = TrainedModel.load(run.best)
         device = torch.device("cpu")
-        together = predict_graphs(best.model, best.scaler, store, everything, device=device)
+        together = infer(best.model, store, everything, device=device).physical(best.scaler)
         for i in everything[::25]:
-            alone = predict_graphs(
-                best.model, best.scaler, store, everything[i : i + 1], device=device
-            )
+            one = infer(best.model, store, everything[i : i + 1], device=device)
+            alone = one.physical(best.scaler)
             np.testing.assert_allclose(alone[0], together[i], rtol=1e-5, atol=1e-5)
 
 

@@ -291,3 +291,27 @@ def test_a_trained_run_still_predicts(train_tiny, tmp_path):
 )
 def test_sizes(size, text):
     assert format_size(size) == text
+
+
+def test_results_of_an_ensemble_go_with_its_last_run(make, tmp_path):
+    for name, state in (("a-s0", "finished"), ("b-s0", "failed")):
+        make(name, state, ensemble=name[0], ensemble_size=2, **DEAD)
+    for name in "abc":
+        folder = tmp_path / FAMILY / f"ensemble_{name}"
+        folder.mkdir()
+        (folder / "metrics.json").write_bytes(os.urandom(SIZE))
+
+    def ensembles(failed):
+        found = plan(tmp_path, failed).leftovers
+        return {path.name for one in found if one.run is None for path in one.paths}
+
+    assert ensembles(False) == {"ensemble_c"}
+    assert ensembles(True) == {"ensemble_b", "ensemble_c"}
+    assert "results of ensemble c, whose runs are gone" in plan(tmp_path).text()
+    chosen = plan(tmp_path, True)
+    # Another seed is submitted since the plan was made.
+    make("b-s1", "submitted", ensemble="b", ensemble_size=2)
+    _, problems = remove(chosen)
+    assert [line for line in problems if "ensemble_b: a run of the ensemble is still there" in line]
+    left = {path.name for path in (tmp_path / FAMILY).glob("ensemble_*")}
+    assert left == {"ensemble_a", "ensemble_b"}

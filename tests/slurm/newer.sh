@@ -16,6 +16,7 @@ if [[ $(id -u) -ne 0 ]] || ! command -v debootstrap >/dev/null; then
   exit 2
 fi
 if [[ ! -e $root/.complete ]]; then
+  mkdir -p build
   rm -rf "$root"
   debootstrap --variant=minbase "$suite" "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" \
     >"$root.log" || { tail -n 20 "$root.log" >&2; exit 1; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from same_run import assert_same_run
 from phase2hpc.analysis.comparison import compare, runs_to_compare
 from phase2hpc.errors import InputError, StoppedEarly
 from phase2hpc.inference.labelled_predictions import read_labelled_predictions
+from phase2hpc.inference.predictor import load_predictor
 from phase2hpc.runs.ensemble import Ensemble, find_ensemble
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.training.ensemble_results import write_ensemble_results
 from phase2hpc.training.request import TrainRequest
 from phase2hpc.training.runner import train
 from phase2hpc.training.trainer import Trainer
@@ -76,6 +79,8 @@ def test_its_id_works_everywhere(
         # Where validation has too few labels there is none, here and there.
         sigmas = [np.nan if row[f"{name}_sigma"] is None else row[f"{name}_sigma"] for row in rows]
         np.testing.assert_allclose(sigmas, table.sigma_of(name), rtol=1e-3, atol=1e-4)
+        highs = [np.nan if row[f"{name}_high"] is None else row[f"{name}_high"] for row in rows]
+        np.testing.assert_allclose(highs, table.interval_of(name)[1], rtol=1e-3, atol=1e-4)
     metrics = json.loads(ensemble.results.metrics_json.read_text())["test"]
     code, out, _ = command("evaluate", "e", source, "--json", *where)
     assert code == 0
@@ -156,3 +161,26 @@ def test_stopped_in_its_second_run_and_resumed(
 def test_what_cannot_be(arguments: list[str], words: str, command: Command, tmp_path: Path) -> None:
     code, _, err = command("train", "--level", "lite", "--models-dir", tmp_path, *arguments)
     assert code == 2 and words in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_members_without_calibration_have_one_sigma_everywhere(
+    ensemble: Ensemble, tiny: Any, command: Command, tmp_path: Path, caplog: Any
+) -> None:
+    """Their spread, in the ensemble's own table as by ``predict``."""
+    models = tmp_path / "models"
+    shutil.copytree(models_of(ensemble), models)
+    copied = find_ensemble(models, "e")
+    assert copied is not None
+    for run in copied.members:
+        run.calibration.unlink()
+    write_ensemble_results(copied)
+    assert "not calibrated" in caplog.text
+    table = read_labelled_predictions(copied.results.predictions_test)
+    tables = [read_labelled_predictions(run.predictions_test) for run in copied.members]
+    frame = load_predictor(copied.members).predict(tiny.source).set_index("id")
+    for name in table.properties:
+        spread = np.std([one.prediction[name] for one in tables], axis=0, ddof=1)
+        np.testing.assert_allclose(table.sigma_of(name), spread, rtol=1e-3, atol=1e-4)
+        sigmas = frame.loc[table.ids, f"{name}_sigma"]
+        np.testing.assert_allclose(table.sigma_of(name), sigmas, rtol=1e-3, atol=1e-4)
+        assert np.isnan(table.interval_of(name)).all()

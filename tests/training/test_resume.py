@@ -33,12 +33,6 @@ STEPS_AN_EPOCH = 5
 STEPS = 3 * STEPS_AN_EPOCH
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(train_tiny, tmp_path_factory) -> dict[str, RunDirectory]:
-    models = tmp_path_factory.mktemp("uninterrupted")
-    return {a: train_tiny(models, a, properties="all9") for a in ("e3nn", "cgcnn")}
-
-
 def interrupt(monkeypatch, when: Callable[[Trainer], bool], method: str, act) -> None:
     """Do ``act`` after the trainer's ``method`` where ``when`` is true of it."""
     owner = Trainer if hasattr(Trainer, method) else loop.TrainingLoop
@@ -68,7 +62,7 @@ def interrupt(monkeypatch, when: Callable[[Trainer], bool], method: str, act) ->
     ],
 )
 def test_stopping_at_a_step_changes_nothing(
-    algorithm, method, step, train_tiny, uninterrupted, tmp_path, monkeypatch
+    algorithm, method, step, train_tiny, trained, tmp_path, monkeypatch
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt(
@@ -76,8 +70,8 @@ def test_stopping_at_a_step_changes_nothing(
         )
         with pytest.raises(StoppedEarly, match=f"SIGUSR2.*step {step} of {STEPS}"):
             train_tiny(tmp_path, algorithm, properties="all9")
-    reference = uninterrupted[algorithm]
-    run = RunDirectory(tmp_path / reference.family / reference.path.name)
+    reference = trained[algorithm]
+    run = RunDirectory(tmp_path / reference.family / "run_one")
     manifest = run.read_manifest()
     epochs = step // STEPS_AN_EPOCH - (method == "optimise" and step % STEPS_AN_EPOCH == 0)
     assert (manifest.state, manifest.step, manifest.epoch) == ("stopped", step, epochs)
@@ -89,7 +83,7 @@ def test_stopping_at_a_step_changes_nothing(
 
 @pytest.mark.parametrize("algorithm", ["e3nn", "cgcnn"])
 def test_stopping_again_and_again_changes_nothing(
-    algorithm, train_tiny, uninterrupted, tmp_path, monkeypatch
+    algorithm, train_tiny, trained, tmp_path, monkeypatch
 ) -> None:
     interrupt(
         monkeypatch, lambda t: t.step % 4 == 1, "optimise",
@@ -104,7 +98,7 @@ def test_stopping_again_and_again_changes_nothing(
             stops, resume = stops + 1, True
             disturb()
     assert stops == 4
-    assert_same_run(run, uninterrupted[algorithm])
+    assert_same_run(run, trained[algorithm])
 
 
 class Crash(Exception):
@@ -117,7 +111,7 @@ def crash() -> None:
 
 @pytest.mark.parametrize("method", ["optimise", "_end_epoch"])
 def test_a_crash_falls_back_to_the_last_checkpoint(
-    method, train_tiny, uninterrupted, tmp_path, monkeypatch
+    method, train_tiny, trained, tmp_path, monkeypatch
 ) -> None:
     """Behind it best.pt, TensorBoard and history may be ahead of the state that is resumed."""
     with monkeypatch.context() as patch:
@@ -129,7 +123,7 @@ def test_a_crash_falls_back_to_the_last_checkpoint(
     assert run.read_manifest().state == "failed" and "Crash" in run.read_manifest().message
     disturb()
     train_tiny(tmp_path, resume=True, properties=None)
-    assert_same_run(run, uninterrupted["cgcnn"])
+    assert_same_run(run, trained["cgcnn"])
 
 
 @pytest.mark.parametrize("saved", [True, False])
@@ -161,7 +155,7 @@ def scalar(run: RunDirectory, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(name)]
 
 
-def test_scalars_are_not_written_twice(train_tiny, uninterrupted, tmp_path, monkeypatch) -> None:
+def test_scalars_are_not_written_twice(train_tiny, trained, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         interrupt(patch, lambda t: t.step == 10, "_end_epoch", crash)
         with pytest.raises(Crash):
@@ -169,12 +163,12 @@ def test_scalars_are_not_written_twice(train_tiny, uninterrupted, tmp_path, monk
     # Event files are read in the order of their names, which begin with the second.
     time.sleep(1.1)
     run = train_tiny(tmp_path, resume=True, properties=None)
-    assert scalar(run, "val_score") == scalar(uninterrupted["cgcnn"], "val_score")
+    assert scalar(run, "val_score") == scalar(trained["cgcnn"], "val_score")
     assert [step for step, _ in scalar(run, "lr")] == [5, 10, 15]
 
 
 def test_a_damaged_newest_checkpoint_leaves_the_older_one(
-    train_tiny, uninterrupted, tmp_path, monkeypatch, capsys
+    train_tiny, trained, tmp_path, monkeypatch, capsys
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt(patch, lambda t: t.step == 10, "optimise", crash)
@@ -187,7 +181,7 @@ def test_a_damaged_newest_checkpoint_leaves_the_older_one(
     run.checkpoint.write_bytes(data)
     train_tiny(tmp_path, resume=True, properties=None)
     assert "resuming from step 6 of 15 (checkpoint_6.pt)" in capsys.readouterr().out
-    assert_same_run(run, uninterrupted["cgcnn"])
+    assert_same_run(run, trained["cgcnn"])
     assert len(run.damaged_checkpoints()) == 1
 
 
@@ -276,12 +270,12 @@ def test_a_signal_stops_with_state_saved_and_resume_finishes(
 # ---- when it saves and stops -----------------------------------------------------------------
 
 
-def test_max_hours_stops_and_resume_goes_on(train_tiny, uninterrupted, tmp_path) -> None:
+def test_max_hours_stops_and_resume_goes_on(train_tiny, trained, tmp_path) -> None:
     words = r"--max-hours reached \(0:00:00\): state saved at step 1 of"
     with pytest.raises(StoppedEarly, match=words):
         train_tiny(tmp_path, properties="all9", max_hours=1e-9)
     run = train_tiny(tmp_path, properties=None, resume=True, max_hours=None)
-    assert_same_run(run, uninterrupted["cgcnn"])
+    assert_same_run(run, trained["cgcnn"])
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from phase2hpc.runs import provenance
 from phase2hpc.runs.lease_record import LeaseRecord, find_holder
 from phase2hpc.training import evaluation
 from phase2hpc.training import runner as session
+from phase2hpc.training.loop import TrainingLoop
 from phase2hpc.training.trainer import Trainer
 
 
@@ -218,3 +219,17 @@ def test_the_model_in_best_is_what_the_metrics_are_of(trained, tiny) -> None:
     for column, name in enumerate(trainer.properties):
         error = np.abs(prediction[:, column] - trainer.labels(trainer.val)[:, column])
         assert np.nanmean(error) == pytest.approx(metrics[name]["mae"], rel=1e-12)
+
+
+def test_at_the_end_each_crystal_is_inferred_once(train_tiny, tmp_path, monkeypatch) -> None:
+    """Metrics, predictions and calibration are made of the same outputs."""
+    inferred, infer = [], TrainingLoop.infer_or_stop
+
+    def counted(self, model, indices, label="evaluating"):
+        if label == "evaluating":
+            inferred.extend(indices.tolist())
+        return infer(self, model, indices, label)
+
+    monkeypatch.setattr(TrainingLoop, "infer_or_stop", counted)
+    train_tiny(tmp_path, epochs=1)
+    assert len(inferred) == len(set(inferred)) == LITTLE["cgcnn"]["max_samples"] + 20 + 20

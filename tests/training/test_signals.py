@@ -21,9 +21,9 @@ from phase2hpc.training.stop_request import SIGNALS
 RUN = Path("multitask_cgcnn_lite") / "run_one"
 
 
-@pytest.fixture(scope="module")
-def undisturbed(train_tiny, tmp_path_factory) -> RunDirectory:
-    return train_tiny(tmp_path_factory.mktemp("undisturbed"), properties="all9")
+@pytest.fixture
+def undisturbed(trained) -> RunDirectory:
+    return trained["cgcnn"]
 
 
 def during_a_sync(monkeypatch, run: RunDirectory, act, number: int) -> None:

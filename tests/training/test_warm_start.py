@@ -12,7 +12,7 @@ from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.settings import MAX_EPOCHS
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError, StoppedEarly
-from phase2hpc.inference.batched import predict_graphs
+from phase2hpc.inference.batched import infer
 from phase2hpc.inference.target_scaler import TargetScaler
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.models.multitask import build_model
@@ -43,8 +43,8 @@ def test_a_head_is_converted_to_the_new_scale(trained, tiny) -> None:
     ).eval()
     best.copy_into(model, scaler)
     indices, cpu = np.arange(20), torch.device("cpu")
-    expected = predict_graphs(best.model, best.scaler, store, indices, device=cpu)
-    found = predict_graphs(model, scaler, store, indices, device=cpu)
+    expected = infer(best.model, store, indices, device=cpu).physical(best.scaler)
+    found = infer(model, store, indices, device=cpu).physical(scaler)
     for column, name in enumerate(names):
         there = expected[:, best.scaler.reported.index(name)]
         np.testing.assert_allclose(found[:, column], there, rtol=1e-4, atol=1e-4)

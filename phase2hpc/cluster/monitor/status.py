@@ -58,7 +58,27 @@ def selection_text(
         lines.append(f"job {selection.preparation.job.id}, which prepares the store first: {now}")
     if len(found) == 1:
         return "\n".join([*lines, _detail(found[0], scheduler)])
-    return "\n".join([*lines, table([_row(s) for s in found]), *notes(scheduler)])
+    lines += [table([_row(s) for s in found]), *filter(None, [best_line(found)])]
+    return "\n".join([*lines, *notes(scheduler)])
+
+
+def best_line(found: Sequence[RunStatus]) -> str | None:
+    """The best finished run of a search or sweep so far; None where the scores of these runs do
+    not rank them, or none is finished."""
+    manifests = [s.summary.manifest for s in found if s.summary.manifest]
+    if len({m.ensemble for m in manifests}) != 1 or manifests[0].ensemble is None:
+        return None
+    if len({tuple(m.properties) for m in manifests}) > 1:
+        return None
+    done = [(m.best_score, m) for m in manifests if m.state == "finished"]
+    scored = [(score, m) for score, m in done if score is not None]
+    if not scored:
+        return None
+    score, best = min(scored, key=lambda pair: pair[0])
+    return (
+        f"best so far ({len(scored)} of {len(found)} runs finished): {best.run_id}, score "
+        f"{tables.number(score)} (mean val MAE/MAD) with {one_line(best.ensemble_member or '')}"
+    )
 
 
 def _detail(s: RunStatus, scheduler: SlurmScheduler) -> str:

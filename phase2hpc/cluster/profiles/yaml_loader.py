@@ -51,15 +51,24 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Read the mapping in a file. Raises InputError, with the line, for anything else."""
+def read_small_file(path: Path, what: str) -> bytes:
+    """Raises InputError for a file that is larger than MAX_BYTES or cannot be read."""
     try:
         with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if len(data) > MAX_BYTES:
-        raise InputError(f"{path}: larger than {MAX_BYTES // 1024} KiB: not a profile")
+        raise InputError(f"{path}: larger than {MAX_BYTES // 1024} KiB: not a {what}")
+    return data
+
+
+def read_mapping(path: Path, what: str = "profile") -> dict[str, Any]:
+    """Read the mapping in a file. Raises InputError, with the line, for anything else.
+
+    what: the kind of file in messages.
+    """
+    data = read_small_file(path, what)
     try:
         # A subclass of SafeLoader: constructs no Python objects.
         content = yaml.load(data, Loader=_Loader)
@@ -71,9 +80,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     except RecursionError:
-        raise InputError(f"{path}: nested too deeply: not a profile") from None
+        raise InputError(f"{path}: nested too deeply: not a {what}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise InputError(f"{path}: not a profile: it must have lines of 'field: value'")
+        raise InputError(f"{path}: not a {what}: it must have lines of 'field: value'")
     return content

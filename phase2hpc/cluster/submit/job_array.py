@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from phase2hpc.cluster.submit.array_size import refuse_large_array
 from phase2hpc.cluster.submit.batch_script import chosen_container, job_script
 from phase2hpc.cluster.submit.local_executor import run_calls
 from phase2hpc.cluster.submit.plan import with_partition_limit
-from phase2hpc.cluster.submit.resources import ResourceOverrides, allocate
-from phase2hpc.cluster.submit.sbatch_options import start_after
+from phase2hpc.cluster.submit.resources import AUTO, ResourceOverrides, allocate
+from phase2hpc.cluster.submit.sbatch_options import start_after, with_options
 from phase2hpc.cluster.submit.sharded_work import SHARD_HOURS, ShardedWork, prepare_in_shards
 from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, JobIdUnknown, JobScript
 from phase2hpc.config.algorithms import Resources
@@ -32,12 +32,23 @@ from phase2hpc.runs.job_id import array_id
 LAST_MEMORY_GB = 8
 
 
+@dataclass(frozen=True)
+class ShardJobs:
+    """Jobs of sharded work: the profile (None: they run here), and over it fields by flags of the
+    same name, memory (GiB per node) and time (hours, or auto), of the last job too."""
+
+    profile: str | None = None
+    fields: Mapping[str, str | None] = field(default_factory=dict)
+    memory_gb: float | None = None
+    time: float | str = AUTO
+
+
 def prepare_sharded(
     sources: Sequence[str],
     store: Path,
     options: Mapping[str, Any],
     shards: int,
-    profile: str | None,
+    jobs: ShardJobs,
     *,
     workers: int | None = None,
     overwrite: bool = False,
@@ -56,42 +67,46 @@ def prepare_sharded(
         return
     with suppress(ModuleNotFoundError):  # otherwise the jobs check the options
         _ = shard_task.converter(dict(options)).splitter
-    run_sharded(work, profile)
+    run_sharded(work, jobs)
 
 
-def run_sharded(work: ShardedWork, profile_name: str | None) -> None:
+def run_sharded(work: ShardedWork, jobs: ShardJobs) -> None:
     """Submit the missing shards and the last job, or run them here without a Slurm profile.
 
     Raises InputError or Phase2Error; then no job is left in the queue.
     """
-    profile = find_profile(profile_name) if profile_name else Profile(executor="local")
+    profile = find_profile(jobs.profile) if jobs.profile else Profile(executor="local")
+    profile, _ = with_options(profile, (), jobs.fields)
     profile = with_partition_limit(profile)
     _refuse_if_queued(work)
     missing = work.folder.missing()
     if profile.executor == "slurm":
         refuse_large_array(len(missing))
-    array, last = scripts(work, profile, len(missing))
+    array, last = scripts(work, profile, len(missing), jobs)
     if done := work.folder.count - len(missing):
         print(f"{done} of {work.folder.count} shards exist already", flush=True)
     if profile.executor == "local":
         _run_here(work, array, last, missing)
     else:
-        _submit(work, array, last, missing, str(profile_name))
+        _submit(work, array, last, missing, str(jobs.profile))
 
 
-def scripts(work: ShardedWork, profile: Profile, count: int) -> tuple[JobScript, JobScript]:
+def scripts(
+    work: ShardedWork, profile: Profile, count: int, jobs: ShardJobs
+) -> tuple[JobScript, JobScript]:
     """Batch scripts of an array with ``count`` shards and of the last job. Raises InputError."""
     if "%" in str(work.logs):
         raise InputError(f"{work.logs}: Slurm cannot write logs to a path with '%'")
     container = chosen_container(profile, None)
     # A profile's number of GPUs is one of processes, and a shard is one process.
     profile = profile.model_copy(update={"gpus": profile.gpus and 1})
-    allocation = allocate(work.resources, profile, work.wanted, None)
+    asked: dict[str, Any] = {"memory_gb": jobs.memory_gb, "time": jobs.time}
+    allocation = allocate(work.resources, profile, replace(work.wanted, **asked), None)
     name, folders = work.name, list(work.folders)
     array = job_script(profile, allocation, container, f"{name}-shards", {}, folders)
     array = replace(array, folder=work.logs, count=count, extra=work.extra)
     alone = Resources(SHARD_HOURS, 1, LAST_MEMORY_GB, 0)
-    wanted = ResourceOverrides(nodes=1, gpus_per_node=0, tasks_per_node=1, cpus=1)
+    wanted = ResourceOverrides(nodes=1, gpus_per_node=0, tasks_per_node=1, cpus=1, **asked)
     allocation = allocate(alone, profile, wanted, None)
     last = job_script(profile, allocation, container, f"{name}-{work.join}", {}, folders)
     return array, replace(last, folder=work.logs, extra=work.extra)

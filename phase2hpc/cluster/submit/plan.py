@@ -30,12 +30,22 @@ from phase2hpc.cluster.submit.resources import (
 from phase2hpc.cluster.submit.sbatch_options import start_after, with_options
 from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.cluster.submit.store_size import PlannedStore
-from phase2hpc.cluster.submit.sweep import ALGORITHM, Member, members, parse_sweeps, seeds_at_once
+from phase2hpc.cluster.submit.sweep import (
+    ALGORITHM,
+    Member,
+    Sweep,
+    at_once,
+    members,
+    parse_sweeps,
+    trials,
+)
+from phase2hpc.cluster.submit.tuning import checked_space, read_space
 from phase2hpc.config.algorithm_registry import algorithm_named, level_named
 from phase2hpc.config.level_settings import preset_of
 from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.runs.ensemble import array_folder
 from phase2hpc.runs.job_request import JobRequest
 from phase2hpc.runs.run_directory import (
     PREFIX,
@@ -46,22 +56,23 @@ from phase2hpc.runs.run_directory import (
 )
 from phase2hpc.training.request import TrainRequest, new_config
 from phase2hpc.training.resume_config import resumed_config, run_to_resume
+from phase2hpc.training.tuning.space import Space
+from phase2hpc.training.tuning.study import require_optuna
 from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.package_files import default_store
 from phase2hpc.utils.time_format import format_duration
 
 log = logging.getLogger(__name__)
 
-# Flags of ``submit`` that set the profile's field of the same name.
-FIELD_FLAGS = ("partition", "account", "qos", "constraint", "reservation", "job_name")
 # Placeholder in --dry-run for the id of the job that prepares the store.
 ID_OF_PREPARE = "ID_OF_THE_FIRST_JOB"
 
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """Arguments of ``phase2hpc submit``. fields: of the profile, by flags of the same name.
-    sources: what a missing store is prepared from. dry_run: nothing will be submitted."""
+    """Arguments of ``phase2hpc submit``. tune and space: number of trials and file of a search for
+    settings. fields: of the profile, by flags of the same name. sources: what a missing store is
+    prepared from. dry_run: nothing will be submitted."""
 
     train: TrainRequest
     profile: str
@@ -70,6 +81,8 @@ class SubmitRequest:
     after: str | None = None
     seeds: str | None = None
     sweeps: tuple[str, ...] = ()
+    tune: str | None = None
+    space: Path | None = None
     sbatch: tuple[str, ...] = ()
     fields: Mapping[str, str | None] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
@@ -88,7 +101,8 @@ class PlannedRun:
 @dataclass(frozen=True)
 class Plan:
     """Everything that ``submit`` does. ``prepare``: script of the job that prepares the store, None
-    if the store exists. ``ensemble``: id of the array's runs, None for one job."""
+    if the store exists. ``ensemble``: id of the array's runs, None for one job. ``space``: of a
+    search for settings, None for none."""
 
     request: SubmitRequest
     profile: Profile
@@ -99,6 +113,7 @@ class Plan:
     prepare: JobScript | None
     container: ContainerSettings | None
     ensemble: str | None
+    space: Space | None = None
     dependencies: tuple[str, ...] = ()
 
     @property
@@ -164,11 +179,11 @@ def make_plans(request: SubmitRequest) -> tuple[Plan, ...]:
         raise InputError("--resume continues one run: leave out --seeds and --sweep")
     if request.seeds is not None and train.seed is not None:
         raise InputError("--seed and --seeds: give one of them")
+    _check_search(request)
     profile = with_partition_limit(profile)
     base = checked_run_id(train.run_id) if train.run_id and not train.resume else new_run_id()
     algorithms = [sweep.values for sweep in sweeps if sweep.key == ALGORITHM]
-    seeds, _ = seeds_at_once(request.seeds)
-    found = members(seeds, [sweep for sweep in sweeps if sweep.key != ALGORITHM])
+    found = _members(request, [sweep for sweep in sweeps if sweep.key != ALGORITHM])
     dependencies: tuple[str, ...] = ()
     if request.after:
         # Imported here: states of runs, which a submission without --after does not need.
@@ -189,6 +204,25 @@ def make_plans(request: SubmitRequest) -> tuple[Plan, ...]:
     return first, *(replace(plan, prepare=None) for plan in others)
 
 
+def _check_search(request: SubmitRequest) -> None:
+    if request.tune is None and request.space is None:
+        return
+    if request.tune is None or request.space is None:
+        raise InputError("--tune and --space: a search needs its number of trials and its space")
+    if request.seeds is not None or request.sweeps:
+        raise InputError("--tune chooses the settings of its runs: leave out --seeds and --sweep")
+    if request.train.resume:
+        raise InputError("--resume continues one run: leave out --tune and --space")
+
+
+def _members(request: SubmitRequest, sweeps: list[Sweep]) -> list[Member]:
+    if request.tune is not None:
+        count, _ = at_once("--tune", request.tune)
+        return trials(count or "")
+    seeds, _ = at_once("--seeds", request.seeds)
+    return members(seeds, sweeps)
+
+
 def _plan(
     request: SubmitRequest,
     profile: Profile,
@@ -200,6 +234,9 @@ def _plan(
     train = request.train
     profile = profile.at_level(train.level)
     level = level_named(algorithm_named(train.algorithm), train.level)
+    space = None
+    if request.space is not None:
+        space = read_space(request.space, train.algorithm, train.overrides)
     several = found != [Member()]
     if several and profile.executor == "slurm":
         refuse_large_array(len(found))
@@ -222,6 +259,10 @@ def _plan(
             )
             for member in found
         ]
+    # With the limits of a search.
+    configs = [planned.config for planned in runs]
+    if space is not None:
+        configs += checked_space(space, configs[0], str(request.space))
     if request.sources and store.exists:
         raise InputError(f"--prepare: the store {store.path} exists already; leave out --prepare")
     # The store of a resumed run can only be prepared again from its own sources.
@@ -238,26 +279,31 @@ def _plan(
         expected = max(
             (
                 estimate(config, preset_of(config), train.models_dir, size, cuda=cuda, done=done)
-                for config in _of_different_speed(runs)
+                for config in _of_different_speed(configs)
             ),
             key=lambda one: one.hours(1),
         )
     allocation = allocate(level.resources, profile, request.wanted, expected, options)
     folder = absolute_path(runs[0].run.path)
     if several:
-        folder = folder.with_name(f"array_{base}")
+        folder = array_folder(RunDirectory(folder), base)
     container = chosen_container(profile, request.container, required=not request.dry_run)
+    if space is not None and container is None and profile.python is None and not request.dry_run:
+        require_optuna()  # the jobs have this Python
     folders = [train.models_dir, store.path.parent]
     if (initial := runs[0].config.init_from) is not None:
         folders.append(Path(initial))
     name = "" if profile.job_name else f"{train.algorithm}-{train.level}"
     job = job_script(profile, allocation, container, name, options, folders)
-    _, at_once = seeds_at_once(request.seeds)
+    _, parallel = at_once("--seeds", request.seeds)
+    if request.tune is not None:
+        _, parallel = at_once("--tune", request.tune)
     script = replace(
         job,
         folder=folder if several else folder / "job",
         count=len(runs) if several else None,
-        array_parallelism=at_once or job.array_parallelism,
+        array_parallelism=parallel or job.array_parallelism,
+        extra=job.extra if space is None else "tune",
     )
     first = None
     if prepare_first:
@@ -277,13 +323,14 @@ def _plan(
         prepare=first,
         container=container,
         ensemble=base if several else None,
+        space=space,
     )
 
 
-def _of_different_speed(runs: Iterable[PlannedRun]) -> list[RunConfig]:
+def _of_different_speed(configs: Iterable[RunConfig]) -> list[RunConfig]:
     """One configuration of each model, batch size and length of training."""
     found = {}
-    for config in (planned.config for planned in runs):
+    for config in configs:
         training = config.training
         key = (training.batch_size, training.epochs, training.max_samples)
         found[config.model.model_dump_json(), *key] = config

@@ -19,6 +19,8 @@ from phase2hpc.errors import InputError
 from phase2hpc.utils.error_text import first_problem
 
 # Fields of a profile that are sbatch options under the same name.
+# Flags of the command line that set the profile's field of the same name.
+FIELD_FLAGS = ("partition", "account", "qos", "constraint", "reservation", "job_name")
 _IN_PROFILE = (
     "partition", "account", "qos", "constraint", "reservation", "job_name", "dependency",
 )  # fmt: skip

@@ -21,8 +21,9 @@ from phase2hpc.cluster.submit.shell_variables import script_options, variable_no
 from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, Call, JobIdUnknown
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.runs.job_id import array_id
-from phase2hpc.runs.manifest import Manifest
+from phase2hpc.runs.manifest import Manifest, Trial
 from phase2hpc.runs.run_directory import RunDirectory, create_run
+from phase2hpc.training.tuning.study import write_space
 from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.mounts import IN_MEMORY, file_system
 
@@ -45,6 +46,9 @@ def dry_run(plans: Sequence[Plan]) -> str:
         if len(plan.runs) > 1:
             others = [f"#   {_named(planned)}" for planned in plan.runs[1:]]
             parts.append("\n".join(["# The same except seed and swept settings:", *others]))
+        if plan.space is not None:
+            space = [f"#   {line}" for line in plan.space.lines()]
+            parts.append("\n".join(["# Settings that each run chooses when it starts:", *space]))
         notes = [*plan.allocation.notes, *filter(None, [plan.image_note])]
         local = plan.profile.executor == "local"
         script = plan.script_after(None if prepare is None else ID_OF_PREPARE)
@@ -166,6 +170,8 @@ def _new_directories(plan: Plan, keep: Callable[[], bool] = bool) -> Iterator[No
                 run.write_manifest(_manifest(plan, run, planned))
             if plan.ensemble is not None:
                 made.append(plan.script.folder)
+            if plan.space is not None:
+                write_space(plan.script.folder, plan.space)
             if plan.prepare is not None:
                 made.append(plan.prepare.folder)
         yield
@@ -189,6 +195,8 @@ def _manifest(plan: Plan, run: RunDirectory, planned: PlannedRun) -> Manifest:
         manifest.ensemble = plan.ensemble
         manifest.ensemble_member = planned.member.label
         manifest.ensemble_size = len(plan.runs)
+        if planned.member.trial is not None:
+            manifest.trial = Trial(number=planned.member.trial)
     return manifest
 
 
@@ -265,11 +273,13 @@ def _summary(plan: Plan, ids: list[str], prepare_id: str | None) -> str:
     if plan.profile.executor == "slurm":
         lines += [f"  {note}" for note in variable_notes(script_options(plan.script.text()))]
     name = shlex.quote(plan.runs[0].run.id)
+    # The best trial so far is among the facts of all of them.
+    together = name if plan.space is None or plan.ensemble is None else shlex.quote(plan.ensemble)
     lines += [
         "to follow it:",
-        f"  phase2hpc status {name}{where}",
+        f"  phase2hpc status {together}{where}",
         f"  phase2hpc logs {name} -f{where}",
     ]
     if plan.profile.executor == "slurm":
-        lines.append(f"  phase2hpc cancel {name}{where}")
+        lines.append(f"  phase2hpc cancel {together}{where}")
     return "\n".join(lines)

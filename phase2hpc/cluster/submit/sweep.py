@@ -16,6 +16,7 @@ from phase2hpc.training.request import OWN_FLAGS
 from phase2hpc.training.seeds import MAX_MEMBERS, parse_seeds, seed_label, seed_suffix
 
 PROPERTIES = "properties"
+TRIAL = "trial"
 # Swept by one array each, since levels of algorithms differ in resources.
 ALGORITHM = "algorithm"
 _SWEPT_FLAGS = (ALGORITHM, PROPERTIES)
@@ -23,15 +24,21 @@ _SWEPT_FLAGS = (ALGORITHM, PROPERTIES)
 
 @dataclass(frozen=True)
 class Member:
-    """Seed (None: the request's), properties (None: the request's) and settings of a member."""
+    """Seed (None: the request's), properties (None: the request's) and settings of a member.
+
+    trial: its number in a search, which chooses its settings when it starts; None: no search.
+    """
 
     seed: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     properties: str | None = None
+    trial: int | None = None
 
     @property
     def _swept(self) -> dict[str, Any]:
-        named = {} if self.properties is None else {PROPERTIES: self.properties}
+        named: dict[str, Any] = {} if self.trial is None else {TRIAL: self.trial}
+        if self.properties is not None:
+            named[PROPERTIES] = self.properties
         return {**named, **self.overrides}
 
     @property
@@ -43,6 +50,8 @@ class Member:
     @property
     def suffix(self) -> str:
         """Suffix of its run id, such as ``-lr1e-3-s2``."""
+        if self.trial is not None:
+            return f"-t{self.trial}"
         parts = [
             re.sub(r"[^A-Za-z0-9.-]+", ".", f"{key.replace('_', '')}{value}")
             for key, value in self._swept.items()
@@ -79,14 +88,23 @@ def members(seeds: str | None, sweeps: Sequence[Sweep]) -> list[Member]:
     return found
 
 
-def seeds_at_once(seeds: str | None) -> tuple[str | None, int | None]:
-    """``--seeds`` without ``%N``, and how many of them run at once. Raises InputError."""
-    listed, percent, at_once = (seeds or "").partition("%")
+def trials(count: str) -> list[Member]:
+    """The members of a search with so many trials. Raises InputError."""
+    if not re.fullmatch(r"[1-9]\d{0,5}", count.strip()) or int(count) > MAX_MEMBERS:
+        raise InputError(
+            f"--tune {count}: give the number of trials, 1 to {MAX_MEMBERS}, as in 20 or 20%4"
+        )
+    return [Member(trial=number) for number in range(int(count))]
+
+
+def at_once(flag: str, text: str | None) -> tuple[str | None, int | None]:
+    """The flag's value without ``%N``, and how many jobs run at once. Raises InputError."""
+    listed, percent, number = (text or "").partition("%")
     if not percent:
-        return seeds, None
-    if not re.fullmatch(r"[1-9]\d{0,5}", at_once.strip()):
-        raise InputError(f"--seeds {seeds}: after % give how many run at once, as in 0-9%2")
-    return listed, int(at_once)
+        return text, None
+    if not re.fullmatch(r"[1-9]\d{0,5}", number.strip()):
+        raise InputError(f"{flag} {text}: after % give how many run at once, as in {listed}%2")
+    return listed, int(number)
 
 
 def parse_sweeps(texts: Sequence[str], algorithm: str) -> list[Sweep]:

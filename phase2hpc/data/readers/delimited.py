@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
-from phase2hpc.data.readers.text_files import MAX_RECORD_BYTES, bounded_lines
+from phase2hpc.data.readers.text_files import MAX_RECORD_BYTES, bounded_lines, is_unicode
 from phase2hpc.errors import InputError
 from phase2hpc.utils.text import one_line
 
@@ -144,7 +144,7 @@ def _rows(path: Path, text: TextIOWrapper, delimiter: str | None, quiet: bool) -
             cells = [cell.strip() for cell in row]
             if not any(cells):
                 continue
-            if not all(map(_is_text, cells)):
+            if not all(map(is_unicode, cells)):
                 if not warned:
                     _log.warning(
                         "%s, line %d: not in UTF-8, read as Latin-1 (Windows-1252): save the table "
@@ -157,16 +157,6 @@ def _rows(path: Path, text: TextIOWrapper, delimiter: str | None, quiet: bool) -
         raise InputError(f"{path}, line {line + 1}: not a readable CSV ({error})") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: damaged, not in {error.encoding} ({error.reason})") from None
-
-
-def _is_text(cell: str) -> bool:
-    if cell.isascii():
-        return True
-    try:
-        cell.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _latin(cell: str) -> str:

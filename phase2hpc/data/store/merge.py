@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,10 @@ class MergeSummary:
     added: dict[str, int]
     duplicates: int
     content_hash: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields of ``--json``."""
+        return {**asdict(self), "path": str(self.path)}
 
     def lines(self) -> list[str]:
         """The summary as text."""

@@ -63,6 +63,20 @@ class VerifyReport:
     def ok(self) -> bool:
         return not self.problems
 
+    def as_json(self) -> dict[str, Any]:
+        """The fields of ``--json``; counts and hash are those of the file's root, None without."""
+        info = self.info
+        return {
+            "path": str(self.path),
+            "ok": self.ok,
+            "problems": self.problems,
+            "crystals": info.crystals if info else None,
+            "nodes": info.nodes if info else None,
+            "edges": info.edges if info else None,
+            "arrays": self.arrays,
+            "content_hash": info.content_hash if info else None,
+        }
+
     def lines(self) -> list[str]:
         """The report as text."""
         if self.info is None or not self.ok:

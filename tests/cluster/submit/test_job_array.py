@@ -17,7 +17,7 @@ from recorded_script import recorded_form
 from tiny import Tiny
 
 from phase2hpc.cluster.profiles.profile import find_profile
-from phase2hpc.cluster.submit.job_array import scripts
+from phase2hpc.cluster.submit.job_array import ShardJobs, scripts
 from phase2hpc.cluster.submit.sbatch_options import start_after
 from phase2hpc.cluster.submit.sharded_work import predict_in_shards, prepare_in_shards
 from phase2hpc.data.prepare import prepare_store
@@ -110,6 +110,9 @@ def test_a_wrong_source_is_the_users(site: Path, command: Command) -> None:
         (("--shards", 2, "--cutoff", 99), "cutoff 99.0 A is outside"),
         (("--shards", 2, "--profile", "nowhere.yaml"), "profile nowhere.yaml: no such file"),
         (("--profile", "site.yaml"), "--profile: only with --shards"),
+        (("--partition", "long"), "--partition: only with --shards"),
+        (("--shards", 2, "--time", 1), "--time: only with --profile; without, the shards run here"),
+        (("--shards", 2, "--profile", "site.yaml", "--time", "0"), "--time 0: must be more than 0"),
     ],
 )
 def test_wrong_requests(
@@ -138,7 +141,7 @@ def test_scripts_are_as_recorded(site: Path) -> None:
     """A change of a recorded text is a change of what runs on clusters: read it, then write it
     there."""
     work = prepare_in_shards(["in.jsonl"], Path("s.h5"), OPTIONS, 3)
-    array, last = scripts(work, find_profile("site.yaml"), 3)
+    array, last = scripts(work, find_profile("site.yaml"), 3, ShardJobs())
     last = start_after(last, ["ID_OF_THE_SHARDS"], even_if_failed=True)
     for name, script in (("shards", array), ("merge", last)):
         text = recorded_form(script.text(), site)
@@ -155,7 +158,7 @@ def test_gpus_are_asked_for_to_predict(
         ["in.jsonl"], Path("p.csv"), runs, 2, plain_folder=False, device=device, threads=3
     )
     profile = find_profile("site.yaml").model_copy(update={"gpus": 4})
-    array, last = scripts(work, profile, 2)
+    array, last = scripts(work, profile, 2, ShardJobs())
     assert "--ntasks-per-node=1" in array.text()
     assert ("--gres=gpu:1" in array.text()) == gpus and "--gres" not in last.text()
     assert "--cpus-per-task=3" in array.text() and "--time=120" in array.text()
@@ -191,6 +194,32 @@ def test_what_is_submitted(site: Path, on_slurm: Any, command: Command) -> None:
     on_slurm(squeue=(line + "\n", "", 0))
     code, _, err = command(*PREPARE)
     assert code == 2 and "job 900_1 already works on s.h5" in err and "scancel 900" in err
+
+
+FLAGS = ("--partition", "long", "--account", "chem", "--qos", "high", "--constraint", "avx2",
+         "--reservation", "course", "--memory", "5G", "--time", "1:00:00")  # fmt: skip
+
+
+def test_flags_come_over_the_profile(
+    site: Path, on_slurm: Any, trained: dict[str, RunDirectory], command: Command, tmp_path: Path
+) -> None:
+    """Of the array and of the job that joins it, both to prepare and to predict."""
+    predict = ("predict", "in.jsonl", "--run", trained["cgcnn"].path, "--device", "cpu",
+               "--output", "p.csv", "--shards", 2, "--profile", "site.yaml")  # fmt: skip
+    ids = tmp_path / "ids"
+    (tmp_path / "bin" / "sbatch").write_text(f"#!/bin/sh\necho x >> {ids}\n/bin/grep -c x {ids}\n")
+    for words, logs in ((PREPARE, "s.h5.jobs"), (predict, "p.csv.jobs")):
+        code, _, err = command(*words, *FLAGS, "--job-name", "mine")
+        assert code == 0, err
+        texts = [path.read_text() for path in Path(logs).glob("*.sh")]
+        assert len(texts) == 2
+        for text in texts:
+            for line in (
+                "partition=long", "account=chem", "qos=high", "constraint=avx2",
+                "reservation=course", "mem=5G", "time=60",
+            ):  # fmt: skip
+                assert f"#SBATCH --{line}\n" in text, text
+            assert "--job-name=mine-" in text
 
 
 def test_only_what_is_missing_is_submitted(site: Path, on_slurm: Any, command: Command) -> None:

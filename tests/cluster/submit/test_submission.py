@@ -122,17 +122,21 @@ def test_the_run_of_a_job_without_an_id_is_kept(
     assert run.read_manifest().job_ids == []
 
 
-def test_a_first_job_whose_followers_are_refused_is_cancelled(
-    submit: Submit, slurm_commands: Any, tmp_path: Path
+@pytest.mark.parametrize(
+    "arguments",
+    [["--store", "new.h5", "--prepare", "x.jsonl"],
+     ["--sweep", "algorithm=cgcnn,e3nn", "--seeds", "0-1"]],
+)  # fmt: skip
+def test_if_the_second_of_two_jobs_is_refused_the_first_is_cancelled(
+    arguments: list[str], submit: Submit, slurm_commands: Any, tmp_path: Path
 ) -> None:
-    """The second sbatch is refused."""
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.write_text(
         f"#!/bin/sh\necho sbatch >> {tmp_path}/calls\n"
         f"[ $(/bin/grep -c '^sbatch' {tmp_path}/calls) = 1 ] && echo 55 && exit 0\n"
         f"/bin/cat >&2 <<'END'\n{REFUSED}END\nexit 1\n"
     )
-    code, _, err = submit("--store", "new.h5", "--prepare", "x.jsonl")
+    code, _, err = submit(*arguments)
     assert code == 2 and "Invalid qos" in err
     assert "scancel 55" in slurm_commands() and not Path("models").exists()
 
@@ -151,20 +155,6 @@ def test_an_array_of_each_algorithm(submit: Submit, slurm_commands: Any, tmp_pat
         )  # fmt: skip
         text = (run.path.parent / f"array_mine-{name}" / "900_submission.sh").read_text()
         assert "--array=0-1%1\n" in text and "--dependency=afterok:900\n" in text
-
-
-def test_if_the_second_of_two_algorithms_is_refused_the_first_is_cancelled(
-    submit: Submit, slurm_commands: Any, tmp_path: Path
-) -> None:
-    sbatch = tmp_path / "bin" / "sbatch"
-    sbatch.write_text(
-        f"#!/bin/sh\necho sbatch >> {tmp_path}/calls\n"
-        f"[ $(/bin/grep -c '^sbatch' {tmp_path}/calls) = 1 ] && echo 55 && exit 0\n"
-        f"/bin/cat >&2 <<'END'\n{REFUSED}END\nexit 1\n"
-    )
-    code, _, err = submit("--sweep", "algorithm=cgcnn,e3nn", "--seeds", "0-1")
-    assert code == 2 and "Invalid qos" in err
-    assert "scancel 55" in slurm_commands() and not Path("models").exists()
 
 
 def test_an_array_larger_than_those_of_the_cluster(submit: Submit, slurm_commands: Any) -> None:

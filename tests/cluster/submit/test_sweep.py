@@ -3,7 +3,7 @@
 import pytest
 
 from phase2hpc.cluster.submit import sweep
-from phase2hpc.cluster.submit.sweep import Member, parse_sweeps, seeds_at_once
+from phase2hpc.cluster.submit.sweep import Member, at_once, parse_sweeps
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import checked_run_id
 from phase2hpc.training.seeds import parse_seeds
@@ -24,11 +24,12 @@ def test_seeds() -> None:
 
 
 def test_how_many_seeds_run_at_once() -> None:
-    assert seeds_at_once("0-9%2") == ("0-9", 2)
-    assert seeds_at_once("0-9") == ("0-9", None) and seeds_at_once(None) == (None, None)
+    assert at_once("--seeds", "0-9%2") == ("0-9", 2)
+    assert at_once("--seeds", "0-9") == ("0-9", None)
+    assert at_once("--seeds", None) == (None, None)
     for text in ("0-3%", "0-3%0", "0-3%x", "0-3%2%2"):
         with pytest.raises(InputError, match="how many run at once"):
-            seeds_at_once(text)
+            at_once("--seeds", text)
 
 
 @pytest.mark.parametrize(

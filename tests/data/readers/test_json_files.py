@@ -1,97 +1,28 @@
-"""JSON sources: every form that pymatgen, pandas, monty, OPTIMADE and data sets write."""
+"""JSON sources: every form that pymatgen, monty and data sets write."""
 
 from __future__ import annotations
 
 import json
-import logging
 import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+from json_sources import BOTH, CESIUM, DICTS, SALT, assert_both, resource, written
 from pymatgen.core import Lattice, Molecule, Structure
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 
 from phase2hpc.data.convert import Rejection, graphs_of
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.graph import GraphSettings
-from phase2hpc.data.readers.json_stream import loads_unique
 from phase2hpc.data.readers.registry import read
 from phase2hpc.errors import InputError
 
 CASES = Path(__file__).parent / "cases"
-SALT = Structure.from_spacegroup(
-    "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
-)
-CESIUM = Structure(Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-BOTH = [SALT, CESIUM]
-
-
-def written(path: Path, content: Any) -> Path:
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return path
-
-
-def assert_both(
-    items: list[Any], ids: list[str] | None = None, gaps: tuple[float, ...] = (5.0, 8.3)
-) -> None:
-    """The two structures, with their ids and, where given, the label ``gap``."""
-    assert all(isinstance(item, RawCrystal) for item in items), items
-    for item, structure in zip(items, BOTH, strict=True):
-        assert list(item.species) == [site.specie.symbol for site in structure]
-        assert np.allclose(item.lattice, structure.lattice.matrix)
-        assert np.allclose(item.frac_coords, structure.frac_coords)
-    if ids is not None:
-        assert [item.id for item in items] == ids
-    assert tuple(item.labels.get("gap") for item in items) == (gaps or (None, None))
-
-
-DICTS = [structure.as_dict() for structure in BOTH]
-FRAME = pd.DataFrame({"structure": DICTS, "gap": [5.0, 8.3], "note": ["a", "b"]}, ["x", "y"])
 ROWS = [
     {"id": i, "structure": d, "gap": g} for i, d, g in zip("xy", DICTS, (5.0, 8.3), strict=True)
 ]
-
-
-@pytest.mark.parametrize("orient", ["split", "records", "index", "columns", "table"])
-@pytest.mark.parametrize("suffix", ["json", "json.gz", "json.bz2", "json.xz", "json.zip"])
-def test_orients_of_a_data_frame(tmp_path: Path, orient: str, suffix: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    FRAME.to_json(path, orient=orient)  # type: ignore[call-overload]
-    ids = ["record 0", "record 1"] if orient == "records" else ["x", "y"]
-    assert_both(list(read(path)), ids)
-
-
-def test_values_without_column_names_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    FRAME.to_json(path, orient="values")
-    with pytest.raises(InputError, match=r"orient='values'.*orient='split'"):
-        list(read(path))
-
-
-@pytest.mark.parametrize("orient", ["split", "records", "index", "columns", "table"])
-def test_a_column_of_structures_may_have_any_name(tmp_path: Path, orient: str) -> None:
-    path = tmp_path / "a.json"
-    FRAME.rename(columns={"structure": "relaxed"}).to_json(path, orient=orient)  # type: ignore[call-overload]
-    assert_both(list(read(path)))
-
-
-def test_two_columns_of_structures_are_not_guessed_between(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    frame = FRAME.rename(columns={"structure": "relaxed"}).assign(initial=DICTS)
-    frame.to_json(path, orient="records")
-    for item in read(path):
-        assert isinstance(item, UnreadableRecord)
-        assert item.reason.startswith("several structures: in the fields relaxed, initial")
-
-
-def test_a_data_frame_that_monty_wrote(tmp_path: Path) -> None:
-    from monty.serialization import dumpfn
-
-    dumpfn(FRAME, tmp_path / "a.json")
-    assert_both(list(read(tmp_path / "a.json")), ["x", "y"])
 
 
 FORMS: dict[str, tuple[str, Any, list[str] | None, tuple[float, ...]]] = {
@@ -197,115 +128,6 @@ def test_documents_without_a_crystal(tmp_path: Path, content: Any, expected: str
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_an_id_that_occurs_twice_in_an_object_is_not_guessed(tmp_path: Path) -> None:
-    one = json.dumps(DICTS[0])
-    first, second = read(written(tmp_path / "a.json", f'{{"p": {one}, "p": {one}}}'))
-    assert isinstance(first, RawCrystal) and "occurs twice" in second.reason
-
-
-def test_records_by_id_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from phase2hpc.data.readers.json_stream import JsonStream
-
-    longest = 0
-    more = JsonStream._more
-
-    def watched(self: JsonStream) -> bool:
-        nonlocal longest
-        found = more(self)
-        longest = max(longest, len(self._buffer))
-        return found
-
-    monkeypatch.setattr(JsonStream, "_more", watched)
-    path = written(tmp_path / "a.json", {f"id{i}": DICTS[1] for i in range(6000)})
-    assert len(list(read(path))) == 6000
-    assert longest < path.stat().st_size / 1.5
-
-
-# ---- OPTIMADE ------------------------------------------------------------------------------------
-
-
-def resource(structure: Structure = SALT, **changes: Any) -> dict[str, Any]:
-    symbols = sorted({site.specie.symbol for site in structure})
-    attributes = {
-        "lattice_vectors": structure.lattice.matrix.tolist(),
-        "cartesian_site_positions": structure.cart_coords.tolist(),
-        "species_at_sites": [site.specie.symbol for site in structure],
-        "species": [{"name": s, "chemical_symbols": [s], "concentration": [1.0]} for s in symbols],
-        "nsites": len(structure), "dimension_types": [1, 1, 1], "structure_features": [],
-        "_mp_gap": 5.0, "_mp_stability": {"a": 1},
-    }  # fmt: skip
-    return {"id": "x", "type": "structures", "attributes": attributes | changes}
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_response_and_its_entries(
-    tmp_path: Path, whole: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    entries = [resource(), resource(CESIUM) | {"id": "y"}]
-    content = {"data": entries, "links": {"next": None}, "meta": {"more_data_available": False}}
-    with caplog.at_level(logging.WARNING):
-        items = list(read(written(tmp_path / "a.json", content if whole else entries)))
-    assert_both(items, ["x", "y"], ())
-    assert [dict(item.labels) for item in items] == [{"_mp_gap": 5.0}] * 2
-    assert not caplog.records
-    (item,) = read(written(tmp_path / "a.json", {"data": resource(), "meta": {}}))
-    assert item.id == "x"
-
-
-@pytest.mark.parametrize(
-    "rest",
-    [{"links": {"next": "https://x/?page=2"}},
-     {"meta": {"more_data_available": True, "data_available": 99}}],
-)  # fmt: skip
-@pytest.mark.parametrize("first", [True, False])
-def test_a_page_of_several_is_said(
-    tmp_path: Path, rest: dict[str, Any], first: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    data = {"data": [resource()]}
-    with caplog.at_level(logging.WARNING):
-        list(read(written(tmp_path / "a.json", rest | data if first else data | rest)))
-    (record,) = caplog.records
-    assert "fetch the others too" in record.getMessage()
-    assert ("of 99 entries" in record.getMessage()) == ("meta" in rest)
-
-
-def species(**changes: Any) -> list[dict[str, Any]]:
-    names = ("Cl", "Na")
-    both = [{"name": s, "chemical_symbols": [s], "concentration": [1.0]} for s in names]
-    return [both[0], both[1] | changes]
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"species": species(chemical_symbols=["Na", "vacancy"], concentration=[0.5, 0.5])},
-         "disordered: its species 'Na' has vacancies"),
-        ({"species": species(chemical_symbols=["vacancy"])}, "has vacancies"),
-        ({"species": species(attached=["H"], nattached=[1])}, "disordered"),
-        ({"structure_features": ["implicit_atoms"]}, "implicit_atoms"),
-        ({"structure_features": ["assemblies"]}, "disordered"),
-        ({"dimension_types": [1, 1, 0]}, "not periodic: not along c"),
-        ({"dimension_types": [0, 0, 0]}, "not periodic: a molecule"),
-        ({"lattice_vectors": None}, "no structure: it has no lattice_vectors"),
-        ({"species_at_sites": ["Na"]}, "1 species_at_sites, 8 positions"),
-        ({"species": [{"name": "Na"}]}, "bad record"),
-    ],
-)  # fmt: skip
-def test_entries_that_are_no_whole_crystal(
-    tmp_path: Path, changes: dict[str, Any], expected: str
-) -> None:
-    (item,) = read(written(tmp_path / "a.json", [resource(**changes)]))
-    assert isinstance(item, UnreadableRecord) and expected in item.reason
-
-
-def test_mixed_species_are_several_partial_sites(tmp_path: Path) -> None:
-    mixed = species(chemical_symbols=["Na", "K"], concentration=[0.5, 0.5])
-    (item,) = read(written(tmp_path / "a.json", [resource(species=mixed)]))
-    assert item.occupancies == [0.5, 0.5] * 4 + [1.0] * 4
-    (other,) = read(written(tmp_path / "a.json", [resource() | {"type": "references"}]))
-    assert "of type 'references'" in other.reason
-
-
 # ---- mutations -----------------------------------------------------------------------------------
 
 
@@ -369,35 +191,3 @@ def test_cases(name: str, ids: list[str], labels: list[dict[str, float]]) -> Non
         assert isinstance(item, RawCrystal) and dict(item.labels) == expected
         assert list(item.species) == ["Na"] * 4 + ["Cl"] * 4
         assert np.allclose(item.lattice, 5.64 * np.eye(3))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"id": "a:b", "x": {"y": [1.5, 2], "z": null}}',
-        '{"id": 18446744073709551616}',
-        '{"id": {"n": -18446744073709551617}}',
-        '{"x": NaN, "y": [Infinity, 1e400]}',
-        '{"sites": [{"a": 1}, {"a": 2}], "b": [[1, 2], [3, 4]]}',
-        '{"id": "\\ud800"}',
-        "7",
-        "null",
-    ],
-)
-def test_lines_are_read_as_by_json(text: str) -> None:
-    assert repr(loads_unique(text)) == repr(json.loads(text))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"a": 1, "a": 1}',
-        '{"x": [{"a": {"b": 1, "b": 2}}]}',
-        '{"x": [[{"a": 1, "a": 2}]]}',
-        '{"x": {"a": 1, "c": 2}, "x": ":"}',
-        '{"a" : 1, "a" : 2, "b": 3}',
-    ],
-)
-def test_a_key_that_occurs_twice_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="occurs twice"):
-        loads_unique(text)
