@@ -110,7 +110,7 @@ class _Graph:
         buffers = list(owner.model.buffers())
         before = [buffer.clone() for buffer in buffers]
         random = torch.cuda.get_rng_state(target.device)
-        stream = torch.cuda.Stream(target.device)
+        stream = torch.cuda.Stream(target.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(target.device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_PASSES):
