@@ -18,7 +18,7 @@ COPY pyproject.toml ./
 RUN python3 -c "import tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extras = project['optional-dependencies']; \
-names = project['dependencies'] + extras['data'] + extras['train']; \
+names = project['dependencies'] + extras['data'] + extras['train'] + extras['tune']; \
 print(*(name for name in names if not name.startswith('phase2hpc')), sep='\n')" >requirements.txt
 
 FROM ${BASE} AS dependencies
@@ -58,7 +58,7 @@ RUN packages=$(/opt/phase2hpc/bin/python -c "import sysconfig; print(sysconfig.g
       "$packages"/pandas/tests "$packages"/ase/test \
     && find "$packages"/scipy -type d -name tests -prune -exec rm -rf {} + \
     && find "$packages"/torch/bin -mindepth 1 -maxdepth 1 ! -name torch_shm_manager -exec rm -rf {} + \
-    && /opt/phase2hpc/bin/python -W ignore -c "import ase.io.extxyz, e3nn.o3, gemmi, h5py, matplotlib.pyplot, \
+    && /opt/phase2hpc/bin/python -W ignore -c "import ase.io.extxyz, e3nn.o3, gemmi, h5py, matplotlib.pyplot, optuna, \
 pymatgen.core, pymatgen.io.cif, submitit.core._submit, submitit.slurm.slurm, torch, torch_geometric.data, typer, vesin, yaml; \
 import tensorboard.compat.proto.event_pb2, tensorboard.summary.writer.record_writer"
 

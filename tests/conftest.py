@@ -29,6 +29,7 @@ SLOW = (
     "tests/cluster/submit/test_plan.py",
     "tests/cluster/submit/test_sbatch_options.py",
     "tests/cluster/submit/test_submission.py",
+    "tests/cluster/submit/test_tuning.py",
     "tests/data/readers/cif/test_structures.py::test_agrees_with",
     "tests/data/readers/cif/test_structures.py::test_examples_are",
     "tests/data/readers/cif/test_structures.py::test_rounded",
@@ -59,6 +60,7 @@ SLOW = (
     "tests/training/test_loop.py",
     "tests/training/test_resume.py",
     "tests/training/test_signals.py",
+    "tests/training/tuning/test_study.py",
 )
 
 

@@ -118,10 +118,10 @@ def read_metrics(run: RunDirectory) -> dict[str, dict[str, dict[str, Any]]] | No
     metrics = read_json(run.metrics_json)
     try:
         found = {split: dict(metrics[split]) for split in ("val", "test")}
-        numbers = [value for table in found.values() for row in table.values()
-                   for value in dict(row).values()]  # fmt: skip
+        types = {kind for table in found.values() for row in table.values()
+                 for kind in set(map(type, dict(row).values()))}  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{run.metrics_json}: not a run's metrics ({error!r})") from None
-    if any(type(value) not in (int, float, type(None)) for value in numbers):
+    if not types <= {int, float, type(None)}:
         raise InputError(f"{run.metrics_json}: not a run's metrics (a value is not a number)")
     return found

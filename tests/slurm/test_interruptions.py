@@ -117,6 +117,33 @@ def test_one_element_of_an_ensemble(site: Site) -> None:
 
 
 @at_once
+def test_one_run_of_a_search(site: Site) -> None:
+    """It goes on with the settings that it was given, and both tell their scores."""
+    pytest.importorskip("optuna")
+    space = site.folder / "space.yaml"
+    space.write_text("weight_decay: {low: 1e-4, high: 1e-1, log: true}\nclip_norm: [1, 10]\n")
+    job = site.submit("search", "--tune", "2", "--space", space, epochs=3)
+    first, second = (
+        Job(site.slurm, f"{job.id}_{k}", RunDirectory(Path(f"{job.run.path}-t{k}")), job.said)
+        for k in range(2)
+    )
+    first.wait_for_epoch(1)
+    chosen = first.manifest.trial
+    site.slurm.requeue(first.id)
+    run = first.finished(restarts=1)
+    second.finished(restarts=0)
+    assert chosen is not None and first.manifest.trial == chosen
+    given = [word for key, value in chosen.settings.items() for word in ("--set", f"{key}={value}")]
+    site.train("as_chosen", *site.words("cgcnn", epochs=3), *given)
+    assert_same_run(run, site.the_run("as_chosen"))
+    said = site.phase2hpc(site.slurm, "status", "search", "--models-dir", site.models).stdout
+    assert "best so far (2 of 2 runs finished): search-t" in said
+    journal = (run.path.with_name("array_search") / "study.journal").read_text()
+    for manifest in (first.manifest, second.manifest):
+        assert f'"values":[{manifest.best_score!r}]' in journal
+
+
+@at_once
 def test_cancelled_and_resumed_by_another_job(site: Site) -> None:
     """A cancelled job saves its state but does not come back."""
     job = site.submit("cancelled")

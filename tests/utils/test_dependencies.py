@@ -31,7 +31,7 @@ def names(extra):
 
 
 def test_each_extra_has_what_pyproject_lists():
-    for extra in ("", "data", "train"):
+    for extra in ("", "data", "train", "tune"):
         assert names(extra) == listed(extra)
     assert "torch" in names("train") and "numpy" not in names("train")
 

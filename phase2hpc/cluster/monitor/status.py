@@ -76,7 +76,7 @@ def best_line(found: Sequence[RunStatus]) -> str | None:
         return None
     score, best = min(scored, key=lambda pair: pair[0])
     return (
-        f"best of {len(scored)} finished runs ({len(found)} in all): {best.run_id}, score "
+        f"best so far ({len(scored)} of {len(found)} runs finished): {best.run_id}, score "
         f"{tables.number(score)} (mean val MAE/MAD) with {one_line(best.ensemble_member or '')}"
     )
 

@@ -110,6 +110,9 @@ def test_a_wrong_source_is_the_users(site: Path, command: Command) -> None:
         (("--shards", 2, "--cutoff", 99), "cutoff 99.0 A is outside"),
         (("--shards", 2, "--profile", "nowhere.yaml"), "profile nowhere.yaml: no such file"),
         (("--profile", "site.yaml"), "--profile: only with --shards"),
+        (("--partition", "long"), "--partition: only with --shards"),
+        (("--shards", 2, "--time", 1), "--time: only with --profile; without, the shards run here"),
+        (("--shards", 2, "--profile", "site.yaml", "--time", "0"), "--time 0: must be more than 0"),
     ],
 )
 def test_wrong_requests(
@@ -191,6 +194,32 @@ def test_what_is_submitted(site: Path, on_slurm: Any, command: Command) -> None:
     on_slurm(squeue=(line + "\n", "", 0))
     code, _, err = command(*PREPARE)
     assert code == 2 and "job 900_1 already works on s.h5" in err and "scancel 900" in err
+
+
+FLAGS = ("--partition", "long", "--account", "chem", "--qos", "high", "--constraint", "avx2",
+         "--reservation", "course", "--memory", "5G", "--time", "1:00:00")  # fmt: skip
+
+
+def test_flags_come_over_the_profile(
+    site: Path, on_slurm: Any, trained: dict[str, RunDirectory], command: Command, tmp_path: Path
+) -> None:
+    """Of the array and of the job that joins it, both to prepare and to predict."""
+    predict = ("predict", "in.jsonl", "--run", trained["cgcnn"].path, "--device", "cpu",
+               "--output", "p.csv", "--shards", 2, "--profile", "site.yaml")  # fmt: skip
+    ids = tmp_path / "ids"
+    (tmp_path / "bin" / "sbatch").write_text(f"#!/bin/sh\necho x >> {ids}\n/bin/grep -c x {ids}\n")
+    for words, logs in ((PREPARE, "s.h5.jobs"), (predict, "p.csv.jobs")):
+        code, _, err = command(*words, *FLAGS, "--job-name", "mine")
+        assert code == 0, err
+        texts = [path.read_text() for path in Path(logs).glob("*.sh")]
+        assert len(texts) == 2
+        for text in texts:
+            for line in (
+                "partition=long", "account=chem", "qos=high", "constraint=avx2",
+                "reservation=course", "mem=5G", "time=60",
+            ):  # fmt: skip
+                assert f"#SBATCH --{line}\n" in text, text
+            assert "--job-name=mine-" in text
 
 
 def test_only_what_is_missing_is_submitted(site: Path, on_slurm: Any, command: Command) -> None:
