@@ -1,11 +1,12 @@
 """Weighted mean of the weights of runs that began from the same weights, as a run of its own.
 
-python benchmarks/average_weights.py RUN ID RUN=SHARE [RUN=SHARE ...]
+python benchmarks/average_weights.py RUN ID RUN=SHARE [RUN=SHARE ...] [--ensemble NAME I N]
 
 Shares add up to 1. Heads are converted to the scale of RUN, whose settings the new run has; it is
 written beside RUN as run_ID, with metrics, predictions and calibration of its own. Without an ID
-(``-``) its errors on val are printed only, to choose the shares by. (Wortsman et al., Model soups,
-ICML 2022.)
+(``-``) its errors on val are printed only, to choose the shares by. With --ensemble it is member I
+(from 0) of N of the ensemble NAME, whose own results are written with the last of them.
+(Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022.)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.models.multitask import MultiTaskModel
 from phase2hpc.runs.run_directory import PREFIX, RunDirectory
+from phase2hpc.training.ensemble_results import write_if_complete
 from phase2hpc.training.evaluation import evaluate
 from phase2hpc.training.metrics import metrics_by_property, metrics_table, score
 from phase2hpc.training.trainer import Trainer
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("id")
     parser.add_argument("shares", nargs="+", metavar="RUN=SHARE")
+    parser.add_argument("--ensemble", nargs=3, metavar=("NAME", "I", "N"), default=[None] * 3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pairs = [text.rsplit("=", 1) for text in arguments.shares]
@@ -73,8 +76,12 @@ def main() -> None:
     shutil.copy(source.config, run.config)
     best.save(run)
     evaluate(trainer, run, trainer.infer_on_all_ranks, lambda: None)
-    manifest = source.read_manifest()
-    run.write_manifest(manifest.model_copy(update={"run_id": arguments.id}))
+    name, member, size = arguments.ensemble
+    changed: dict[str, object] = {"run_id": arguments.id, "ensemble": name}
+    if name is not None:
+        changed |= {"ensemble_member": member, "ensemble_size": int(size)}
+    run.write_manifest(source.read_manifest().model_copy(update=changed))
+    write_if_complete(run)
 
 
 if __name__ == "__main__":

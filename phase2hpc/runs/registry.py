@@ -47,12 +47,33 @@ def registry(models_dir: Path) -> list[RunSummary]:
     return [summary for *_, summary in readable] + [s for s in found if s.manifest is None]
 
 
+def exported_members(folder: Path) -> list[RunDirectory]:
+    """Members of an exported ensemble; empty if ``folder`` is none."""
+    runs = [RunDirectory(path) for path in sorted(folder.glob(f"{PREFIX}*"))]
+    return [run for run in runs if run.exported_weights.is_file()]
+
+
 def find_run(models_dir: Path, name: str) -> RunDirectory:
     """The run with this directory, id (with ``run_`` or without), shipped model's name, or
     unambiguous prefix of an id.
 
-    Raises InputError if there is none (with the nearest id) or more than one.
+    Raises InputError if there is none (with the nearest id) or more than one, and for an ensemble.
     """
+    found = find_runs(models_dir, name)
+    if len(found) > 1:
+        raise InputError(f"{name} is an ensemble: name one of its models, as {found[0].path}")
+    return found[0]
+
+
+def find_runs(models_dir: Path, name: str) -> list[RunDirectory]:
+    """As ``find_run``; the members of an ensemble that was exported, or is shipped."""
+    if members := exported_members(Path(name)):
+        return members
+    run = _find(models_dir, name)
+    return exported_members(run.path) or [run]
+
+
+def _find(models_dir: Path, name: str) -> RunDirectory:
     path = RunDirectory(Path(name))
     if path.path.is_file():
         path = RunDirectory(path.path.parent)
