@@ -2,10 +2,13 @@
 
 python benchmarks/gpu.py --store STORE.h5 --out gpu.json [--seconds 460] [--device cuda]
 
-1. Predictions and gradients against the CPU, in float32 and float64.
-2. A training that is stopped and resumed ends with the same bits (deterministic algorithms).
-3. Training steps of the trainer itself by algorithm, level, batch size and precision: crystals/s,
-   kernels a step, share of a step without a running kernel, waits for the device, peak memory.
+1. Predictions and gradients against the CPU, in float32 and float64; those of a CUDA graph
+   against the eager ones.
+2. A training that is stopped and resumed ends with the same bits (deterministic algorithms), eager
+   and with CUDA graphs.
+3. Training steps of the trainer itself by algorithm, level, batch size, precision and mode (eager,
+   graphs): crystals/s, kernels a step, share of a step without a running kernel, waits for the
+   device, peak memory, number of graphs.
 4. e3nn std trained with the time that is left: epochs/s and val errors.
 
 No part is begun after its time; what was measured so far is in --out at any moment. With
@@ -47,13 +50,20 @@ NINE = GROUPS["all9"]
 ALGORITHMS = ("e3nn", "cgcnn")
 CASES = (("e3nn", "std"), ("cgcnn", "std"), ("e3nn", "pro"))
 PRECISIONS = ("fp32", "tf32", "bf16")
+MODES = ("eager", "graphs")
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+CHECKS = ("correctness", "graphs_against_eager", "exact_resume")
 # Shares of the time at which the table and everything end.
 END_OF_TABLE = 0.6
 
 
 def trainer_of(
-    store: Store, arguments: argparse.Namespace, algorithm: str, level: str, **settings: Any
+    store: Store,
+    arguments: argparse.Namespace,
+    algorithm: str,
+    level: str,
+    mode: str = "eager",
+    **settings: Any,
 ) -> Trainer:
     runtime = {"device": arguments.device}
     if arguments.quick:
@@ -64,6 +74,9 @@ def trainer_of(
         # What a GPU does, on the CPU.
         trainer.loader.keep_on(trainer.device)
         trainer.steps_between_looks = 4
+    if mode == "graphs":
+        # On the CPU: the same padded batches, without a graph.
+        trainer.graphed = trainer.graphed_passes()
     trainer.model.train()
     return trainer
 
@@ -107,17 +120,48 @@ def correctness(store: Store, arguments: argparse.Namespace) -> list[dict[str, A
     return rows
 
 
+def graphs_against_eager(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Largest difference of losses and gradients of a batch's replay, relative to the largest."""
+    rows = []
+    for algorithm, precision in itertools.product(ALGORITHMS, TOLERANCE):
+        trainer = trainer_of(
+            store, arguments, algorithm, "std",
+            precision=precision, batch_size=8, dropout=0.0, head_dropout=0.0,
+        )  # fmt: skip
+        batch = to_device(
+            collate(store.arrays, trainer.train[:8], dtype=trainer.dtype), trainer.device
+        )
+        graphed, found = trainer.graphed_passes(), []
+        # The second replay is the one that counts: the first follows the capture.
+        for passes in (trainer._passes, graphed, graphed):
+            for parameter in trainer.parameters:
+                parameter.grad = None
+            sums = passes(batch, trainer.targets[batch.index], 8).clone()
+            gradients = (p.grad.clone() for p in trainer.parameters if p.grad is not None)
+            found.append([sums, *gradients])
+        worst = max(
+            float((a - b).abs().max() / a.abs().max().clamp_min(1e-3))
+            for replay in found[1:]
+            for a, b in zip(found[0], replay, strict=True)
+        )
+        rows.append(
+            {"algorithm": algorithm, "precision": precision, "difference": worst,
+             "graphs": graphed.captured, "passed": worst < 10 * TOLERANCE[precision]}
+        )  # fmt: skip
+    return rows
+
+
 def exact_resume(store: Store, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Six steps at once, and three with a resume before the other three."""
     rows = []
     torch.use_deterministic_algorithms(True)
     try:
-        for algorithm in ALGORITHMS:
-            whole = trainer_of(store, arguments, algorithm, "std")
+        for algorithm, mode in itertools.product(ALGORITHMS, MODES):
+            whole = trainer_of(store, arguments, algorithm, "std", mode)
             take_steps(whole, 3)
             saved = copy.deepcopy(state_dict(whole))
             take_steps(whole, 3)
-            resumed = trainer_of(store, arguments, algorithm, "std")
+            resumed = trainer_of(store, arguments, algorithm, "std", mode)
             take_steps(resumed, 1)
             load_state_dict(resumed, saved)
             take_steps(resumed, 3)
@@ -127,8 +171,9 @@ def exact_resume(store: Store, arguments: argparse.Namespace) -> list[dict[str, 
                 strict=True,
             )
             rows.append(
-                {"algorithm": algorithm, "passed": all(torch.equal(a, b) for a, b in pairs)}
-            )
+                {"algorithm": algorithm, "mode": mode,
+                 "passed": all(torch.equal(a, b) for a, b in pairs)}
+            )  # fmt: skip
     finally:
         torch.use_deterministic_algorithms(False)
     return rows
@@ -146,11 +191,11 @@ def throughput(
     store: Store, arguments: argparse.Namespace, case: tuple[Any, ...]
 ) -> dict[str, Any]:
     """Speed of the trainer's steps, their batches assembled in between as in training."""
-    algorithm, level, size, precision = case
+    algorithm, level, size, precision, mode = case
     tf32 = precision == "tf32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     trainer = trainer_of(
-        store, arguments, algorithm, level,
+        store, arguments, algorithm, level, mode,
         batch_size=size, precision="bf16" if precision == "bf16" else "float32",
     )  # fmt: skip
     device, steps = trainer.device, 4 if arguments.quick else 48
@@ -165,7 +210,8 @@ def throughput(
         return good
 
     begin = time.perf_counter()
-    for _ in range(3):
+    # Most shapes of batches are met, and their graphs captured, before anything is timed.
+    for _ in range(3 if trainer.graphed is None else steps):
         step()
     synchronise(device)
     warm_up = time.perf_counter() - begin
@@ -178,10 +224,12 @@ def throughput(
         seconds.append((time.perf_counter() - begin) / steps)
     median = statistics.median(seconds)
     row = {"algorithm": algorithm, "level": level, "batch": size, "precision": precision,
-           "crystals_per_second": size / median, "ms": 1e3 * median,
+           "mode": mode, "crystals_per_second": size / median, "ms": 1e3 * median,
            "ms_range": [1e3 * min(seconds), 1e3 * max(seconds)], "warm_up_s": warm_up}  # fmt: skip
     if device.type == "cuda":
         row["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    if trainer.graphed is not None:
+        row["graphs"] = trainer.graphed.captured
     return row | launches(step, device)
 
 
@@ -270,20 +318,24 @@ def main(argv: list[str] | None = None) -> int:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
     write(f"{card}, torch {torch.__version__}, {len(store)} crystals")
-    for name, part in (("correctness", correctness), ("exact_resume", exact_resume)):
+    for name, part in (
+        ("correctness", correctness),
+        ("graphs_against_eager", graphs_against_eager),
+        ("exact_resume", exact_resume),
+    ):
         result[name] = part(store, arguments)
         write(f"{name}: {json.dumps(result[name])}")
     sizes = [int(size) for size in arguments.batch_sizes.split(",")]
-    for case in itertools.product(CASES, PRECISIONS, sizes):
-        (algorithm, level), precision, size = case
+    for case in itertools.product(CASES, PRECISIONS, sizes, MODES):
+        (algorithm, level), precision, size, mode = case
         if time.monotonic() - begin > END_OF_TABLE * arguments.seconds:
             write(f"no time left for the table from {case}")
             break
         try:
-            row = throughput(store, arguments, (algorithm, level, size, precision))
+            row = throughput(store, arguments, (algorithm, level, size, precision, mode))
         except torch.OutOfMemoryError as error:
-            row = {"algorithm": algorithm, "level": level, "batch": size,
-                   "precision": precision, "error": str(error).splitlines()[0]}  # fmt: skip
+            row = {"algorithm": algorithm, "level": level, "batch": size, "precision": precision,
+                   "mode": mode, "error": str(error).splitlines()[0]}  # fmt: skip
             torch.cuda.empty_cache()
         result["table"].append(row)
         write(
@@ -293,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
     result["training"] = training(store, arguments, begin + arguments.seconds)
     last = result["training"]["history"][-1]
     write(f"e3nn std: {result['training']['crystals_per_second']:.0f} crystals/s, last {last}")
-    passed = [row["passed"] for row in result["correctness"] + result["exact_resume"]]
+    passed = [row["passed"] for part in CHECKS for row in result[part]]
     return 0 if all(passed) else 1
 
 

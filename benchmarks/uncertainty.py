@@ -59,7 +59,7 @@ def coverage_table(
     for p, name in enumerate(best.scaler.reported):
         known = np.isfinite(labels[:, p]) & ~outputs.zero[:, p]
         n, n_val = int(known.sum()), int(np.isfinite(calibration.targets[:, p]).sum())
-        if n < 2:
+        if n < MIN_LABELS:
             continue
         y, low, high = (array[known, p] for array in (labels, estimate.low, estimate.high))
         # Labels are single precision.

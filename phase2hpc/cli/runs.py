@@ -55,12 +55,13 @@ def runs_list(
 
     statuses = run_statuses(registry(models_dir), SlurmScheduler())
     found = run_table.run_records(statuses)
-    tested = run_table.tested_properties(found)
-    if property_name is not None and property_name not in tested:
-        raise InputError(
-            f"--property {property_name}: no run has test errors of it, only of "
-            f"{', '.join(tested) or 'nothing'}"
-        )
+    if property_name is not None:
+        tested = run_table.tested_properties(found)
+        if property_name not in tested:
+            raise InputError(
+                f"--property {property_name}: no run has test errors of it, only of "
+                f"{', '.join(tested) or 'nothing'}"
+            )
     chosen = run_table.filtered(found, filters or ())
     chosen = run_table.ordered(chosen, sort, descending=reverse)
     if csv_file is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from phase2hpc.config.algorithm_registry import algorithm_named
@@ -30,11 +31,20 @@ def overrides(config: RunConfig) -> list[Override]:
     """Settings that change the result and differ from the level's, the preset first."""
     preset = preset_of(config)
     usual = algorithm_named(config.algorithm).levels[config.level].preset
-    level = build_config(config.algorithm, config.level, config.properties, {"preset": preset})
+    before = _level_values(config.algorithm, config.level, config.properties, preset)
     found = [Override("preset", preset, usual)] if preset != usual else []
-    for mine, default in ((config.model, level.model), (config.training, level.training)):
-        before = default.model_dump(mode="json")
-        for name, value in mine.model_dump(mode="json").items():
-            if value != before[name]:
-                found.append(Override(name, value, before[name]))
+    for name, value in _result_values(config).items():
+        if value != before[name]:
+            found.append(Override(name, value, before[name]))
     return found
+
+
+@functools.cache  # a table of runs asks for the same few levels
+def _level_values(
+    algorithm: str, level: str, properties: tuple[str, ...], preset: str
+) -> dict[str, Any]:
+    return _result_values(build_config(algorithm, level, properties, {"preset": preset}))
+
+
+def _result_values(config: RunConfig) -> dict[str, Any]:
+    return config.model.model_dump(mode="json") | config.training.model_dump(mode="json")

@@ -77,6 +77,12 @@ class TrainingSettings(BaseModel):
         False,
         description="use torch.compile; exact resume was tested on a CPU in float32 only",
     )
+    # Off until it has been seen on a GPU (benchmarks/gpu.py compares both).
+    cuda_graphs: Literal["off", "auto", "on"] = Field(
+        "off",
+        description="replay each step from a CUDA graph, with batches padded to a few sizes: on, "
+        "off, or auto, where it can work; not yet run on a GPU",
+    )
 
 
 class RuntimeSettings(BaseModel):

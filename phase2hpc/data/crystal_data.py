@@ -13,8 +13,12 @@ from torch import Tensor
 
 
 class Sizes:
-    """Sizes of a batch, from its tensors."""
+    """Sizes of a batch, from its tensors.
 
+    padded: crystals of weight zero were added (``training.padding``).
+    """
+
+    padded: bool = False
     cell: Tensor
     edge_index: Tensor
 

@@ -6,6 +6,7 @@ dropped, deuterium written as hydrogen.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,7 +121,7 @@ def _check_cell(lattice: npt.NDArray[np.float64], n: int, limits: Limits) -> Non
     normals = (_cross(b, c), _cross(c, a), _cross(a, b))
     volume = abs(sum(x * y for x, y in zip(a, normals[0], strict=True)))
     areas = [(x * x + y * y + z * z) ** 0.5 for x, y, z in normals]
-    if not (np.isfinite(volume) and np.isfinite(areas).all()):
+    if not all(map(math.isfinite, (volume, *areas))):
         raise Rejected("bad cell", "the lattice vectors are too long")
     if volume < 1e-6 or min(areas) == 0.0:
         raise Rejected("bad cell", f"the cell has no volume ({volume:.3g} A^3)")

@@ -37,16 +37,22 @@ class GatedConvolution(nn.Module):
         self.norm = BatchNorm(hidden)
 
     def forward(
-        self, atoms: Tensor, edges: Tensor, weight: Tensor, edge_index: Tensor, counted: Tensor
+        self,
+        atoms: Tensor,
+        edges: Tensor,
+        weight: Tensor,
+        edge_index: Tensor,
+        counted: Tensor,
+        padded: bool = False,
     ) -> Tensor:
         """atoms (N, F), edges (E, K), weight (E, 1), edge_index (2, E) -> (N, F).
 
-        counted: (N,) one, or zero for atoms of padding.
+        counted: (N,) one, or zero for atoms of padding. padded: as of ``BatchNorm.forward``.
         """
         sender, receiver = edge_index
         of_sender, of_receiver = self.sender(atoms), self.receiver(atoms)
         norm = self.edge_norm
-        if norm.uses_batch_alone(len(edges)) and _in_blocks(atoms.device):
+        if norm.uses_batch_alone(len(edges), padded) and _in_blocks(atoms.device):
             total, mean, variance = edge_messages(
                 edges, weight, edge_index, of_sender, of_receiver,
                 self.edge.weight, norm.weight, norm.bias, norm.eps,
@@ -56,10 +62,10 @@ class GatedConvolution(nn.Module):
             z = self.edge(edges)
             z = z + of_sender.index_select(0, sender)
             z = z + of_receiver.index_select(0, receiver)
-            gate, core = norm(z, counted.index_select(0, receiver)).chunk(2, dim=1)
+            gate, core = norm(z, counted.index_select(0, receiver), padded).chunk(2, dim=1)
             message = weight * torch.sigmoid(gate) * softplus(core)
             total = torch.zeros_like(atoms).index_add(0, receiver, message)
-        return softplus(atoms + self.norm(total, counted))
+        return softplus(atoms + self.norm(total, counted, padded))
 
 
 def _in_blocks(device: torch.device) -> bool:
@@ -70,6 +76,8 @@ def _in_blocks(device: torch.device) -> bool:
 
 class CGCNNEncoder(nn.Module):
     """Batch -> crystal vectors (B, out_features)."""
+
+    capturable = True
 
     def __init__(self, settings: CGCNNSettings, graph: GraphSettings) -> None:
         super().__init__()
@@ -92,6 +100,8 @@ class CGCNNEncoder(nn.Module):
         atoms = self.embedding(batch.z)
         counted = batch.weight.index_select(0, batch.batch)
         for convolution in self.convolutions:
-            atoms = convolution(atoms, edges, weight.unsqueeze(1), batch.edge_index, counted)
+            atoms = convolution(
+                atoms, edges, weight.unsqueeze(1), batch.edge_index, counted, batch.padded
+            )
         crystals: Tensor = self.readout(mean_over_atoms(atoms, batch.batch, batch.ptr))
         return crystals

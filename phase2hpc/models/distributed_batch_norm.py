@@ -17,19 +17,25 @@ class BatchNorm(nn.BatchNorm1d):
     evaluation. ``torch.nn.SyncBatchNorm`` knows no padding and runs on GPUs only.
     """
 
-    def forward(self, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
-        """x: (N, F). weight: (N,), one, or zero for padded rows. Returns (N, F)."""
+    def forward(  # type: ignore[override]
+        self, x: Tensor, weight: Tensor, padded: bool = False
+    ) -> Tensor:
+        """x: (N, F). weight: (N,), one, or zero for padded rows. Returns (N, F).
+
+        padded: there are such rows within a single process too, beside two others or more.
+        """
         if self.training and _among_others():
             normalised: Tensor = self._over_all_ranks(x, weight.unsqueeze(1))
             return normalised
-        # Without other processes there is no padding.
+        if self.training and padded:
+            return self._over_unpadded(x, weight.unsqueeze(1))
         if len(x) >= 2:
             return super().forward(x)
         return self._as_in_evaluation(x)
 
-    def uses_batch_alone(self, rows: int) -> bool:
-        """True where a batch of this many rows has its statistics from this process alone."""
-        return self.training and rows >= 2 and not _among_others()
+    def uses_batch_alone(self, rows: int, padded: bool = False) -> bool:
+        """True where each of this many rows counts, and no rows of other processes do."""
+        return self.training and rows >= 2 and not padded and not _among_others()
 
     @torch.no_grad()
     def count_batch(self, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
@@ -57,7 +63,21 @@ class BatchNorm(nn.BatchNorm1d):
         # A second collective, for a variance without cancellation.
         variance = _sum_over_ranks((weight * (x - mean) ** 2).sum(0)) / count
         self.count_batch(mean, variance, count)
+        return self._normalised(x, mean, variance)
+
+    def _over_unpadded(self, x: Tensor, weight: Tensor) -> Tensor:
+        count = weight.detach().sum()
+        mean = (weight * x).sum(0) / count
+        variance = (weight * (x - mean) ** 2).sum(0) / count
+        self.count_batch(mean, variance, count)
+        return self._normalised(x, mean, variance)
+
+    def _normalised(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+def has_batch_statistics(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
 
 
 def _among_others() -> bool:

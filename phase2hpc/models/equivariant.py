@@ -112,6 +112,7 @@ class EquivariantEncoder(nn.Module):
     Features of degree l have natural parity (-1)^l. The last layer makes scalars only.
     """
 
+    capturable = True
     compile_warning_on_cpu = (
         "e3nn is compiled anew, for minutes, for each number of degree buckets of a batch"
     )

@@ -114,9 +114,10 @@ class GaussianBasis(torch.nn.Module):
         self.register_buffer("centers", torch.linspace(0.0, cutoff, size), persistent=False)
 
     def forward(self, length: Tensor) -> Tensor:
-        return torch.exp(
-            -(((length.unsqueeze(1) - self.centers.to(length.dtype)) / self.width) ** 2)
-        )
+        distance = (length.unsqueeze(1) - self.centers.to(length.dtype)) / self.width
+        # Where exp ends in numbers that are not normal, it takes ten times as long.
+        smallest = math.log(torch.finfo(length.dtype).tiny) + 1.0
+        return torch.exp(distance.square().neg().clamp(min=smallest))
 
 
 def mean_over_atoms(values: Tensor, batch: Tensor, ptr: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Ensembles: finished runs that differ in the seed only, and the folder of their results.
+"""Ensembles: finished runs of one recipe that differ in the seed, and the folder of their results.
 
 Members are found by the ensemble's id in their manifests. metrics.json, predictions_{val,test}.csv
 and report.html of the ensemble are in ``ensemble_<id>`` beside the members, under the names that a
@@ -14,8 +14,9 @@ from pathlib import Path
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.errors import InputError
 from phase2hpc.runs.manifest import Manifest
-from phase2hpc.runs.registry import registry
+from phase2hpc.runs.registry import RunSummary, exported_members, registry
 from phase2hpc.runs.run_directory import PREFIX, RunDirectory
+from phase2hpc.utils.package_files import pretrained_models
 
 ENSEMBLE_PREFIX = "ensemble_"
 # Folder of an array's scripts and logs, beside its runs.
@@ -69,19 +70,37 @@ class Ensemble:
 
 
 def differing_settings(configs: Sequence[RunConfig]) -> dict[str, list[object]]:
-    """Settings that change the result and differ, but for the seed, with the value of each."""
+    """Settings of the recipe that differ, with the value of each.
+
+    Runs of one recipe may differ in the seed and in the weights that they start from.
+    """
     flat = [config.identity() for config in configs]
-    keys = dict.fromkeys(key for settings in flat for key in settings if key != "seed")
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    for own in ("seed", "init_from"):
+        keys.pop(own, None)
     values = {key: [settings.get(key) for settings in flat] for key in keys}
     return {key: found for key, found in values.items() if any(v != found[0] for v in found)}
 
 
 def find_ensemble(models_dir: Path, name: str) -> Ensemble | None:
-    """The ensemble or sweep with this id or folder; None if there is none, or a run hides it."""
+    """The ensemble or sweep with this id or folder, exported ones and the shipped by name
+    included; None if there is none, or a run hides it."""
     path = Path(name)
     if path.name.startswith(ENSEMBLE_PREFIX) and path.is_dir():
-        return _of_id(path.parent, path.name.removeprefix(ENSEMBLE_PREFIX))
-    return _of_id(models_dir, name)
+        return _of_id(registry(path.parent), path.name.removeprefix(ENSEMBLE_PREFIX))
+    if (exported := _exported(path)) is not None:
+        return exported
+    known = registry(models_dir)
+    if any(summary.run.id == name.removeprefix(PREFIX) for summary in known):
+        return None
+    shipped = (_exported(folder) for folder in pretrained_models() if folder.name == name)
+    return _of_id(known, name) or next(shipped, None)
+
+
+def _exported(folder: Path) -> Ensemble | None:
+    members = exported_members(folder)
+    name = members[0].read_manifest().ensemble if members else None
+    return None if name is None else Ensemble(name, tuple(members))
 
 
 def array_folder(run: RunDirectory, ensemble: str) -> Path:
@@ -92,12 +111,9 @@ def array_folder(run: RunDirectory, ensemble: str) -> Path:
 def ensemble_of(run: RunDirectory) -> Ensemble | None:
     """The ensemble or sweep that a run is a member of."""
     name = run.read_manifest().ensemble
-    return None if name is None else _of_id(run.path.parent, name)
+    return None if name is None else _of_id(registry(run.path.parent), name)
 
 
-def _of_id(models_dir: Path, name: str) -> Ensemble | None:
-    known = registry(models_dir)
-    if any(summary.run.id == name.removeprefix(PREFIX) for summary in known):
-        return None
+def _of_id(known: Sequence[RunSummary], name: str) -> Ensemble | None:
     members = [s.run for s in known if s.manifest and s.manifest.ensemble == name]
     return Ensemble(name, tuple(members)) if members else None

@@ -9,8 +9,8 @@ from pathlib import Path
 from phase2hpc.errors import InputError
 from phase2hpc.runs.ensemble import Ensemble, ensemble_of, find_ensemble
 from phase2hpc.runs.manifest import Manifest
-from phase2hpc.runs.registry import find_run, read_metrics, registry
-from phase2hpc.runs.run_directory import PREFIX, RunDirectory
+from phase2hpc.runs.registry import exported_members, find_runs, read_metrics, registry
+from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils import tables
 from phase2hpc.utils.package_files import pretrained_models
 
@@ -32,7 +32,7 @@ def runs_to_predict_with(models_dir: Path, names: Sequence[str] | None) -> list[
     Raises InputError as ``find_run``, for a run given twice, and if there is no model.
     """
     if names is None:
-        return [_default_run(models_dir)]
+        return _default_runs(models_dir)
     wanted = [name.strip() for name in names if name.strip()]
     if not wanted:
         raise InputError("--run: give a run directory or an id, several with commas")
@@ -49,19 +49,13 @@ def _models(models_dir: Path, name: str) -> list[RunDirectory]:
     if ensemble is not None:
         ensemble.check()
         return list(ensemble.members)
-    if members := exported_members(Path(name)):
-        return members
-    run = find_run(models_dir, name)
+    runs = find_runs(models_dir, name)
     file = Path(name)
-    if file.is_file() and file.suffix == ".pt" and file.name != run.best.name:
-        raise InputError(f"--run {name}: give the run directory, or a file named {run.best.name}")
-    return [run]
-
-
-def exported_members(folder: Path) -> list[RunDirectory]:
-    """Members of an exported ensemble; empty if ``folder`` is none."""
-    runs = [RunDirectory(path) for path in sorted(folder.glob(f"{PREFIX}*"))]
-    return [run for run in runs if run.exported_weights.is_file()]
+    if file.is_file() and file.suffix == ".pt" and file.name != runs[0].best.name:
+        raise InputError(
+            f"--run {name}: give the run directory, or a file named {runs[0].best.name}"
+        )
+    return runs
 
 
 def _finished(models_dir: Path) -> list[tuple[RunDirectory, Manifest]]:
@@ -75,11 +69,11 @@ def _finished(models_dir: Path) -> list[tuple[RunDirectory, Manifest]]:
     return found
 
 
-def _default_run(models_dir: Path) -> RunDirectory:
+def _default_runs(models_dir: Path) -> list[RunDirectory]:
     finished = _finished(models_dir)
     production = [run for run, manifest in finished if manifest.level in PRODUCTION_LEVELS]
     if production:
-        return production[0]
+        return [production[0]]
     levels = ", ".join(PRODUCTION_LEVELS[:-1]) + f" or {PRODUCTION_LEVELS[-1]}"
     other = f" (--run {finished[0][0].id} for the newest one)" if finished else ""
     for path in pretrained_models():
@@ -87,7 +81,7 @@ def _default_run(models_dir: Path) -> RunDirectory:
             "no finished run at level %s in %s%s: predicting with the shipped model %s",
             levels, models_dir, other, path.name,
         )  # fmt: skip
-        return RunDirectory(path)
+        return exported_members(path) or [RunDirectory(path)]
     raise InputError(
         f"no finished run at level {levels} in {models_dir}{other}: train one, or name a run by "
         "--run"

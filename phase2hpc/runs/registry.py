@@ -47,12 +47,33 @@ def registry(models_dir: Path) -> list[RunSummary]:
     return [summary for *_, summary in readable] + [s for s in found if s.manifest is None]
 
 
+def exported_members(folder: Path) -> list[RunDirectory]:
+    """Members of an exported ensemble; empty if ``folder`` is none."""
+    runs = [RunDirectory(path) for path in sorted(folder.glob(f"{PREFIX}*"))]
+    return [run for run in runs if run.exported_weights.is_file()]
+
+
 def find_run(models_dir: Path, name: str) -> RunDirectory:
     """The run with this directory, id (with ``run_`` or without), shipped model's name, or
     unambiguous prefix of an id.
 
-    Raises InputError if there is none (with the nearest id) or more than one.
+    Raises InputError if there is none (with the nearest id) or more than one, and for an ensemble.
     """
+    found = find_runs(models_dir, name)
+    if len(found) > 1:
+        raise InputError(f"{name} is an ensemble: name one of its models, as {found[0].path}")
+    return found[0]
+
+
+def find_runs(models_dir: Path, name: str) -> list[RunDirectory]:
+    """As ``find_run``; the members of an ensemble that was exported, or is shipped."""
+    if members := exported_members(Path(name)):
+        return members
+    run = _find(models_dir, name)
+    return exported_members(run.path) or [run]
+
+
+def _find(models_dir: Path, name: str) -> RunDirectory:
     path = RunDirectory(Path(name))
     if path.path.is_file():
         path = RunDirectory(path.path.parent)
@@ -118,10 +139,10 @@ def read_metrics(run: RunDirectory) -> dict[str, dict[str, dict[str, Any]]] | No
     metrics = read_json(run.metrics_json)
     try:
         found = {split: dict(metrics[split]) for split in ("val", "test")}
-        numbers = [value for table in found.values() for row in table.values()
-                   for value in dict(row).values()]  # fmt: skip
+        types = {kind for table in found.values() for row in table.values()
+                 for kind in set(map(type, dict(row).values()))}  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{run.metrics_json}: not a run's metrics ({error!r})") from None
-    if any(type(value) not in (int, float, type(None)) for value in numbers):
+    if not types <= {int, float, type(None)}:
         raise InputError(f"{run.metrics_json}: not a run's metrics (a value is not a number)")
     return found

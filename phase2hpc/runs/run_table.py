@@ -111,20 +111,26 @@ def _test_errors(run: RunDirectory, record: Record) -> Record:
 
 def columns(records: Sequence[Record]) -> list[str]:
     """COLUMNS and those of the properties that any run has test errors of."""
-    names = in_order(
-        dict.fromkeys(key.removeprefix(N) for r in records for key in r if key.startswith(N))
-    )
+    names = in_order(_properties(records))
     return [*COLUMNS, *(f"{kind}{name}" for name in names for kind in (MAE, SE, N))]
+
+
+def _properties(records: Sequence[Record]) -> list[str]:
+    """Properties that any record has columns of, in the order of their first."""
+    keys: dict[str, None] = {}
+    for record in records:
+        # Without looking at each key: thousands of runs have the same ones.
+        keys |= dict.fromkeys(record)
+    return [key.removeprefix(N) for key in keys if key.startswith(N)]
 
 
 def tested_properties(records: Sequence[Record]) -> list[str]:
     """Properties with test errors, those of the most runs first."""
-    counts = Counter(
-        key.removeprefix(MAE)
-        for record in records
-        for key, value in record.items()
-        if key.startswith(MAE) and not key.startswith(SE) and value is not None
-    )
+    counts: Counter[str] = Counter()
+    for name in _properties(records):
+        tested = sum(record.get(MAE + name) is not None for record in records)
+        if tested:
+            counts[name] = tested
     return sorted(in_order(counts), key=lambda name: -counts[name])
 
 

@@ -163,9 +163,10 @@ def run_status(summary: RunSummary, scheduler: Scheduler) -> RunStatus:
     # Read in the order opposite to that in which a run writes at its end (manifest, lease, exit):
     # otherwise one that finishes in between would look interrupted.
     record = read_lease(summary.run)
-    latest = RunSummary.read(summary.run)
-    if latest.manifest is None or scheduler.newest_job(latest) == job_id:
-        summary = latest
+    if summary.manifest is None or summary.manifest.state != "finished":
+        latest = RunSummary.read(summary.run)
+        if latest.manifest is None or scheduler.newest_job(latest) == job_id:
+            summary = latest
     manifest = summary.manifest
     if manifest is None:
         return RunStatus(summary, "unreadable", one_line(summary.problem or ""))

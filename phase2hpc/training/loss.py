@@ -40,12 +40,12 @@ class MultiTaskLoss(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros_like(label_fraction)) if learned_weights else None
 
     def forward(
-        self, prediction: Tensor, target: Tensor, weight: Tensor, batch_size: int
+        self, prediction: Tensor, target: Tensor, weight: Tensor, batch_size: int | Tensor
     ) -> tuple[Tensor, Tensor]:
         """Total loss, and the loss of each property, (P,), detached and without its weight.
 
         prediction, target: (B, P) scaled, NaN where there is no label. weight: (B,), zero for
-        padding. batch_size: crystals of the global batch.
+        padding. batch_size: crystals of the global batch; a tensor, (), in a CUDA graph.
         """
         labelled = torch.isfinite(target)
         # Masked before the loss: NaN x 0 would give a NaN gradient.

@@ -25,13 +25,16 @@ from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
 from phase2hpc.inference.target_scaler import TargetScaler, composition_baseline
 from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.models.distributed_batch_norm import has_batch_statistics
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.training.compile import compilation_errors, compiled
+from phase2hpc.training.cuda_graphs import GraphedPasses, obstacle_to_graphs
 from phase2hpc.training.distributed.world import World
 from phase2hpc.training.ema import AveragedModel
 from phase2hpc.training.loss import MultiTaskLoss
 from phase2hpc.training.lr_schedule import learning_rate, parameter_groups
 from phase2hpc.training.nonfinite_steps import NonfiniteSteps
+from phase2hpc.training.padding import PaddedShapes
 from phase2hpc.training.symmetry_labels import without_symmetry_zeros
 
 log = logging.getLogger(__name__)
@@ -39,10 +42,6 @@ log = logging.getLogger(__name__)
 # On a GPU.
 STEPS_BETWEEN_LOOKS = 16
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
-
-
-def _has_batch_statistics(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
 
 
 def _check_columns(config: RunConfig, store: Store) -> None:
@@ -123,7 +122,7 @@ class Trainer:
         self.model = build_model(
             algorithm_named(config.algorithm), config.model, store.graph_settings, self.outputs
         ).to(self.device, self.dtype)
-        if self.world.size > 1 and self.settings.max_edges and _has_batch_statistics(self.model):
+        if self.world.size > 1 and self.settings.max_edges and has_batch_statistics(self.model):
             raise InputError(
                 f"--max-edges: {config.algorithm} normalises over the batch, which several "
                 "processes can only do together: leave it out, or use more processes instead"
@@ -160,6 +159,15 @@ class Trainer:
         self.forward: Callable[[CrystalData], Tensor] = self.model
         if self.settings.compile:
             self.forward = compiled(self.model, self.device)
+        self.graphed: GraphedPasses | None = None
+        if self.settings.cuda_graphs != "off":
+            obstacle = obstacle_to_graphs(
+                self.settings, store, self.model, self.device, self.world.size
+            )
+            if obstacle and self.settings.cuda_graphs == "on":
+                raise InputError(f"cuda_graphs=on {obstacle}, or leave it out")
+            if not obstacle:
+                self.graphed = self.graphed_passes()
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best_score = math.inf
@@ -170,6 +178,17 @@ class Trainer:
         self._unread: list[tuple[int, int, Tensor]] = []
         self.loss_sums = torch.zeros(1 + len(self.outputs), device=self.device, dtype=torch.float64)
         self.counted = 0
+
+    def graphed_passes(self) -> GraphedPasses:
+        """Forward and backward passes on padded batches, as CUDA graphs where there is a GPU."""
+        assert self.store.arrays is not None
+        share = -(-self.settings.batch_size // self.world.size)
+        return GraphedPasses(
+            PaddedShapes.of_crystals(self.store.arrays, self.train, share),
+            self.model,
+            [*self.parameters, *self.loss.parameters()],
+            self._passes,
+        )
 
     def set_scaler(self, scaler: TargetScaler) -> None:
         self.scaler = scaler
@@ -238,19 +257,11 @@ class Trainer:
         for parameter in parameters:
             parameter.grad = None
         sums = torch.zeros(1 + len(self.outputs), device=self.device, dtype=self.dtype)
+        passes = self.graphed or self._passes
         for part in parts:
             with out_of_memory_errors(part), compilation_errors():
                 batch = to_device(part, self.device)
-                with self._autocast():
-                    prediction = self.forward(batch)
-                loss, by_property = self.loss(
-                    prediction.to(self.dtype),
-                    self.targets[batch.index],
-                    batch.weight,
-                    global_batch_size,
-                )
-                loss.backward()
-                sums += torch.cat([loss.detach().reshape(1), by_property])
+                sums += passes(batch, self.targets[batch.index], global_batch_size)
         if flags is None:
             flags = sums.new_zeros(0)
         exchanged = torch.cat([sums, flags])
@@ -267,6 +278,18 @@ class Trainer:
         self.step += 1
         self._unread.append((self.step, global_batch_size, good))
         return good
+
+    def _passes(
+        self, batch: CrystalData, target: Tensor, global_batch_size: int | Tensor
+    ) -> Tensor:
+        """Forward and backward pass: the loss and that of each output, (1 + P,), detached."""
+        with self._autocast():
+            prediction = self.forward(batch)
+        loss, by_property = self.loss(
+            prediction.to(self.dtype), target, batch.weight, global_batch_size
+        )
+        loss.backward()
+        return torch.cat([loss.detach().reshape(1), by_property])
 
     def outcomes(self) -> Iterator[tuple[int, bool]]:
         """The steps since the last call, by number, and whether each was finite; waits for a GPU.

@@ -16,7 +16,7 @@ _SHARED = _PACKAGE / "_shared"
 
 SAMPLE = "jarvis_dft3d_15k"
 # The shipped model that predicts where nothing has been trained.
-DEFAULT_MODEL = "e3nn-std"
+DEFAULT_MODEL = "e3nn-ensemble"
 # Overrides the folder of everything that phase2hpc caches.
 CACHE_VARIABLE = "PHASE2HPC_CACHE"
 
@@ -70,8 +70,8 @@ def default_store() -> Path:
 
 
 def pretrained_models() -> list[Path]:
-    """Folders of the shipped trained models: the one that predicts by default, the others by
-    name."""
+    """Folders of the shipped models and ensembles: the one that predicts by default, the others
+    by name."""
     try:
         folder = shared_path("models/pretrained")
     except Phase2Error:

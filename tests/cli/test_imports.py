@@ -58,3 +58,22 @@ def test_short_commands(arguments, tmp_path: Path, monkeypatch) -> None:
     heavy = {"rich", "yaml", "submitit", "asyncio", "packaging", "tomllib", "ssl", "numpy", "torch"}
     assert not heavy & found
     assert len(found - imported(REFERENCE, "--help")) <= 200
+
+
+def test_dry_run_imports_no_states_of_runs(tmp_path: Path, monkeypatch) -> None:
+    """Beside our modules: typer, pydantic, submitit, PyYAML and packaging, and what these need."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")  # no Slurm
+    Path("crystals.jsonl").write_text("{}")
+    # As on a login node, without the packages that read stores.
+    login_node = "import sys\nsys.modules |= dict.fromkeys(['h5py', 'numpy'])\n"
+    libraries = "import packaging.requirements, pydantic.main, pydantic.types, submitit, yaml\n"
+    found = imported(
+        login_node + OURS,
+        *("submit", "--level", "std", "--profile", "slurm-gpu", "--dry-run"),
+        *("--store", "missing.h5", "--prepare", "crystals.jsonl"),
+    ) - imported(login_node + libraries + REFERENCE, "--help")
+    ours = {name for name in found if name.partition(".")[0] == "phase2hpc"}
+    assert not {"phase2hpc.cluster.monitor.scheduler", "phase2hpc.runs.state"} & ours
+    assert len(ours) <= 90, sorted(ours)
+    assert len(found - ours) <= 40, sorted(found - ours)

@@ -18,8 +18,10 @@ def test_a_small_case_of_everything(tiny, tmp_path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(out.read_text())
-    assert all(row["passed"] for row in result["correctness"] + result["exact_resume"])
-    assert len(result["correctness"]) == 4 and len(result["exact_resume"]) == 2
-    assert {(row["algorithm"], row["level"]) for row in result["table"]} >= {("e3nn", "std")}
+    checks = {"correctness": 4, "graphs_against_eager": 4, "exact_resume": 4}
+    for name, count in checks.items():
+        assert len(result[name]) == count and all(row["passed"] for row in result[name]), name
+    seen = {(row["algorithm"], row["level"], row["mode"]) for row in result["table"]}
+    assert seen >= {("e3nn", "std", "eager"), ("e3nn", "std", "graphs")}
     assert all(row["crystals_per_second"] > 0 for row in result["table"])
     assert result["training"]["history"][0]["score"] > 0

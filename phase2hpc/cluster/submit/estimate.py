@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +86,8 @@ def measured_rate(config: RunConfig, models_dir: Path, *, cuda: bool) -> tuple[f
             config.algorithm, config.model, config.training.batch_size,
         )  # fmt: skip
         if same and rates and min(rates) > 0:
+            import statistics  # with decimal and fractions: slow, and seldom needed
+
             rate = statistics.median(rates) / manifest.processes
             return rate, f"measured in run {summary.run.id}"
     return None

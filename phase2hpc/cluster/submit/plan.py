@@ -20,7 +20,6 @@ from phase2hpc.cluster.submit import prepare_job as preparation
 from phase2hpc.cluster.submit.array_size import refuse_large_array
 from phase2hpc.cluster.submit.batch_script import chosen_container, job_script, prepare_script
 from phase2hpc.cluster.submit.container import image_exists
-from phase2hpc.cluster.submit.dependencies import dependency_ids
 from phase2hpc.cluster.submit.estimate import estimate
 from phase2hpc.cluster.submit.resources import (
     AUTO,
@@ -185,7 +184,12 @@ def make_plans(request: SubmitRequest) -> tuple[Plan, ...]:
     base = checked_run_id(train.run_id) if train.run_id and not train.resume else new_run_id()
     algorithms = [sweep.values for sweep in sweeps if sweep.key == ALGORITHM]
     found = _members(request, [sweep for sweep in sweeps if sweep.key != ALGORITHM])
-    dependencies = tuple(dependency_ids(request.after, train.models_dir))
+    dependencies: tuple[str, ...] = ()
+    if request.after:
+        # Imported here: states of runs, which a submission without --after does not need.
+        from phase2hpc.cluster.submit.dependencies import dependency_ids
+
+        dependencies = tuple(dependency_ids(request.after, train.models_dir))
 
     def planned(one: SubmitRequest, base: str) -> Plan:
         plan = _plan(one, profile, options, found, base)

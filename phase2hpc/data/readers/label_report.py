@@ -88,7 +88,10 @@ class LabelReport:
             self._set_unit(name, new.unit)
 
     def _column(self, name: str) -> ColumnReport:
-        return self.columns.setdefault(name, ColumnReport())
+        found = self.columns.get(name)
+        if found is None:
+            found = self.columns[name] = ColumnReport()
+        return found
 
     def _set_unit(self, name: str, unit: str) -> None:
         column = self._column(name)

@@ -79,6 +79,8 @@ def is_missing(value: Any) -> bool:
     """True for a missing marker: None, NaN, blank, "N/A", "--" and their like."""
     if isinstance(value, str):
         return value.strip().lower() in MISSING_MARKERS
+    if type(value) is float:  # most cells; a look at Real takes as long as all the rest
+        return value != value
     # math.isnan overflows on large integers.
     return value is None or (isinstance(value, Real) and value != value)
 
@@ -183,6 +185,8 @@ def shown(value: Any) -> str:
 
 def _parsed(value: Any, decimal_comma: bool) -> tuple[float | None, Kind | None]:
     """The number of a cell, None if it holds none, and how it differs from a plain number."""
+    if type(value) is float and math.isfinite(value):
+        return value, None
     if isinstance(value, (bool, np.bool_)):
         return float(value), "boolean"
     kind: Kind | None = None

@@ -206,37 +206,41 @@ class StoreWriter:
 
 
 class _Column:
-    """Appends to one dataset in whole chunks (each is compressed once) and hashes as it goes."""
+    """Appends to one dataset in whole chunks (each is compressed once) and hashes as it goes.
+
+    Values wait in one buffer: small arrays kept for long among large short-lived ones would
+    fragment the heap, by kilobytes a crystal.
+    """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         self.dataset = dataset
-        self._rows: int = dataset.chunks[0]
-        self._waiting: list[npt.NDArray[Any]] = []
+        self._buffer = np.empty(dataset.chunks, dataset.dtype)
         self._count = 0
         self._hash = hashlib.sha256()
 
     def append(self, values: npt.NDArray[Any]) -> None:
-        self._waiting.append(np.asarray(values, dtype=self.dataset.dtype))
-        self._count += len(values)
-        if self._count >= self._rows:
-            self._write(self._count - self._count % self._rows)
+        while len(values):
+            part = values[: len(self._buffer) - self._count]
+            self._buffer[self._count : self._count + len(part)] = part
+            self._count += len(part)
+            values = values[len(part) :]
+            if self._count == len(self._buffer):
+                self._write()
 
     def close(self) -> None:
         if self._count:
-            self._write(self._count)
+            self._write()
 
     def description(self) -> dict[str, Any]:
         return describe(self.dataset, self._hash.hexdigest())
 
-    def _write(self, count: int) -> None:
-        values = np.concatenate(self._waiting)
-        now = np.ascontiguousarray(values[:count])
-        self._waiting = [values[count:].copy()]
-        self._count -= count
+    def _write(self) -> None:
+        values = self._buffer[: self._count]
         begin = len(self.dataset)
-        self.dataset.resize(begin + count, axis=0)
-        self.dataset[begin:] = now
-        self._hash.update(now.data)
+        self.dataset.resize(begin + self._count, axis=0)
+        self.dataset[begin:] = values
+        self._hash.update(values.data)
+        self._count = 0
 
 
 def _versions() -> dict[str, str]:

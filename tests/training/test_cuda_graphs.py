@@ -1,0 +1,166 @@
+"""Steps on padded batches are those on the batches as they are; only a capture needs a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from same_run import assert_same_run
+from tiny import LITTLE
+
+from phase2hpc.config.run_config import build_config
+from phase2hpc.data.loader import collate
+from phase2hpc.data.store.reader import Store
+from phase2hpc.errors import InputError, StoppedEarly
+from phase2hpc.training.cuda_graphs import obstacle_to_graphs
+from phase2hpc.training.padding import SIZES_PER_OCTAVE, PaddedShapes
+from phase2hpc.training.trainer import Trainer
+
+TOLERANCE = {"float64": 1e-11, "float32": 2e-5}
+PROPERTIES = ("formation_energy", "band_gap", "piezoelectric")
+
+
+def trainer_on(store: Store, algorithm: str, **settings: Any) -> Trainer:
+    chosen = {**LITTLE[algorithm], "device": "cpu", **settings}
+    trainer = Trainer(build_config(algorithm, "std", PROPERTIES, chosen), store)
+    trainer.model.train()
+    return trainer
+
+
+@pytest.fixture
+def store(tiny) -> Store:
+    return Store.open(tiny.store)
+
+
+@pytest.mark.parametrize("by_degree", [True, False])
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("algorithm", LITTLE)
+def test_padding_takes_no_part(algorithm, precision, by_degree, store) -> None:
+    """Loss, gradients and running statistics, of a whole batch and of a smaller last one."""
+    found = []
+    for padded in (False, True):
+        trainer = trainer_on(
+            store, algorithm, precision=precision, dropout=0.0, head_dropout=0.0
+        )  # fmt: skip
+        if algorithm == "e3nn":
+            trainer.model.encoder.geometry.by_degree = by_degree
+        passes = trainer.graphed_passes() if padded else trainer._passes
+        results: list[torch.Tensor] = []
+        for count in (8, 3):
+            batch = collate(store.arrays, trainer.train[:count], dtype=trainer.dtype)
+            for parameter in trainer.parameters:
+                parameter.grad = None
+            results.append(passes(batch, trainer.targets[batch.index], 8).clone())
+            results += [p.grad.clone() for p in trainer.parameters if p.grad is not None]
+        found.append([*results, *trainer.model.buffers()])
+    assert len(found[0]) > 40
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        scale = theirs.abs().max().clamp_min(1e-3)
+        assert (ours - theirs).abs().max() <= TOLERANCE[precision] * scale
+
+
+@pytest.mark.parametrize("algorithm", LITTLE)
+def test_padding_of_other_content_changes_no_bit(algorithm, store, monkeypatch) -> None:
+    original = PaddedShapes.pad
+    sums = []
+    for z, length in ((1, 1.0), (8, 1.7)):
+
+        def pad(self, batch, z=z, length=length):
+            out = original(self, batch)
+            out.z[batch.num_nodes :] = z
+            out.edge_shift[batch.num_edges :] *= length
+            out.index[batch.num_graphs :] = 5
+            return out
+
+        monkeypatch.setattr(PaddedShapes, "pad", pad)
+        trainer = trainer_on(store, algorithm)
+        trainer.graphed = trainer.graphed_passes()
+        for parts in trainer.loader.microbatches(None):
+            trainer.optimise(parts, 8)
+        sums.append([trainer.loss_sums, *trainer.model.state_dict().values()])
+    for ours, theirs in zip(*sums, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_few_shapes_hold_all_batches(store) -> None:
+    train, generator = store.split_indices("train"), np.random.default_rng(0)
+    shapes = PaddedShapes.of_crystals(store.arrays, train, 8)
+    seen = set()
+    for count in [8] * 60 + [1, 2, 5]:
+        batch = collate(store.arrays, generator.choice(train, count, replace=False))
+        padded = shapes.pad(batch)
+        seen.add(shapes.of(batch))
+        assert shapes.of(batch) == (padded.num_graphs, padded.num_nodes, padded.num_edges)
+        receiver = padded.edge_index[1]
+        assert bool((receiver.diff() >= 0).all()), "sorted by receiver"
+        assert int(torch.bincount(receiver).max()) <= padded.max_degree == shapes.degree
+        counts = torch.bincount(padded.batch, minlength=padded.num_graphs)
+        assert torch.equal(counts, padded.ptr.diff()) and int(counts.min()) > 0
+        assert torch.equal(padded.batch[padded.edge_index[0]], padded.batch[receiver])
+        assert int(padded.weight.sum()) == count
+        for name in ("z", "pos", "cell", "edge_shift", "batch", "index"):
+            assert torch.equal(padded[name][: len(batch[name])], batch[name]), name
+    assert len(seen) <= 4 * SIZES_PER_OCTAVE
+
+
+@pytest.mark.parametrize("algorithm", LITTLE)
+def test_padded_and_resumed(algorithm, train_tiny, tmp_path, monkeypatch) -> None:
+    """A run on padded batches resumes exactly, with shapes that it meets in another order."""
+    original = Trainer.__init__
+
+    def init(self, *args, **options) -> None:
+        original(self, *args, **options)
+        self.graphed = self.graphed_passes()
+        self.loader.keep_on(self.device)
+
+    monkeypatch.setattr(Trainer, "__init__", init)
+    reference = train_tiny(tmp_path / "whole", algorithm)
+    with monkeypatch.context() as patched:
+        optimise = Trainer.optimise
+
+        def stopping(self, *args):
+            if self.step == 7:
+                raise StoppedEarly("stopped", "test")
+            return optimise(self, *args)
+
+        patched.setattr(Trainer, "optimise", stopping)
+        with pytest.raises(StoppedEarly):
+            train_tiny(tmp_path / "parts", algorithm, checkpoint_steps=3)
+    run = train_tiny(tmp_path / "parts", algorithm, properties=None, resume=True)
+    assert_same_run(run, reference)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({}, "needs a GPU, and the device is cpu"), ({"max_edges": 100}, "needs a GPU")],
+)
+def test_refused_where_there_is_no_gpu(settings, said, store) -> None:
+    with pytest.raises(InputError, match=f"cuda_graphs=on {said}"):
+        trainer_on(store, "e3nn", cuda_graphs="on", **settings)
+    assert trainer_on(store, "e3nn", cuda_graphs="auto", **settings).graphed is None
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "said"),
+    [
+        ("e3nn", {"max_edges": 100}, "--max-edges splits"),
+        ("e3nn", {"compile": True}, "compile=true"),
+        ("cgcnn", {}, None),
+    ],
+)
+def test_obstacles_on_a_gpu(algorithm, settings, said, store) -> None:
+    trainer = trainer_on(store, algorithm)
+    chosen = trainer.settings.model_copy(update=settings)
+
+    def obstacle(processes: int = 1) -> str | None:
+        cuda = torch.device("cuda")
+        return obstacle_to_graphs(chosen, store, trainer.model, cuda, processes)
+
+    found = obstacle()
+    assert found is None if said is None else said in found
+    if said is None:
+        assert "use one process" in obstacle(processes=2)
+        trainer.model.encoder.capturable = False
+        assert "'capturable'" in obstacle()
