@@ -35,7 +35,7 @@ class Rates:
     gpu_infer: float = 100_000.0
 
 
-MEASURED = Rates(prepare=0.55, prepare_serial=0.15, verify=0.07, train=7.5, infer=4.0, read_cif=1.5)
+MEASURED = Rates(prepare=0.55, prepare_serial=0.2, verify=0.07, train=7.5, infer=6.0, read_cif=2.2)
 EPOCHS = 100
 VAL_FACTOR = 1.05
 

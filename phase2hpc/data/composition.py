@@ -43,7 +43,7 @@ _NOT_REDUCED = {
 _POLYANION = 1.65
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 10)  # for neighbours in a file; more would keep each crystal's formula
 def _pymatgen_formula(composition: tuple[tuple[str, int], ...]) -> str:
     """The rule of pymatgen's ``Composition.reduced_formula``, which takes seconds to import."""
     parts = sorted(composition, key=lambda part: (_order(part[0]), part[0]))

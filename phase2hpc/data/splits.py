@@ -78,7 +78,7 @@ def _hash_split(key: str, fractions: Fractions) -> str:
     return "val" if position < fractions[0] + fractions[1] else "test"
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 10)  # for neighbours in a file; more would keep each crystal's formula
 def _hash_position(key: str) -> float:
     return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
 

@@ -59,8 +59,7 @@ class _GatedGather(torch.autograd.Function):
         zeros = gate.new_zeros(operators.atoms, channels)
         return (
             None,
-            # With alpha=2 it would take twice as long.
-            zeros.index_add(0, operators.sender, gated).mul_(2.0),
+            zeros.index_add(0, operators.sender, gated, alpha=2),
             zeros.index_add_(0, operators.sender, of_argument),
             of_receiver,
             of_argument.t() @ operators.gate_basis,

@@ -20,6 +20,7 @@ from phase2hpc.config.properties import PROPERTIES
 from phase2hpc.errors import InputError
 from phase2hpc.inference.export import export_runs
 from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.runs.ensemble import find_ensemble
 from phase2hpc.runs.model_selection import runs_to_predict_with
 from phase2hpc.runs.registry import find_run
 from phase2hpc.runs.run_directory import RunDirectory
@@ -165,15 +166,20 @@ def test_the_shipped_model_serves_where_nothing_is_trained(
 ) -> None:
     shipped = pretrained_models()
     assert shipped, "models/pretrained is empty"
-    assert [run.path for run in runs_to_predict_with(tmp_path, None)] == shipped[:1]
+    members = runs_to_predict_with(tmp_path, None)
+    assert {run.path.parent for run in members} == {shipped[0]} and len(members) > 1
     code, out, _ = command(
         "predict", "--cif", EXAMPLES / "HfN-rocksalt.cif", "--models-dir", tmp_path
     )
     assert code == 0 and "formation_energy" in out
-    assert command("runs", "show", shipped[0].name, "--models-dir", tmp_path)[0] == 0
+    for path in shipped:
+        assert command("runs", "show", path.name, "--models-dir", tmp_path)[0] == 0
+    with pytest.raises(InputError, match="is an ensemble: name one of its models, as .*run_"):
+        find_run(tmp_path, shipped[0].name)
     namesake = RunDirectory(tmp_path / "multitask_std_e3nn" / f"run_{shipped[0].name}")
     namesake.path.mkdir(parents=True)
     assert find_run(tmp_path, shipped[0].name) == namesake
+    assert find_ensemble(tmp_path, shipped[0].name) is None
 
 
 @pytest.mark.parametrize("shipped", pretrained_models(), ids=lambda path: path.name)
@@ -181,7 +187,8 @@ def test_a_shipped_model_has_the_errors_it_says(
     shipped: Path, tmp_path: Path, command: Command
 ) -> None:
     """On all test crystals of the sample, read from its source again."""
-    said = json.loads(RunDirectory(shipped).metrics_json.read_text())["test"]
+    (folder, *_) = [*shipped.glob("ensemble_*"), shipped]
+    said = json.loads(RunDirectory(folder).metrics_json.read_text())["test"]
     with gzip.open(sample_source(), "rt") as lines:
         records = [record for record in map(json.loads, lines) if record["split"] == "test"]
     source, output = tmp_path / "test.jsonl", tmp_path / "preds.json"

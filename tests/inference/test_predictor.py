@@ -334,8 +334,8 @@ def test_a_lite_run_is_not_the_default(trained, folder, command, caplog) -> None
     models = trained["cgcnn"].path.parents[1]
     code, out, err = command("predict", "--cif", folder / "a_good.cif", "--models-dir", models)
     assert code == 0 and "piezoelectric" in out
-    assert "for the newest one): predicting with the shipped model e3nn-std" in caplog.text
-    assert "; by e3nn std, pretrained/e3nn-std (12,576 training crystals; test MAE format" in err
+    assert "for the newest one): predicting with the shipped model e3nn-ensemble" in caplog.text
+    assert "; by e3nn std, the mean of ensemble e3nn-ensemble/e3nn of 2 runs (12,576 train" in err
 
 
 def test_the_line_names_the_model(trained, folder, command) -> None:

@@ -11,10 +11,11 @@ from phase2hpc.config.run_config import build_config
 from phase2hpc.errors import InputError
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.model_selection import describe_model, runs_to_predict_with
+from phase2hpc.runs.registry import exported_members
 from phase2hpc.runs.run_directory import RunDirectory, create_run, family_folder
-from phase2hpc.utils.package_files import pretrained_models
+from phase2hpc.utils.package_files import DEFAULT_MODEL, pretrained_models
 
-SHIPPED = [RunDirectory(path) for path in pretrained_models()]
+SHIPPED = exported_members(pretrained_models()[0])
 
 
 def make_run(models: Path, name: str, level: str = "std", **manifest: Any) -> RunDirectory:
@@ -56,12 +57,12 @@ def test_the_default_is_the_newest_finished_production_run(level: str, tmp_path:
 def test_without_one_the_shipped_model_predicts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert runs_to_predict_with(tmp_path, None) == SHIPPED[:1]
+    assert runs_to_predict_with(tmp_path, None) == SHIPPED
     make_run(tmp_path, "mine", "smoke")
     caplog.clear()
-    assert runs_to_predict_with(tmp_path, None) == SHIPPED[:1]
+    assert runs_to_predict_with(tmp_path, None) == SHIPPED
     (message,) = caplog.messages
-    assert "--run mine for the newest one" in message and SHIPPED[0].id in message
+    assert "--run mine for the newest one" in message and DEFAULT_MODEL in message
     monkeypatch.setattr("phase2hpc.runs.model_selection.pretrained_models", list)
     with pytest.raises(InputError, match="no finished run at level std, pro or max in .*mine"):
         runs_to_predict_with(tmp_path, None)
@@ -81,8 +82,8 @@ def test_best_compares_runs_on_the_same_store_and_properties(tmp_path: Path) -> 
 
 def test_description(tmp_path: Path) -> None:
     assert describe_model(SHIPPED).startswith(
-        "e3nn std, pretrained/e3nn-std (12,576 training crystals; test MAE formation_energy 0.0496 "
-        "eV/atom, band_gap 0.166 eV, bulk_modulus 12.5 GPa, "
+        "e3nn std, the mean of ensemble e3nn-ensemble/e3nn of 2 runs (12,576 training crystals; "
+        "test MAE formation_energy 0.0447 eV/atom, band_gap 0.157 eV, bulk_modulus 12.4 GPa, "
     )
     one, two = make_run(tmp_path, "one", training_crystals=1000), make_run(tmp_path, "two", "pro")
     assert describe_model([one]) == "cgcnn std, multitask_cgcnn_std/one (1,000 training crystals)"

@@ -13,8 +13,8 @@ def test_a_small_case_of_everything(tiny, tmp_path) -> None:
     out = tmp_path / "gpu.json"
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "gpu.py", "--store", tiny.store, "--out", out,
-         "--device", "cpu", "--quick", "--batch-sizes", "4", "--seconds", "60"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+         "--device", "cpu", "--quick", "--batch-sizes", "4", "--seconds", "600"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(out.read_text())

@@ -208,8 +208,7 @@ class StoreWriter:
 class _Column:
     """Appends to one dataset in whole chunks (each is compressed once) and hashes as it goes.
 
-    Values wait in one buffer: small arrays kept for long among large short-lived ones would
-    fragment the heap, by kilobytes a crystal.
+    Values wait in a buffer of one chunk.
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
