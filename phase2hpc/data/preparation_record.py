@@ -83,8 +83,8 @@ def existing_store(path: Path, made_from: dict[str, Any]) -> PrepareSummary | No
         ) from error
     if different := difference(info.preparation, made_from):
         raise InputError(
-            f"{path} exists already, {different}: give the same options, replace it with "
-            "--overwrite or give another --store"
+            f"{path} exists already, {different}: replace it with --overwrite or give another "
+            "--store"
         )
     return PrepareSummary(
         path,

@@ -106,7 +106,7 @@ def test_already_there(source: Path, tmp_path: Path) -> None:
     for options, word in (
         (
             {"settings": GraphSettings(cutoff=4.0)},
-            "made with --cutoff 6, now --cutoff 4: give the",
+            "made with --cutoff 6, now --cutoff 4: replace it with ",
         ),
         ({"max_atoms": 50}, "made with --max-atoms 1000, now --max-atoms 50: "),
         ({"split": "random"}, "made without --split random, now with it; without --seed 0"),
