@@ -99,7 +99,8 @@ def test_a_users_own_column(train_tiny, tiny, tmp_path) -> None:
     labelled = sum("mass" in record["properties"] for record in tiny.of_split("test"))
     assert 0 < metrics["test"]["mass"]["n"] == labelled < len(tiny.of_split("test"))
     assert run.predictions_test.read_text().startswith(
-        "id,formula,atoms,band_gap_target,band_gap,band_gap_sigma,band_gap_error,mass_target,mass,"
+        "id,formula,atoms,band_gap_target,band_gap,band_gap_sigma,band_gap_low,band_gap_high,"
+        "band_gap_error,mass_target,mass,"
     )
 
 

@@ -185,7 +185,7 @@ def test_auxiliary_properties_are_trained_and_not_reported(store: Path, tmp_path
     assert best.scaler.reported == ("size",)
     assert set(json.loads(run.metrics_json.read_text())["test"]) == {"size"}
     assert run.predictions_test.read_text().splitlines()[0] == (
-        "id,formula,atoms,size_target,size,size_sigma,size_error"
+        "id,formula,atoms,size_target,size,size_sigma,size_low,size_high,size_error"
     )
     losses = json.loads(run.history.read_text())[0]["train_losses"]
     assert set(losses) == {"size", "tail", "flag"} and all(losses.values())
