@@ -96,7 +96,8 @@ def predict(
     if features is not None:
         if len(runs) > 1:
             raise InputError(
-                f"--features: the vectors of {len(runs)} models are unrelated: name one run"
+                f"--features: the vectors of {len(runs)} models are unrelated: name one by --run, "
+                f"as {runs[0].path}"
             )
         if shards is not None:
             raise InputError("--features: not with --shards; leave one of them out")
