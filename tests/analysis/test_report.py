@@ -127,9 +127,10 @@ def test_runs_of_different_stores_are_not_ranked(
         report_html([results_of_run(copied)] * 7)
 
 
-def test_the_shipped_model_has_metrics_only(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["e3nn-std", "e3nn-ensemble"])
+def test_a_shipped_model_has_metrics_only(command: Command, tmp_path: Path, name: str) -> None:
     output = tmp_path / "shipped.html"
-    assert command("report", "e3nn-std", "--output", output)[0] == 0
+    assert command("report", name, "--output", output)[0] == 0
     page = check_self_contained(output.read_text())
     assert "only their metrics are known" in page.text and "formation_energy" in page.text
 
