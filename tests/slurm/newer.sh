@@ -41,5 +41,5 @@ unshare --mount --propagation private bash -c '
   done
   cp /etc/resolv.conf "$root/etc/resolv.conf"
   grep -q "127.0.0.1" "$root/etc/hosts" 2>/dev/null || cp /etc/hosts "$root/etc/hosts"
-  exec chroot "$root" bash -c "cd \"\$1\" && shift && export HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin && slurmd -V && exec .venv/bin/python -m pytest tests/slurm \"\$@\"" bash "$@"
+  exec chroot "$root" bash -c "cd \"\$1\" && shift && export HOME=/root PATH=\$PWD/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin && slurmd -V && exec .venv/bin/python -m pytest tests/slurm \"\$@\"" bash "$@"
 ' bash "$PWD" "$@"
