@@ -34,7 +34,7 @@ def averaged(first: TrainedModel, shares: dict[Path, float]) -> MultiTaskModel:
     total = {name: torch.zeros_like(w) for name, w in first.model.state_dict().items()}
     for path, share in shares.items():
         one = copy.deepcopy(first.model)
-        TrainedModel.load(path / "best.pt").copy_into(one, first.scaler)
+        TrainedModel.load(RunDirectory(path).best).copy_into(one, first.scaler)
         for name, weight in one.state_dict().items():
             if weight.is_floating_point():
                 total[name] += share * weight
@@ -62,14 +62,14 @@ def main() -> None:
     best.model = averaged(best, shares)
     config = source.read_config()
     trainer = Trainer(config, Store.open(config.runtime.store or default_store()))
-    val = trainer.store.split_indices("val")
-    found = trainer.infer_on_all_ranks(best.model, val).physical(best.scaler)
-    metrics = metrics_by_property(
-        trainer.properties, found, trainer.labels(val), trainer.labels(trainer.train)
-    )
-    print(metrics_table(metrics, trainer.scaler.units))
-    print(f"score {score(metrics):.4f}", flush=True)
     if arguments.id == "-":
+        val = trainer.store.split_indices("val")
+        found = trainer.infer_on_all_ranks(best.model, val).physical(best.scaler)
+        metrics = metrics_by_property(
+            trainer.properties, found, trainer.labels(val), trainer.labels(trainer.train)
+        )
+        print(metrics_table(metrics, trainer.scaler.units))
+        print(f"score {score(metrics):.4f}")
         return
     run = RunDirectory(source.path.parent / f"{PREFIX}{arguments.id}")
     run.path.mkdir()

@@ -25,14 +25,14 @@ from phase2hpc.analysis.run_results import (
 )
 from phase2hpc.config.properties import in_order
 from phase2hpc.errors import InputError
-from phase2hpc.runs.ensemble import Ensemble, differing_settings, find_ensemble
+from phase2hpc.runs.ensemble import NOT_THE_RECIPE, Ensemble, differing_settings, find_ensemble
 from phase2hpc.runs.registry import find_run
 from phase2hpc.utils import tables
 
 log = logging.getLogger(__name__)
 
-# Settings in which runs of one recipe may differ.
-_NOT_THE_RECIPE = ("fold", "seed", "init_from")
+# Settings in which runs of one group may differ.
+_NOT_OF_THE_GROUP = ("fold", *NOT_THE_RECIPE)
 _MAX_CELL = 20
 
 
@@ -289,7 +289,7 @@ def compare(runs: Sequence[RunResults]) -> Comparison:
     groups = sorted((Group(tuple(r), shared) for r in recipes.values()), key=lambda g: g.score)
     settings = differing_settings([group.runs[0].config for group in groups])
     # Of a group of folds or starts, its first run's says nothing.
-    settings = {key: values for key, values in settings.items() if key not in _NOT_THE_RECIPE}
+    settings.pop("fold", None)
     members = [len(group.runs[0].members) for group in groups]
     if max(members) > 1:
         settings["members of the ensemble"] = list(members)
@@ -299,7 +299,7 @@ def compare(runs: Sequence[RunResults]) -> Comparison:
 def _recipe(one: RunResults) -> str:
     """All settings that change the result, but for fold and seed, as a key."""
     identity = one.config.identity()
-    kept = {key: value for key, value in identity.items() if key not in _NOT_THE_RECIPE}
+    kept = {key: value for key, value in identity.items() if key not in _NOT_OF_THE_GROUP}
     kept["ensemble"] = one.id if one.is_ensemble else None
     return json.dumps(kept, sort_keys=True, default=str)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phase2hpc.data.elements import ATOMIC_NUMBERS
-from phase2hpc.inference.labelled_predictions import LabelledPredictions
+from phase2hpc.inference.labelled_predictions import DEFAULT_COVERAGE, LabelledPredictions
 
 Array = npt.NDArray[np.float64]
 # Lower bounds of the groups by number of atoms in the cell.
@@ -20,8 +20,6 @@ SIZES = (1, 3, 5, 9, 17, 33, 65)
 # Nominal probabilities of the central intervals whose coverage is counted.
 LEVELS = np.linspace(0.05, 0.95, 19)
 MAX_BINS, MIN_PER_BIN = 10, 10
-# Coverage that the intervals of the predictions aim at.
-NOMINAL = 0.9
 # Labels are single precision, and so are the bounds in the file of predictions.
 ROUNDING = 1e-6
 
@@ -109,7 +107,8 @@ def worst(table: LabelledPredictions, name: str, count: int) -> list[Structure]:
 class Coverage:
     """Share of n labels inside the interval of their prediction.
 
-    se: standard error of NOMINAL among n crystals. within_sigma: share of errors below sigma.
+    se: standard error of DEFAULT_COVERAGE among n crystals. within_sigma: share of errors below
+    sigma.
     """
 
     share: float
@@ -129,7 +128,7 @@ def interval_coverage(table: LabelledPredictions, name: str) -> Coverage | None:
     margin = ROUNDING * (1 + np.abs(target))
     inside = (low - margin <= target) & (target <= high + margin)
     within = np.abs(table.error(name)) <= sigma + margin
-    se = math.sqrt(NOMINAL * (1 - NOMINAL) / n)
+    se = math.sqrt(DEFAULT_COVERAGE * (1 - DEFAULT_COVERAGE) / n)
     return Coverage(float(inside[known].mean()), se, float(within[known].mean()), n)
 
 

@@ -69,7 +69,8 @@ def report_html(results: Sequence[RunResults]) -> str:
     """The page. Raises InputError for more runs than it can show."""
     from jinja2 import Environment, StrictUndefined
 
-    from phase2hpc.analysis import error_analysis, plots
+    from phase2hpc.analysis import plots
+    from phase2hpc.inference.labelled_predictions import DEFAULT_COVERAGE
 
     if len(results) > MAX_RUNS:
         raise InputError(f"a report shows {MAX_RUNS} runs at most, these are {len(results)}")
@@ -87,7 +88,7 @@ def report_html(results: Sequence[RunResults]) -> str:
         properties=[_property(name, results) for name in properties],
         worst_count=WORST,
         min_per_element=MIN_PER_ELEMENT,
-        nominal=error_analysis.NOMINAL,
+        nominal=DEFAULT_COVERAGE,
     )
 
 

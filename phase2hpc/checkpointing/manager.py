@@ -152,7 +152,7 @@ def _replace(path: Path, payload: Mapping[str, Any], step: int, beside: Path | N
 
 
 def _valid(path: Path, read: Callable[[Path], T]) -> T | None:
-    """What ``read`` returns; None for a missing file, or one that is not valid and so set aside."""
+    """Result of ``read``; None for a missing file, or one that is not valid and so set aside."""
     try:
         return read(path)
     except FileNotFoundError:

@@ -13,7 +13,7 @@ COLUMN_KEYS = {"unit": "unit", "lower_bound": "min", "scale": "scale"}
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """How a store was made otherwise than it is asked for now; "" where it was not.
+    """Differences of a store from what is asked for now, in words; "" without any.
 
     old and new: as of ``preparation``, or of a merged store.
     """

@@ -51,7 +51,7 @@ def batches_by_size(
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model gives for n crystals, its row i for the i-th of them.
+    """Outputs of a model for n crystals, row i for the i-th of them.
 
     scaled: (n, P) predictions of all its properties, on the scale of training. vectors: (n, F)
     output of the encoder, in the precision of the model. zero: (n, P) properties that symmetry

@@ -31,10 +31,11 @@ from phase2hpc.inference.calibration import Calibration
 from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.domain import Domain
 from phase2hpc.inference.inputs import read_structures
+from phase2hpc.inference.labelled_predictions import DEFAULT_COVERAGE
 from phase2hpc.inference.out_of_memory import OutOfMemory
 from phase2hpc.inference.prediction_table import Prediction, as_frame
 from phase2hpc.inference.trained_model import TrainedModel
-from phase2hpc.inference.uncertainty import DEFAULT_COVERAGE, ErrorEstimator, Estimate
+from phase2hpc.inference.uncertainty import ErrorEstimator, Estimate
 from phase2hpc.runs.model_selection import describe_model
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.error_text import first_line

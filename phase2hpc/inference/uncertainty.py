@@ -11,6 +11,7 @@ import numpy.typing as npt
 from phase2hpc.inference.batched import Outputs
 from phase2hpc.inference.calibration import Calibration
 from phase2hpc.inference.error_model import SIGMA_COVERAGE, ErrorModel
+from phase2hpc.inference.labelled_predictions import DEFAULT_COVERAGE
 from phase2hpc.inference.target_scaler import TargetScaler
 
 Array = npt.NDArray[np.float64]
@@ -20,7 +21,6 @@ Array = npt.NDArray[np.float64]
 KNOTS = (0.01, 0.2, 0.4, 0.6, 0.8, 0.99)
 # Added to distances and spreads, which have no logarithm at zero.
 TINY = 1e-6
-DEFAULT_COVERAGE = 0.9
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from phase2hpc.runs.run_directory import PREFIX, RunDirectory
 from phase2hpc.utils.package_files import pretrained_models
 
 ENSEMBLE_PREFIX = "ensemble_"
+# Settings in which runs of one recipe may differ.
+NOT_THE_RECIPE = ("seed", "init_from")
 # Folder of an array's scripts and logs, beside its runs.
 ARRAY_PREFIX = "array_"
 
@@ -70,13 +72,10 @@ class Ensemble:
 
 
 def differing_settings(configs: Sequence[RunConfig]) -> dict[str, list[object]]:
-    """Settings of the recipe that differ, with the value of each.
-
-    Runs of one recipe may differ in the seed and in the weights that they start from.
-    """
+    """Settings of the recipe that differ, with the value of each."""
     flat = [config.identity() for config in configs]
     keys = dict.fromkeys(key for settings in flat for key in settings)
-    for own in ("seed", "init_from"):
+    for own in NOT_THE_RECIPE:
         keys.pop(own, None)
     values = {key: [settings.get(key) for settings in flat] for key in keys}
     return {key: found for key, found in values.items() if any(v != found[0] for v in found)}

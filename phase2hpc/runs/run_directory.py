@@ -86,7 +86,7 @@ class RunDirectory:
 
     @property
     def model_json(self) -> Path:
-        """What inference needs beside the weights and config.json of an exported model."""
+        """Scaler, elements and graph settings of an exported model."""
         return self.path / "model.json"
 
     @property

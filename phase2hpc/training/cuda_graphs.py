@@ -33,7 +33,7 @@ def obstacle_to_graphs(
     device: torch.device,
     processes: int,
 ) -> str | None:
-    """Why training steps cannot be replayed, and what to do instead; None where they can."""
+    """The reason why steps cannot be replayed, with what to do instead; None where they can."""
     if device.type != "cuda":
         return f"needs a GPU, and the device is {device.type}: train on one"
     if settings.compile:

@@ -123,7 +123,7 @@ def _elsewhere(
     given: float | None,
     further: Sequence[SbatchOption],
 ) -> str | None:
-    """How another option than that of the fields requests it, or that none does; None otherwise.
+    """Another option that requests it, in words, or that none does; None for that of the fields.
 
     fields: of the amount, and of the option.
     """
