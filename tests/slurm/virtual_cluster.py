@@ -460,17 +460,21 @@ def _free_slot() -> tuple[Path, int, int]:
 
 
 def _kill_processes(configuration: Path, *marks: str) -> None:
-    """Until none is left: one that is just being started may escape the first look."""
+    """Until none is left: one that is just being started may escape the first look.
+
+    All are stopped before the first is killed, or a slurmstepd would report its job's end."""
     while found := list(processes(configuration, *marks)):
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
         time.sleep(0.05)
 
 
 def processes(configuration: Path, *marks: str) -> Iterator[int]:
     """The living processes with this SLURM_CONF and, if marks are given, one of them in their
-    environment; but not this one and what it was started by, since a user may have exported
+    environment, and the slurmstepd that started them, whose own environment newer versions
+    overwrite; but not this process and what it was started by, since a user may have exported
     SLURM_CONF to look at the cluster by hand."""
     wanted = {mark.encode() for mark in marks}
     mine = f"SLURM_CONF={configuration}".encode()
@@ -484,6 +488,10 @@ def processes(configuration: Path, *marks: str) -> Iterator[int]:
             continue
         if mine in variables and (not wanted or wanted & variables):
             yield int(entry.name)
+            with contextlib.suppress(OSError):
+                parent = _parent(int(entry.name))
+                if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
+                    yield parent
 
 
 def _ancestors() -> set[int]:
@@ -491,7 +499,11 @@ def _ancestors() -> set[int]:
     found, pid = set(), os.getpid()
     while pid > 0:
         found.add(pid)
-        parent = re.search(r"^PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)
-        assert parent is not None
-        pid = int(parent[1])
+        pid = _parent(pid)
     return found
+
+
+def _parent(pid: int) -> int:
+    parent = re.search(r"^PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    assert parent is not None
+    return int(parent[1])
