@@ -1,6 +1,6 @@
 """Queue of training runs that compare settings on folds of the sample's train and val crystals.
 
-python benchmarks/screen.py FOLDER [GROUP ...]     GROUP: encoder, tasks, size; all without one
+python benchmarks/screen.py FOLDER [GROUP ...]     GROUP: encoder, loss, steps, shape, tasks, size; all without one
 
 Test crystals of the sample take no part: its train and val crystals are split anew into ten folds
 by formula, and a run is tested on one of them. What has finished is not run again, what was
@@ -37,6 +37,13 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "no_gate": FULL | {"gate_basis_size": 0},
         "plain": FULL | {"gate_basis_size": 0, "element_descriptors": False},
     },
+    "loss": {"full": FULL, "absolute": FULL | {"huber_delta": 0.01}},
+    "steps": {
+        "full": FULL,
+        "batch_16": FULL | {"batch_size": 16, "lr": 1.4e-3},
+        "decay_0.3": FULL | {"weight_decay": 0.3},
+    },
+    "shape": {"full": FULL, "deep": FULL | {"channels": (48, 24, 12), "layers": 4}},
     "tasks": {"full": FULL, **{f"only_{name}": {"properties": [name]} for name in SEVEN}},
     "size": {
         "full": FULL,

@@ -52,14 +52,18 @@ class SiteOptions:
 
         if self.memory is None:
             return None
-        return _number("memory", self.memory, parse_gigabytes, at_least=0)
+        return _number("memory", self.memory, parse_gigabytes, "GiB, as 64, or 64G", at_least=0)
 
     def hours(self) -> float | str:
         """The time limit in hours, or auto. Raises InputError."""
         from phase2hpc.cluster.profiles.fields import parse_hours
         from phase2hpc.cluster.submit.resources import AUTO
 
-        return AUTO if self.time == AUTO else _number("time", self.time, parse_hours)
+        return (
+            AUTO
+            if self.time == AUTO
+            else _number("time", self.time, parse_hours, "hours, HH:MM:SS or D-HH:MM:SS")
+        )
 
     def given(self) -> list[str]:
         """The flags that are given."""
@@ -78,11 +82,15 @@ class SiteOptions:
             raise InputError(f"{flags[0]}: only with --profile; without, the shards run here")
 
 
-def _number(flag: str, text: str, parse: Any, at_least: float | None = None) -> float:
+def _number(flag: str, text: str, parse: Any, forms: str, at_least: float | None = None) -> float:
     try:
-        value = float(parse(text))
+        parsed = parse(text)
     except ValueError as error:
         raise InputError(f"--{flag} {text}: {error}") from None
+    try:
+        value = float(parsed)
+    except ValueError:
+        raise InputError(f"--{flag} {text}: write {forms}") from None
     if not (0 < value < float("inf") or value == at_least):
         limit = "more than 0" if at_least is None else f"at least {at_least:g}"
         raise InputError(f"--{flag} {text}: must be {limit}")

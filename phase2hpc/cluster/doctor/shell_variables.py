@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from phase2hpc.cluster.doctor.check import Check, ok, warn
-from phase2hpc.cluster.doctor.slurm import command_line, smallest_job
+from phase2hpc.cluster.doctor.slurm import smallest_script
 from phase2hpc.cluster.profiles.profile import Profile
-from phase2hpc.cluster.submit.exclusive_options import SbatchOption
-from phase2hpc.cluster.submit.shell_variables import dropped_variables, variable_notes
+from phase2hpc.cluster.submit.shell_variables import (
+    dropped_variables,
+    script_options,
+    variable_notes,
+)
 from phase2hpc.errors import InputError
 
 
@@ -14,14 +17,10 @@ def shell_variable_checks(profile: Profile | None) -> list[Check]:
     """The SBATCH_* variables that a job of the profile would not be given, and those that it would;
     no check if there are none."""
     try:
-        lines = command_line(smallest_job(profile or Profile()))
+        options = script_options(smallest_script(profile or Profile()).text())
     except InputError:
         # The trial job names the contradiction.
         return []
-    options = []
-    for line in lines:
-        name, _, value = line.removeprefix("--").partition("=")
-        options.append(SbatchOption(name, value or True, "the batch script"))
     notes = variable_notes(options)
     if not notes:
         return []

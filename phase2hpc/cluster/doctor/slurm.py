@@ -12,9 +12,10 @@ from phase2hpc.cluster.profiles.profile import Profile
 from phase2hpc.cluster.slurm import jobs as slurm
 from phase2hpc.cluster.slurm import partitions as slurm_cluster
 from phase2hpc.cluster.slurm.clusters import chosen_cluster
-from phase2hpc.cluster.submit.plan import with_partition_limit
+from phase2hpc.cluster.submit.batch_script import job_script
+from phase2hpc.cluster.submit.partition_limit import with_partition_limit
 from phase2hpc.cluster.submit.resources import ResourceOverrides, allocate
-from phase2hpc.cluster.submit.sbatch_options import parameters_of
+from phase2hpc.cluster.submit.slurm_executor import JobScript
 from phase2hpc.config.algorithm_registry import unknown_key
 from phase2hpc.config.algorithms import ALGORITHMS
 from phase2hpc.errors import InputError, Phase2Error
@@ -120,11 +121,14 @@ def _time_problems(profile: Profile, partition: slurm_cluster.Partition) -> list
     if most is not None and most > limit:
         found = f"{_clock(most)}, above the {_clock(limit)} of {partition.name}"
         return [fail("max_hours", found, f"set 'max_hours' to {_clock(limit)} at most")]
-    if profile.hours is not None and profile.hours > limit:
-        found = f"{_clock(profile.hours)}, above the {_clock(limit)} of {partition.name}"
-        advice = f"jobs ask for {_clock(limit)}, and a longer run continues by requeue"
-        return [warn("hours", found, advice)]
-    return []
+    given = {"hours": profile.hours}
+    given |= {f"hours_per_level.{level}": h for level, h in profile.hours_per_level.items()}
+    advice = f"jobs ask for {_clock(limit)}, and a longer run continues by requeue"
+    return [
+        warn(name, f"{_clock(hours)}, above the {_clock(limit)} of {partition.name}", advice)
+        for name, hours in given.items()
+        if hours is not None and hours > limit
+    ]
 
 
 def _size_problems(profile: Profile, partition: slurm_cluster.Partition) -> list[Check]:
@@ -146,6 +150,8 @@ def _size_problems(profile: Profile, partition: slurm_cluster.Partition) -> list
         if asked is not None and asked > limit:
             found = f"{asked:g}, and {partition.name} has {limit:g} at most"
             advice = f"set 'max_{field}' to {limit:g}: larger jobs are then refused at once"
+            if not limit:  # nodes whose memory Slurm does not know
+                advice = f"leave 'max_{field}' out"
             problems.append(warn(f"max_{field}", found, advice))
     return problems
 
@@ -181,11 +187,15 @@ def _trial(profile: Profile) -> Check:
 
 def smallest_job(profile: Profile) -> dict[str, Any]:
     """sbatch options of a job at the smallest level, as submitit names them. Raises InputError."""
+    return smallest_script(profile).parameters
+
+
+def smallest_script(profile: Profile) -> JobScript:
+    """The batch script of that job. Raises InputError."""
     rows = [level for algorithm in ALGORITHMS.values() for level in algorithm.levels.values()]
     smallest = min((row.resources for row in rows), key=lambda r: (r.hours, r.memory_gb, r.cpus))
-    return parameters_of(
-        profile, allocate(smallest, profile, ResourceOverrides(), None), "doctor", {}
-    )
+    request = allocate(smallest, profile, ResourceOverrides(), None)
+    return job_script(profile, request, None, "doctor", {}, [])
 
 
 def command_line(parameters: dict[str, Any]) -> list[str]:

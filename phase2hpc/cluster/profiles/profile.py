@@ -35,6 +35,7 @@ from phase2hpc.utils import tables
 from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.error_text import first_problem
 from phase2hpc.utils.package_files import shared_path
+from phase2hpc.utils.time_format import format_duration
 
 # Further folders of profiles, separated as in PATH.
 FOLDERS_VARIABLE = "PHASE2HPC_PROFILES"
@@ -179,7 +180,8 @@ class Profile(_Settings):
             limit = _LIMITS.get(field, "max_hours")
             most = getattr(self, limit)
             if value is not None and most is not None and value > most:
-                raise ValueError(f"{field} {value:g} is above {limit} {most:g}")
+                shown, highest = (_shown(limit, number) for number in (value, most))
+                raise ValueError(f"{field} {shown} is above {limit} {highest}")
         if self.memory_request == "mem-per-cpu" and self.cpu_request == "none":
             raise ValueError(
                 "memory_request mem-per-cpu needs cores, and cpu_request is none: set mem-per-cpu "
@@ -320,6 +322,10 @@ def profiles_table() -> str:
             about += f" (hides {', '.join(map(str, hidden))})"
         rows.append((name, str(path), about))
     return tables.aligned(("profile", "file", "description"), rows, left=3)
+
+
+def _shown(limit: str, value: float) -> str:
+    return format_duration(3600 * value) if limit == "max_hours" else f"{value:g}"
 
 
 def _by_name() -> dict[str, list[Path]]:

@@ -65,6 +65,14 @@ def message_of(stderr: str) -> str:
     return "; ".join(dict.fromkeys(line for line in lines if line))
 
 
+def environment_outside_jobs() -> dict[str, str]:
+    """The environment without the variables of a job that this process may run in."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return dict(os.environ)
+    kept = ("SLURM_CONF", VARIABLE)
+    return {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in kept}
+
+
 def run_slurm(
     command: str,
     *arguments: str,
@@ -79,7 +87,9 @@ def run_slurm(
     Raises Phase2Error if it fails, is missing, or does not answer in time.
     """
     limit = TIMEOUT_SECONDS if timeout is None else timeout
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(_FORMAT_VARIABLES)}
+    environment = {
+        k: v for k, v in environment_outside_jobs().items() if not k.startswith(_FORMAT_VARIABLES)
+    }
     if cluster is not None:
         environment[VARIABLE] = cluster
         if not cluster:

@@ -82,6 +82,8 @@ def _unfinished_job(job_id: str) -> list[str]:
     if not slurm.slurm_available():
         raise Phase2Error(f"--after {job_id}: no Slurm on this machine to ask about it")
     queued = slurm.queue_states([job_id])
+    if job_id in queued and not queued[job_id].over:
+        return [job_id]  # one job: accounting, which may be down, has nothing to add
     # Elements of an array leave the queue one by one.
     ended = slurm.accounting_states([job_id])
     found = {job: state for job, state in ended.items() if state.over} | queued

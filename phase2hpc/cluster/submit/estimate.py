@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from phase2hpc.cluster.submit.store_size import StoreSize
 from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.algorithms import ALGORITHMS
+from phase2hpc.config.level_settings import preset_of
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.runs.registry import registry
 
@@ -55,6 +57,22 @@ class Estimate:
 
     def memory_note(self, tasks: int) -> str:
         return f"estimated need {self.memory_gb(tasks):.1f} GiB"
+
+
+def longest(
+    configs: Iterable[RunConfig], models_dir: Path, size: StoreSize, *, cuda: bool, done: int
+) -> Estimate:
+    """The estimate of the run that takes longest. done: as for ``estimate``."""
+    found = {}  # one configuration of each model, batch size and length of training
+    for config in configs:
+        training = config.training
+        key = (training.batch_size, training.epochs, training.max_samples)
+        found[config.model.model_dump_json(), *key] = config
+    estimates = (
+        estimate(config, preset_of(config), models_dir, size, cuda=cuda, done=done)
+        for config in found.values()
+    )
+    return max(estimates, key=lambda one: one.hours(1))
 
 
 def estimate(

@@ -24,7 +24,8 @@ _GROUPS: dict[str, frozenset[str]] = {
 }
 # The same by the value of options that request several things.
 _BY_VALUE = (
-    ("gres", GPUS, r"(^|,)(gres[/:])?gpu\b"),
+    # Slurm gives a job GPUs or shares of them, not both.
+    ("gres", GPUS, r"(^|,)(gres[/:])?(gpu|shard|mps)\b"),
     ("tres-per-task", GPUS, r"(^|,)gres[/:]gpu\b"),
     ("tres-per-task", CORES, r"(^|,)cpu\b"),
     ("tres-per-task", MEMORY, r"(^|,)mem\b"),
@@ -50,9 +51,20 @@ class SbatchOption:
             if name == self.name and re.search(pattern, str(self.value))
         }
 
+    @property
+    def is_per_gpu(self) -> bool:
+        """Whether it says how much of something each GPU has."""
+        return self.name.endswith("-per-gpu")
+
+    @property
+    def requests_whole_gpus(self) -> bool:
+        return GPUS in self.requests() and not (
+            self.name == "gres" and not re.search(r"(^|,)(gres[/:])?gpu\b", str(self.value))
+        )
+
     def without_gpus(self) -> SbatchOption | None:
         """The option for a job without GPUs; None if it concerns them alone."""
-        if self.name.startswith(("gpu-", "gpus")) or self.name.endswith("-per-gpu"):
+        if self.name.startswith(("gpu-", "gpus")) or self.is_per_gpu:
             return None
         if self.name != "gres":
             return self
@@ -94,6 +106,25 @@ def rival(what: str, options: Iterable[SbatchOption], place: str | None) -> Sbat
                 raise _contradiction(what, place, option.origin)
             return option
     return None
+
+
+def refuse_per_gpu_without_gpus(
+    options: Iterable[SbatchOption], fields: Mapping[str, str], *, requested: bool
+) -> None:
+    """Raise InputError for a request per GPU in a job that requests no whole GPU.
+
+    fields: the profile's, by name, that may be requests per GPU. requested: GPUs beside options.
+    """
+    options = list(options)
+    if requested or any(option.requests_whole_gpus for option in options):
+        return
+    places = [f"{field}: {value}" for field, value in fields.items() if value.endswith("-per-gpu")]
+    places += [option.origin for option in options if option.is_per_gpu]
+    if places:
+        raise InputError(
+            f"{places[0]} needs a request of GPUs, and the profile's gpu_request is none: Slurm "
+            "would refuse the job; leave one of them out"
+        )
 
 
 def _contradiction(what: str, place: str, other: str) -> InputError:

@@ -20,7 +20,7 @@ from phase2hpc.cluster.slurm.clusters import chosen_cluster
 from phase2hpc.cluster.submit.array_size import refuse_large_array
 from phase2hpc.cluster.submit.batch_script import chosen_container, job_script
 from phase2hpc.cluster.submit.local_executor import run_calls
-from phase2hpc.cluster.submit.plan import with_partition_limit
+from phase2hpc.cluster.submit.partition_limit import with_partition_limit
 from phase2hpc.cluster.submit.resources import AUTO, ResourceOverrides, allocate
 from phase2hpc.cluster.submit.sbatch_options import start_after, with_options
 from phase2hpc.cluster.submit.sharded_work import SHARD_HOURS, ShardedWork, prepare_in_shards

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phase2hpc.cluster.profiles.profile import (
     ContainerSettings,
@@ -14,13 +14,13 @@ from phase2hpc.cluster.profiles.profile import (
     find_profile,
     portable_name,
 )
-from phase2hpc.cluster.slurm.jobs import slurm_available
-from phase2hpc.cluster.slurm.partitions import partitions
 from phase2hpc.cluster.submit import prepare_job as preparation
 from phase2hpc.cluster.submit.array_size import refuse_large_array
 from phase2hpc.cluster.submit.batch_script import chosen_container, job_script, prepare_script
 from phase2hpc.cluster.submit.container import image_exists
-from phase2hpc.cluster.submit.estimate import estimate
+from phase2hpc.cluster.submit.estimate import longest
+from phase2hpc.cluster.submit.partition_limit import with_partition_limit
+from phase2hpc.cluster.submit.planned_runs import PlannedRun, new_runs
 from phase2hpc.cluster.submit.resources import (
     AUTO,
     ResourceOverrides,
@@ -39,30 +39,25 @@ from phase2hpc.cluster.submit.sweep import (
     parse_sweeps,
     trials,
 )
-from phase2hpc.cluster.submit.tuning import checked_space, read_space
 from phase2hpc.config.algorithm_registry import algorithm_named, level_named
-from phase2hpc.config.level_settings import preset_of
-from phase2hpc.config.properties import ColumnSettings
 from phase2hpc.config.run_config import RunConfig
-from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.errors import InputError
 from phase2hpc.runs.ensemble import array_folder
 from phase2hpc.runs.job_request import JobRequest
 from phase2hpc.runs.run_directory import (
-    PREFIX,
     RunDirectory,
     checked_run_id,
-    family_folder,
     new_run_id,
 )
-from phase2hpc.training.request import TrainRequest, new_config
+from phase2hpc.training.request import TrainRequest
 from phase2hpc.training.resume_config import resumed_config, run_to_resume
-from phase2hpc.training.tuning.space import Space
-from phase2hpc.training.tuning.study import require_optuna
 from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.package_files import default_store
 from phase2hpc.utils.time_format import format_duration
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from phase2hpc.training.tuning.space import Space
+
 
 # Placeholder in --dry-run for the id of the job that prepares the store.
 ID_OF_PREPARE = "ID_OF_THE_FIRST_JOB"
@@ -87,15 +82,6 @@ class SubmitRequest:
     fields: Mapping[str, str | None] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run and its settings; its directory exists only if it is resumed."""
-
-    run: RunDirectory
-    config: RunConfig
-    member: Member
 
 
 @dataclass(frozen=True)
@@ -234,9 +220,6 @@ def _plan(
     train = request.train
     profile = profile.at_level(train.level)
     level = level_named(algorithm_named(train.algorithm), train.level)
-    space = None
-    if request.space is not None:
-        space = read_space(request.space, train.algorithm, train.overrides)
     several = found != [Member()]
     if several and profile.executor == "slurm":
         refuse_large_array(len(found))
@@ -248,20 +231,13 @@ def _plan(
         runs = [PlannedRun(resumed, config, Member())]
     else:
         store = PlannedStore.inspect(path)
-        swept = {member.properties for member in found}
-        asked = ",".join(filter(None, (train.properties, train.auxiliary, *train.columns, *swept)))
-        columns = store.columns(asked or None)
-        runs = [
-            PlannedRun(
-                _run_of(train, base + member.suffix),
-                _config(train, path, columns, member, announce=member is found[0]),
-                member,
-            )
-            for member in found
-        ]
-    # With the limits of a search.
+        runs = new_runs(train, store, base, found)
     configs = [planned.config for planned in runs]
-    if space is not None:
+    space = None
+    if request.space is not None:
+        from phase2hpc.cluster.submit.tuning import checked_space, read_space
+
+        space = read_space(request.space, train.algorithm, train.overrides)
         configs += checked_space(space, configs[0], str(request.space))
     if request.sources and store.exists:
         raise InputError(f"--prepare: the store {store.path} exists already; leave out --prepare")
@@ -276,19 +252,15 @@ def _plan(
     expected = None
     if size is not None:
         # One time limit is that of all jobs of an array.
-        expected = max(
-            (
-                estimate(config, preset_of(config), train.models_dir, size, cuda=cuda, done=done)
-                for config in _of_different_speed(configs)
-            ),
-            key=lambda one: one.hours(1),
-        )
+        expected = longest(configs, train.models_dir, size, cuda=cuda, done=done)
     allocation = allocate(level.resources, profile, request.wanted, expected, options)
     folder = absolute_path(runs[0].run.path)
     if several:
         folder = array_folder(RunDirectory(folder), base)
     container = chosen_container(profile, request.container, required=not request.dry_run)
     if space is not None and container is None and profile.python is None and not request.dry_run:
+        from phase2hpc.training.tuning.study import require_optuna
+
         require_optuna()  # the jobs have this Python
     folders = [train.models_dir, store.path.parent]
     if (initial := runs[0].config.init_from) is not None:
@@ -325,66 +297,6 @@ def _plan(
         ensemble=base if several else None,
         space=space,
     )
-
-
-def _of_different_speed(configs: Iterable[RunConfig]) -> list[RunConfig]:
-    """One configuration of each model, batch size and length of training."""
-    found = {}
-    for config in configs:
-        training = config.training
-        key = (training.batch_size, training.epochs, training.max_samples)
-        found[config.model.model_dump_json(), *key] = config
-    return list(found.values())
-
-
-def _config(
-    train: TrainRequest,
-    store: Path,
-    columns: Mapping[str, ColumnSettings],
-    member: Member,
-    *,
-    announce: bool,
-) -> RunConfig:
-    for key in train.overrides.keys() & member.overrides.keys():
-        raise InputError(f"--sweep {key}: --{key.replace('_', '-')} is given too")
-    if member.properties is not None and train.properties is not None:
-        raise InputError("--sweep properties: --properties (or --all-properties) is given too")
-    request = replace(
-        train,
-        seed=train.seed if member.seed is None else member.seed,
-        overrides={**train.overrides, **member.overrides},
-        properties=train.properties if member.properties is None else member.properties,
-    )
-    return new_config(request, store, columns, announce=announce)
-
-
-def _run_of(train: TrainRequest, run_id: str) -> RunDirectory:
-    family = train.models_dir / family_folder(train.algorithm, train.level)
-    run = RunDirectory(family / (PREFIX + checked_run_id(run_id)))
-    if run.path.exists():
-        raise InputError(
-            f"run '{run.id}' exists already in {family}: continue it with --resume, or choose "
-            "another --run-id"
-        )
-    if "%" in str(absolute_path(run.path)):
-        raise InputError(f"{absolute_path(run.path)}: Slurm cannot write logs to a path with '%'")
-    return run
-
-
-def with_partition_limit(profile: Profile) -> Profile:
-    """The profile with its partition's time limit if it has none: on most sites a job above that
-    limit would stay pending forever."""
-    if profile.executor != "slurm" or profile.max_hours is not None or not slurm_available():
-        return profile
-    try:
-        known = partitions()
-    except Phase2Error as error:
-        log.warning("cannot query the time limits of partitions (%s)", error)
-        return profile
-    asked = (profile.partition or "").split(",")
-    chosen = [p for p in known.values() if p.name in asked or (not profile.partition and p.default)]
-    limits = [partition.max_hours for partition in chosen if partition.max_hours is not None]
-    return profile.model_copy(update={"max_hours": min(limits)}) if limits else profile
 
 
 def _uses_cuda(

@@ -15,6 +15,7 @@ from phase2hpc.cluster.submit.exclusive_options import (
     MEMORY,
     SbatchOption,
     further_options,
+    refuse_per_gpu_without_gpus,
     rival,
 )
 from phase2hpc.config.algorithms import Resources
@@ -107,12 +108,32 @@ def allocate(
     if gpus and profile.gpu_request != "none":
         place = _place(profile, ("gpus", "gpu_request"), "--gpus-per-node", wanted.gpus_per_node)
         rival(GPUS, further, place or "the level's number of GPUs")
-    if _elsewhere(CORES, profile, ("cpus", "cpu_request"), "--cpus", wanted.cpus, further):
+    if gpus:
+        fields = {name: getattr(profile, name) for name in ("cpu_request", "memory_request")}
+        refuse_per_gpu_without_gpus(further, fields, requested=profile.gpu_request != "none")
+    cores = _elsewhere(CORES, profile, ("cpus", "cpu_request"), "--cpus", wanted.cpus, further)
+    if cores is not None:
         cpus = None
     memory_fields = ("memory_gb", "memory_request")
     note = _elsewhere(MEMORY, profile, memory_fields, "--memory", wanted.memory_gb, further)
+    if note is None:
+        _check_memory_request(profile.memory_request, memory, cores)
     notes = (time_note, f"memory {note}" if note else memory_note)
     return ResourceRequest(nodes, tasks, gpus, cpus, None if note else memory, minutes, notes)
+
+
+def _check_memory_request(request: str, memory: float, cores: str | None) -> None:
+    """Refuse a memory per core or GPU that cannot be told. cores: what else requests them."""
+    if memory == 0 and request in ("mem-per-cpu", "mem-per-gpu"):
+        raise InputError(
+            f"--memory 0 means all of a node's memory, and memory_request is {request}: give an "
+            "amount"
+        )
+    if request == "mem-per-cpu" and cores is not None:
+        raise InputError(
+            f"memory_request mem-per-cpu divides a node's memory by its cores, and these are "
+            f"{cores}: set memory_request: none, and mem-per-cpu in 'sbatch'"
+        )
 
 
 def _elsewhere(

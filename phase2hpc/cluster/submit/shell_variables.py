@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterable
 
 from phase2hpc.cluster.slurm.clusters import VARIABLE as CLUSTERS_VARIABLE
+from phase2hpc.cluster.slurm.command import environment_outside_jobs
 from phase2hpc.cluster.submit.exclusive_options import SbatchOption
 
 _PREFIX = "SBATCH_"
@@ -39,9 +40,8 @@ def sbatch_environment(options: Iterable[SbatchOption]) -> dict[str, str]:
     those of an enclosing job."""
     # The cluster is an option of sbatch: on the node, scontrol is to ask the job's own controller.
     dropped = {CLUSTERS_VARIABLE, *dropped_variables(options)}
-    if "SLURM_JOB_ID" in os.environ:
-        dropped |= {name for name in os.environ if name.startswith("SLURM_")} - {"SLURM_CONF"}
-    return {name: value for name, value in os.environ.items() if name not in dropped}
+    found = environment_outside_jobs()
+    return {name: value for name, value in found.items() if name not in dropped}
 
 
 def dropped_variables(options: Iterable[SbatchOption]) -> dict[str, str]:

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from submitit.core import utils
-from submitit.core.core import Job, PicklingExecutor
+from submitit.core.core import PicklingExecutor
 from submitit.slurm import slurm
 
 from phase2hpc.cluster.node.train_task import RESTARTS_VARIABLE
 from phase2hpc.cluster.slurm.clusters import chosen_cluster
 from phase2hpc.cluster.slurm.command import SlurmUnavailable, error_of, message_of
+from phase2hpc.cluster.slurm.jobs import cancel
 from phase2hpc.cluster.submit.shell_variables import sbatch_environment, script_options
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.utils.dependencies import modules
@@ -103,7 +104,8 @@ _FIRST_LINES = ["unset SLURM_EXPORT_ENV"]
 _SLURM_LINES = [
     # From 22.05 on srun does not inherit this from sbatch. Unset where cores are not requested per
     # task: srun refuses it beside cores per GPU.
-    'if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi',
+    'if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK',
+    "else unset SRUN_CPUS_PER_TASK; fi",
     f'export {RESTARTS_VARIABLE}="${{SLURM_RESTART_COUNT:-0}}"',
     # SIGTERM at a preemption must end the task and not this shell; children reset the trap.
     "trap : TERM",
@@ -181,7 +183,8 @@ class BatchExecutor(slurm.SlurmExecutor):
         """Submit; returns the ids of the jobs or elements.
 
         ``before_start`` is called with the ids; no call starts before it returns, since a task
-        waits for its pickle. Raises InputError or Phase2Error with Slurm's reason for a refusal.
+        waits for its pickle. What fails after sbatch has answered cancels the job. Raises
+        InputError or Phase2Error with Slurm's reason for a refusal.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         pickles = []
@@ -190,26 +193,26 @@ class BatchExecutor(slurm.SlurmExecutor):
             call.set_timeout(self.parameters["time"], self.max_num_timeout)
             pickles.append(self.folder / f"{uuid.uuid4().hex}.pkl")
             call.dump(pickles[-1])
-        first: Job[Any] = self._submit_command(self._submitit_command_str)
-        ids = [first.job_id]
-        if self.script.count is not None:
-            ids = [f"{first.job_id}_{element}" for element in range(self.script.count)]
-        before_start(ids)
-        for job_id, pickle in zip(ids, pickles, strict=True):
-            paths = utils.JobPaths(self.folder, job_id)
-            paths.move_temporary_file(pickle, "submitted_pickle")
-        return ids
-
-    def _make_submission_file_text(self, command: str, uid: str) -> str:
-        return self.script.text()
-
-    def _submit_command(self, command: str) -> Job[Any]:
         script = self.folder / f".submission_file_{uuid.uuid4().hex}.sh"
-        script.write_bytes(os.fsencode(self._make_submission_file_text(command, "")))
-        job_id = sbatch(script)
-        job: Job[Any] = slurm.SlurmJob(folder=self.folder, job_id=job_id)
-        job.paths.move_temporary_file(script, "submission_file")
-        return job
+        script.write_bytes(os.fsencode(self.script.text()))
+        first = sbatch(script)
+        ids = [first]
+        if self.script.count is not None:
+            ids = [f"{first}_{element}" for element in range(self.script.count)]
+        try:
+            utils.JobPaths(self.folder, first).move_temporary_file(script, "submission_file")
+            before_start(ids)
+            for job_id, pickle in zip(ids, pickles, strict=True):
+                paths = utils.JobPaths(self.folder, job_id)
+                paths.move_temporary_file(pickle, "submitted_pickle")
+        except BaseException:
+            try:
+                cancel([first])
+            except Phase2Error as error:
+                problem = f"has queued job {first}, which cannot be cancelled ({error})"
+                raise JobIdUnknown(problem, self.folder) from error
+            raise
+        return ids
 
 
 class JobIdUnknown(Phase2Error):
@@ -264,6 +267,9 @@ def sbatch(script: Path) -> str:
         printed = " ".join(answer.stdout.split())[-80:]
         raise JobIdUnknown(f"printed no job id ({printed!r})", script.parent)
     reason = message_of(answer.stderr) or message_of(answer.stdout) or "no reason given"
+    if re.search("timed out|zero bytes", reason.lower()):
+        # The controller may have taken the job before its answer was lost.
+        raise JobIdUnknown(f"got no answer from Slurm ({reason})", script.parent)
     if isinstance(error_of("sbatch", reason), SlurmUnavailable):
         raise Phase2Error(f"Slurm cannot be reached ({reason}): try again later")
     raise InputError(f"sbatch refuses the job: {reason}")

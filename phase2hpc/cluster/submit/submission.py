@@ -16,7 +16,8 @@ from phase2hpc.cluster.node import train_task
 from phase2hpc.cluster.slurm import jobs as slurm
 from phase2hpc.cluster.slurm.clusters import chosen_cluster
 from phase2hpc.cluster.submit.local_executor import local_text, run_calls
-from phase2hpc.cluster.submit.plan import ID_OF_PREPARE, Plan, PlannedRun, absolute_sources
+from phase2hpc.cluster.submit.plan import ID_OF_PREPARE, Plan, absolute_sources
+from phase2hpc.cluster.submit.planned_runs import PlannedRun
 from phase2hpc.cluster.submit.shell_variables import script_options, variable_notes
 from phase2hpc.cluster.submit.slurm_executor import BatchExecutor, Call, JobIdUnknown
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly

@@ -225,11 +225,13 @@ def test_variables_of_the_shell_that_sbatch_reads(monkeypatch):
     )
     monkeypatch.setenv("SBATCH_MEM_PER_CPU", "1G")
     monkeypatch.setenv("SBATCH_ARRAY_INX", "0-3")
+    monkeypatch.setenv("SBATCH_OUTPUT", "x.log")
+    monkeypatch.setenv("SBATCH_SIGNAL", "USR1@9")
     (check,) = shell_variable_checks(Profile(qos="low"))
     assert (check.status, check.found) == (
         "warn",
         "not passed to sbatch, since the script decides: SBATCH_ARRAY_INX=0-3 "
-        "SBATCH_MEM_PER_CPU=1G SBATCH_QOS=high",
+        "SBATCH_MEM_PER_CPU=1G SBATCH_OUTPUT=x.log SBATCH_QOS=high SBATCH_SIGNAL=USR1@9",
     )
     (check,) = shell_variable_checks(Profile(memory_request="none"))
     assert check.found.endswith("from this shell: SBATCH_MEM_PER_CPU=1G SBATCH_QOS=high")

@@ -53,6 +53,14 @@ def test_a_job_that_has_not_ended(queue: Queue, tmp_path: Path, state: str) -> N
     assert dependency_ids("7", tmp_path) == ["7"]
 
 
+def test_a_running_job_while_the_accounting_is_down(
+    queue: Queue, slurm_commands: Any, tmp_path: Path
+) -> None:
+    queue({"7": "RUNNING"})
+    slurm_commands(sacct=("", "sacct: error: Unable to connect to slurmdbd: refused\n", 1))
+    assert dependency_ids("7", tmp_path) == ["7"]
+
+
 def test_a_job_that_has_succeeded(queue: Queue, tmp_path: Path, capsys: Any) -> None:
     queue({"7": "COMPLETED"})
     assert dependency_ids("7", tmp_path) == []

@@ -25,8 +25,10 @@ WAYS: dict[str, dict[str, str]] = {
     "gpu_request: gpus\ncpu_request: cpus-per-gpu\nmemory_request: mem-per-gpu\nmemory_gb: 9.7":
         {"gpus": "4", "cpus-per-gpu": "8", "mem-per-gpu": "4967M"},
     "gpu_request: none\ncpu_request: none\nmemory_request: none": {},
-    "gpu_request: none\nsbatch: {gres: 'shard:4,tmpfs:9G', mem-per-gpu: 9G}":
-        {"gres": "shard:4,tmpfs:9G", "cpus-per-task": "8", "mem-per-gpu": "9G"},
+    "gpu_request: none\nsbatch: {gres: 'shard:4,tmpfs:9G'}":
+        {"gres": "shard:4,tmpfs:9G", "cpus-per-task": "8", "mem": "32G"},
+    "gpu_request: none\nsbatch: {gpus: 2, mem-per-gpu: 9G}":
+        {"gpus": "2", "cpus-per-task": "8", "mem-per-gpu": "9G"},
     "sbatch: {gres: 'tmpfs:100G', cpus-per-gpu: 4}":
         {"gres": "gpu:2,tmpfs:100G", "cpus-per-gpu": "4", "mem": "32G"},
     "gpu_request: gpus-per-node\nsbatch: {gres: 'tmpfs:100G', mem-per-cpu: 3900M}":
@@ -50,6 +52,34 @@ def test_every_way_to_request_resources(profile: str, plan: MakePlan, site: Path
     assert not [name for name in alone if "gpu" in name]
     assert alone.get("gres", "tmpfs") in ("tmpfs", "tmpfs:9G", "tmpfs:100G")
     assert ("mem" in alone or "mem-per-cpu" in alone) == (WAYS[profile] != {})
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ("sbatch: {gres: 'shard:2'}", "gres in the profile's sbatch both set the GPUs"),
+        ("gpu_request: gpus\nsbatch: {gres: 'mps:50'}", "both set the GPUs"),
+        ("gpu_request: none\ncpu_request: cpus-per-gpu", "cpu_request: cpus-per-gpu needs"),
+        ("gpu_request: none\nmemory_request: mem-per-gpu", "memory_request: mem-per-gpu needs"),
+        ("gpu_request: none\nsbatch: {gres: 'shard:4', mem-per-gpu: 9G}",
+         "mem-per-gpu in the profile's sbatch needs a request of GPUs"),
+        ("memory_request: mem-per-cpu\nsbatch: {cpus-per-gpu: 8}",
+         "divides a node's memory by its cores, and these are cpus-per-gpu=8"),
+    ],
+)  # fmt: skip
+def test_what_slurm_would_refuse(profile: str, words: str, plan: MakePlan, site: Path) -> None:
+    (site / "jobs/way.yaml").write_text(profile)
+    with pytest.raises(InputError, match=words):
+        plan("way", wanted={"gpus_per_node": 2})
+
+
+@pytest.mark.parametrize("request_", ["mem-per-cpu", "mem-per-gpu"])
+def test_all_memory_of_a_node_is_no_amount_per_part(
+    request_: str, plan: MakePlan, site: Path
+) -> None:
+    (site / "jobs/way.yaml").write_text(f"memory_request: {request_}")
+    with pytest.raises(InputError, match=f"--memory 0 .* memory_request is {request_}"):
+        plan("way", wanted={"gpus_per_node": 2, "memory_gb": 0.0})
 
 
 def test_no_gpus_no_word_of_them(plan: MakePlan, site: Path) -> None:

@@ -172,6 +172,8 @@ def test_a_restart_tells_the_task_its_number(tmp_path: Path) -> None:
     assert "n=0 cpus=\n" in run_script(tmp_path, srun, "").stdout
     ended = run_script(tmp_path, srun, "", SLURM_RESTART_COUNT="2", SLURM_CPUS_PER_TASK="6")
     assert "n=2 cpus=6" in ended.stdout
+    # srun refuses it beside cores per GPU: the shell that submits may have exported it.
+    assert "cpus=\n" in run_script(tmp_path, srun, "", SRUN_CPUS_PER_TASK="3").stdout
 
 
 def test_a_python_without_what_it_needs_is_said_before_it_starts(tmp_path: Path) -> None:
@@ -280,6 +282,37 @@ def test_without_an_id_a_job_may_be_queued(
         sbatch(job)
     assert "squeue --me" in str(caught.value) and f"{tmp_path} is kept" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n",
+        "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received\n",
+    ],
+)
+def test_an_answer_that_is_lost_may_be_that_of_a_queued_job(
+    stderr: str, slurm_commands: Any, job: Path
+) -> None:
+    slurm_commands(sbatch=("", stderr, 1))
+    with pytest.raises(JobIdUnknown, match="got no answer from Slurm"):
+        sbatch(job)
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_job_that_cannot_be_recorded_is_cancelled(
+    cancelled: bool, slurm_commands: Any, tmp_path: Path
+) -> None:
+    """As with a full quota: sbatch has accepted the job, and its run cannot be written."""
+    down = ("", "scancel: error: Unable to contact slurm controller\n", 1)
+    slurm_commands(sbatch=("78\n", "", 0), scancel=("", "", 0) if cancelled else down)
+
+    def full(ids: list[str]) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError if cancelled else JobIdUnknown, match="No space|queued job 78"):
+        BatchExecutor(script(tmp_path / "job")).submit_calls([(print, ())], full)
+    assert [call.split()[-1] for call in slurm_commands() if call.startswith("scancel")] == ["78"]
 
 
 def test_an_sbatch_that_hangs_may_have_queued_a_job(

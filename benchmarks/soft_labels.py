@@ -1,0 +1,58 @@
+"""Fill missing labels of training crystals with the mean prediction of models, to train another on.
+
+python benchmarks/soft_labels.py joint.jsonl.gz joint.h5 RUN [RUN ...] OUT.jsonl.gz
+
+joint.h5: the store of joint.jsonl.gz. RUN: directory of a run, a model of the ensemble that is
+distilled. A record of train gets a prediction of each of the seven priority properties that it has
+no label of; records of val and test stay as they are. (Hinton et al., arXiv:1503.02531)
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from phase2hpc.config.properties import PRIORITY, PROPERTIES
+from phase2hpc.data.store.reader import Store
+from phase2hpc.inference.batched import infer
+from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.runs.run_directory import RunDirectory
+
+NAMES = [name for name, p in PROPERTIES.items() if p.groups == PRIORITY or "priority7" in p.groups]
+
+
+def mean_predictions(store: Store, rows: np.ndarray, runs: list[Path]) -> np.ndarray:
+    """(n, 7) of the priority properties in physical units."""
+    total = np.zeros((len(rows), len(NAMES)))
+    for path in runs:
+        best = TrainedModel.load(RunDirectory(path).best)
+        found = infer(best.model, store, rows, device=torch.device("cpu")).physical(best.scaler)
+        reported = list(best.scaler.reported)
+        total += found[:, [reported.index(name) for name in NAMES]]
+    return total / len(runs)
+
+
+def main() -> None:
+    source, store_path, *runs, out = sys.argv[1:]
+    torch.set_num_threads(1)
+    store = Store.open(store_path)
+    rows = store.split_indices("train")
+    values = mean_predictions(store, rows, [Path(run) for run in runs])
+    soft = dict(zip(store.ids(rows), values, strict=True))
+    with gzip.open(source, "rt") as lines, gzip.open(out, "wt", compresslevel=3) as file:
+        for line in lines:
+            record = json.loads(line)
+            if record["id"] in soft:
+                filled = zip(NAMES, soft[record["id"]].tolist(), strict=True)
+                guessed = {PROPERTIES[name].jarvis_field: round(v, 5) for name, v in filled}
+                record["properties"] = guessed | record["properties"]
+            print(json.dumps(record), file=file)
+
+
+if __name__ == "__main__":
+    main()
