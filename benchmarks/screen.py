@@ -1,6 +1,6 @@
 """Queue of training runs that compare settings on folds of the sample's train and val crystals.
 
-python benchmarks/screen.py FOLDER [GROUP ...]     GROUP: encoder, loss, steps, shape, tasks, size; all without one
+python benchmarks/screen.py FOLDER [GROUP ...]     GROUP: a key of GROUPS; all without one
 
 Test crystals of the sample take no part: its train and val crystals are split anew into ten folds
 by formula, and a run is tested on one of them. What has finished is not run again, what was
@@ -18,6 +18,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from resumable_run import trained
 
 import phase2hpc
 from phase2hpc.config.properties import PROPERTIES
@@ -84,10 +86,7 @@ def train(folder: Path, store: Path, variant: str, fold: int, options: dict[str,
     if run.path.exists() and read_metrics(run) is not None:
         return
     print(f"{variant}, fold {fold}", flush=True)
-    phase2hpc.train(
-        store, level="std", fold=fold, seed=fold, models_dir=models, run_id=run_id(variant, fold),
-        resume=run.path.exists(), **RECIPE | options,
-    )  # fmt: skip
+    trained(store, models, run_id(variant, fold), fold=fold, seed=fold, **RECIPE | options)
 
 
 def phase2hpc_output(*words: str) -> str:

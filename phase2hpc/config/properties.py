@@ -11,6 +11,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from phase2hpc.errors import InputError
 
+# Columns of a table of predictions: those of each property, after its name, and the others.
+COLUMN_SUFFIXES = ("_target", "", "_sigma", "_low", "_high", "_error")
+OTHER_COLUMNS = ("id", "input", "formula", "atoms", "status", "reason", "in_domain")
+
 CORE = ("core4", "priority7", "all9")
 PRIORITY = ("priority7", "all9")
 SECONDARY = ("secondary2", "all9")
@@ -221,3 +225,16 @@ def shown_name(name: str, columns: Mapping[str, ColumnSettings]) -> str:
     """``gap (eV)``, or the name alone of a column without unit."""
     text = columns[name].unit if name in columns else unit(name)
     return f"{name} ({text})" if text else name
+
+
+def check_columns(names: Iterable[str]) -> None:
+    """Raise InputError where two properties would have the same column in a table of predictions,
+    or one that of something else."""
+    owners = dict.fromkeys(OTHER_COLUMNS, "the table itself")
+    for name in names:
+        for column in (f"{name}{suffix}" for suffix in COLUMN_SUFFIXES):
+            if (other := owners.setdefault(column, f"'{name}'")) != f"'{name}'":
+                raise InputError(
+                    f"property '{name}': tables of predictions have a column '{column}' for "
+                    f"{other}: rename one (prepare --rename)"
+                )

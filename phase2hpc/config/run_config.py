@@ -179,6 +179,6 @@ def _parse(value: Any, annotation: Any) -> Any:
     optional = isinstance(annotation, types.UnionType) and type(None) in typing.get_args(annotation)
     if optional and value.lower() in ("none", ""):
         return None
-    if _is_tuple(annotation):
+    if _is_tuple(annotation) and value.lower() != "none":
         return tuple(part.strip() for part in value.split(","))
     return value

@@ -76,7 +76,7 @@ def calibrate(
     path = store or _store_of(run)
     verify_once(path)
     source = Store.open(path)
-    _check_store(run, best, source)
+    _check_store(run, best, source, chosen=store is not None)
     source.use_fold(best.config.fold)
     total = len(source.split_indices("val")) + min(
         len(training_crystals(best, source)), MAX_CRYSTALS
@@ -86,7 +86,16 @@ def calibrate(
         def outputs(rows: Indices) -> Outputs:
             found = []
             for part in np.array_split(rows, -(-len(rows) // CHUNK)):
-                found.append(infer(best.model, source, part, device=place, dtype=best.dtype))
+                found.append(
+                    infer(
+                        best.model,
+                        source,
+                        part,
+                        device=place,
+                        dtype=best.dtype,
+                        max_edges=best.config.training.max_edges,
+                    )
+                )
                 progress.advance(len(part))
             return Outputs(
                 np.concatenate([part.scaled for part in found]),
@@ -114,7 +123,8 @@ def _store_of(run: RunDirectory) -> Path:
     return path
 
 
-def _check_store(run: RunDirectory, best: TrainedModel, store: Store) -> None:
+def _check_store(run: RunDirectory, best: TrainedModel, store: Store, *, chosen: bool) -> None:
+    """chosen: by the user."""
     if store.graph_settings != best.graph_settings:
         raise InputError(
             f"{store.path}: its graphs are not those that {run.weights} was trained on: prepare it "
@@ -124,6 +134,11 @@ def _check_store(run: RunDirectory, best: TrainedModel, store: Store) -> None:
         if len(store.split_indices(split)) == 0:
             raise InputError(f"{store.path}: its {split} split is empty, prepare it again")
     expected = run.read_manifest().store_hash if run.manifest.exists() else None
+    if expected is not None and expected != store.content_hash and not chosen:
+        raise InputError(
+            f"{store.path} is not the store that {run.path} was trained on: name that one, or "
+            "another to calibrate on, by --store"
+        )
     if expected is not None and expected != store.content_hash:
         log.warning(
             "%s is not the store that the model was trained on: crystals it has learned may be "

@@ -46,6 +46,9 @@ def export_runs(
     for run in runs:
         if run.read_manifest().state != "finished":
             raise InputError(f"run {run.id} is not finished: only a finished run has results")
+    ids = [run.id for run in runs]
+    if twice := next((run_id for run_id in ids if ids.count(run_id) > 1), None):
+        raise InputError(f"two runs are named '{twice}', and each has its folder: rename one")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: already exists: give a new or an empty folder")
     exported = RunDirectory(folder)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from phase2hpc.config.properties import COLUMN_SUFFIXES
 from phase2hpc.data.composition import reduced_formula
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
@@ -26,7 +27,6 @@ Array = npt.NDArray[np.float64]
 # Share of labels that intervals aim at, unless another is asked for.
 DEFAULT_COVERAGE = 0.9
 # Columns of a property after its name.
-KINDS = ("_target", "", "_sigma", "_low", "_high", "_error")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ class LabelledPredictions:
                 *self.interval_of(name), self.error(name),
             )  # fmt: skip
             columns |= {
-                f"{name}{kind}": value.tolist() for kind, value in zip(KINDS, values, strict=True)
+                f"{name}{kind}": value.tolist()
+                for kind, value in zip(COLUMN_SUFFIXES, values, strict=True)
             }
         return [
             {
@@ -125,7 +126,7 @@ class LabelledPredictions:
     def write(self, path: Path) -> None:
         """Write the file, completely or not at all."""
         header = ["id", "formula", "atoms"]
-        header += [f"{name}{kind}" for name in self.properties for kind in KINDS]
+        header += [f"{name}{suffix}" for name in self.properties for suffix in COLUMN_SUFFIXES]
         text = io.StringIO()
         writer = csv.DictWriter(text, header, lineterminator="\n")
         writer.writeheader()

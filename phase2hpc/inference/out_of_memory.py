@@ -34,8 +34,7 @@ def out_of_memory_errors(batch: CrystalData) -> Iterator[None]:
         if crystals > 1:
             advice = f"set max_edges below {edges} (--max-edges {max(largest, edges // 2)})"
         else:
-            advice = "one crystal alone: use a node with more, a smaller --preset or a shorter "
-            advice += "--cutoff in prepare"
+            advice = "one crystal alone: use a node with more, or a smaller model"
         raise OutOfMemory(
             f"out of {where} on a batch of {crystals} crystals, {batch.num_nodes} atoms and "
             f"{edges} edges (the largest crystal has {largest}): {advice}"

@@ -110,8 +110,7 @@ class TrainedModel:
         what was taken over and what was not. Raises InputError where the encoders differ in shape.
         """
         own = self.model.encoder.state_dict()
-        other = model.encoder.state_dict()
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in other.items()}:
+        if _shapes(self.model.encoder) != _shapes(model.encoder):
             raise InputError(
                 f"--init-from: its {self.config.algorithm} {self.config.level} encoder has other "
                 "shapes than this run's; use the same algorithm and preset"
@@ -120,7 +119,9 @@ class TrainedModel:
         shared = [
             name
             for name in model.properties
-            if name in self.model.properties and scaler.scales[name] == self.scaler.scales[name]
+            if name in self.model.properties
+            and scaler.scales[name] == self.scaler.scales[name]
+            and _shapes(_head(model, name)) == _shapes(_head(self.model, name))
         ]
         for name in shared:
             here, there = model.properties.index(name), self.model.properties.index(name)
@@ -136,6 +137,14 @@ class TrainedModel:
         if left := [name for name in self.model.properties if name not in shared]:
             text += f"; not taken over: heads of {', '.join(left)}"
         return text
+
+
+def _head(model: MultiTaskModel, name: str) -> nn.Module:
+    return model.heads[model.properties.index(name)]
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def _rescale_head(model: MultiTaskModel, column: int, factor: float, offset: float) -> None:

@@ -98,6 +98,7 @@ def new_config(
         names, line = property_table.resolve_default(row.properties, scored)
         if line and announce:
             print(line, flush=True)
+    property_table.check_columns((*names, *auxiliary))
     for name in request.columns:
         if name not in (*names, *auxiliary):
             raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,8 +68,7 @@ def train(request: TrainRequest, at_end: AtEnd | None = None) -> RunDirectory:
     """
     if not request.resume:
         check_request(request)
-    device = str(request.overrides.get("device") or "auto")
-    with StopRequest() as stop, process_group(device) as world:
+    with StopRequest() as stop, process_group(_device(request)) as world:
         if world.is_main:
             warn_if_lost(request.models_dir)
         if not request.resume and not request.seeds:
@@ -89,6 +88,18 @@ def train(request: TrainRequest, at_end: AtEnd | None = None) -> RunDirectory:
         if world.is_main and not ensemble.results.metrics_json.exists():
             _end_ensemble(ensemble.members[-1], at_end)
         return ensemble.results
+
+
+def _device(request: TrainRequest) -> str:
+    """The requested device, else that of the run to resume."""
+    device = request.overrides.get("device")
+    if device is None and request.resume:
+        # What is wrong with the run is said later, by the main rank.
+        with suppress(Phase2Error):
+            ensemble = ensemble_to_resume(request)
+            run = ensemble.members[0] if ensemble is not None else run_to_resume(request)
+            device = run.read_config().runtime.device
+    return str(device or "auto")
 
 
 def _new_ensemble(request: TrainRequest, world: World) -> Ensemble:

@@ -7,6 +7,7 @@ from phase2hpc.config.properties import (
     PROPERTIES,
     ColumnSettings,
     canonical_name,
+    check_columns,
     default_settings,
     parse_columns,
     parse_renames,
@@ -145,3 +146,17 @@ def test_properties_by_default():
     assert names == ["spillage", "mine"] and "all columns of the store" in line
     with pytest.raises(InputError, match="no labels, so there is nothing to train"):
         resolve_default("core4", [])
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("gap", "gap_error"), "'gap_error': tables .* a column 'gap_error' for 'gap'"),
+        (("gap_low", "gap"), "'gap': .* a column 'gap_low' for 'gap_low'"),
+        (("atoms",), "a column 'atoms' for the table itself"),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(names: tuple[str, ...], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_columns(names)
+    check_columns((*PROPERTIES, "gap_err", "mp_gap"))

@@ -60,6 +60,8 @@ def test_a_setting_beats_the_preset_whatever_the_order():
         ("task_weights=equal", "training", "equal"),
         ("channels=32, 16", "model", (32, 16)),
         ("channels=8", "model", (8,)),
+        ("log=csv, wandb", "runtime", ("csv", "wandb")),
+        ("log=none", "runtime", ()),
         ("threads=2", "runtime", 2),
         ("max_hours=0.5", "runtime", 0.5),
         ("store=x/none.h5", "runtime", Path("x/none.h5")),

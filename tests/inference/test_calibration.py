@@ -157,6 +157,11 @@ def test_another_store_warns_and_a_missing_one_is_named(copied, tiny, tmp_path, 
     phase2hpc.prepare(tiny.source, other, split="random", workers=1)
     calibrate(run, other)
     assert "not the store that the model was trained on" in caplog.text
+    before = run.calibration.read_bytes()
+    run.update_manifest(store=str(other))
+    with pytest.raises(InputError, match=r"other\.h5 is not the store that .* by --store"):
+        calibrate(run)
+    assert run.calibration.read_bytes() == before
     with pytest.raises(InputError, match="other graphs|its graphs are not those"):
         phase2hpc.prepare(tiny.source, tmp_path / "short.h5", cutoff=4.0, workers=1)
         calibrate(run, tmp_path / "short.h5")

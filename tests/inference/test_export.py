@@ -153,6 +153,8 @@ def test_only_a_finished_run_to_a_new_folder(
     (tmp_path / "full" / "file").touch()
     with pytest.raises(InputError, match="already exists"):
         export_runs([trained["cgcnn"]], tmp_path / "full")
+    with pytest.raises(InputError, match="two runs are named 'cgcnn'"):
+        export_runs([trained["cgcnn"], trained["cgcnn"]], tmp_path / "new")
     half = RunDirectory(tmp_path / "run_half")
     half.path.mkdir()
     half.write_manifest(trained["cgcnn"].read_manifest().model_copy(update={"state": "stopped"}))

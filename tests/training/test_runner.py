@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from phase2hpc.runs.lease_record import LeaseRecord, find_holder
 from phase2hpc.training import evaluation
 from phase2hpc.training import runner as session
 from phase2hpc.training.loop import TrainingLoop
+from phase2hpc.training.request import TrainRequest
 from phase2hpc.training.trainer import Trainer
 
 
@@ -200,6 +202,15 @@ def test_a_failed_evaluation_is_done_by_resume(train_tiny, tmp_path, monkeypatch
     run = train_tiny(tmp_path, resume=True)
     assert run.read_manifest().state == "finished" and run.metrics_json.exists()
     assert len(json.loads(run.history.read_text())) == 1
+
+
+def test_a_resumed_run_keeps_its_device(train_tiny, tmp_path) -> None:
+    """As where the machine has GPUs, and the run was started on the CPU."""
+    train_tiny(tmp_path, epochs=1, device="cpu")
+    request = TrainRequest("cgcnn", "lite", tmp_path, resume=True, run_id="one")
+    assert session._device(request) == "cpu"
+    assert session._device(replace(request, overrides={"device": "cuda"})) == "cuda"
+    assert session._device(replace(request, run_id="none")) == "auto"
 
 
 def test_a_taken_run_id_is_refused_and_left_alone(train_tiny, tmp_path) -> None:

@@ -50,6 +50,16 @@ def test_a_head_is_converted_to_the_new_scale(trained, tiny) -> None:
         np.testing.assert_allclose(found[:, column], there, rtol=1e-4, atol=1e-4)
 
 
+def test_a_head_of_another_size_is_new(trained) -> None:
+    best = TrainedModel.load(trained["cgcnn"].best)
+    settings = best.config.model.model_copy(update={"head_hidden": 7})
+    model = build_model(
+        algorithm_named("cgcnn"), settings, best.graph_settings, best.model.properties
+    )
+    text = best.copy_into(model, best.scaler)
+    assert text.startswith("taken over: encoder (") and "; new: heads of formation_energy" in text
+
+
 @pytest.mark.parametrize("algorithm", ["e3nn", "cgcnn"])
 def test_a_frozen_encoder_stays_as_it_is(algorithm, trained, train_tiny, tmp_path) -> None:
     """Its statistics too, while the heads learn."""

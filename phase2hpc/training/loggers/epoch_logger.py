@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self
 
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.utils.dependencies import extra_with
 from phase2hpc.utils.error_text import first_line
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class EpochLoggers:
         except ModuleNotFoundError as error:
             log.warning(
                 "--log %s: %s is not installed (pip install 'phase2hpc[%s]'): the run continues "
-                "without it", name, error.name, name,
+                "without it", name, error.name, extra_with(error.name or "") or name,
             )  # fmt: skip
         except Exception as error:  # A logger of others may raise anything.
             log.warning("--log %s: %s: the run continues without it", name, first_line(error))

@@ -66,10 +66,18 @@ class Space(BaseModel):
 
     def config_with(self, config: RunConfig, values: Mapping[str, Value]) -> RunConfig:
         """The configuration with chosen values. Raises InputError for values that do not fit."""
-        chosen = build_config(
-            config.algorithm, config.level, config.properties, {**self.overrides, **values}
+        base, chosen = (
+            build_config(config.algorithm, config.level, config.properties, settings)
+            for settings in (dict(self.overrides), {**self.overrides, **values})
         )
-        return config.model_copy(update={"model": chosen.model, "training": chosen.training})
+        # Given when the search was resumed.
+        later = {
+            name: value
+            for name, value in config.training
+            if value != getattr(base.training, name) and name not in values
+        }
+        training = chosen.training.model_copy(update=later)
+        return config.model_copy(update={"model": chosen.model, "training": training})
 
     def configs_at_limits(self, config: RunConfig) -> Iterator[RunConfig]:
         """The configuration with each single value and limit of a range.

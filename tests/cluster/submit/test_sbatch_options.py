@@ -27,8 +27,8 @@ WAYS: dict[str, dict[str, str]] = {
     "gpu_request: none\ncpu_request: none\nmemory_request: none": {},
     "gpu_request: none\nsbatch: {gres: 'shard:4,tmpfs:9G'}":
         {"gres": "shard:4,tmpfs:9G", "cpus-per-task": "8", "mem": "32G"},
-    "gpu_request: none\nsbatch: {gpus: 2, mem-per-gpu: 9G}":
-        {"gpus": "2", "cpus-per-task": "8", "mem-per-gpu": "9G"},
+    "gpu_request: none\nsbatch: {gres: 'gpu:a100:2', mem-per-gpu: 9G}":
+        {"gres": "gpu:a100:2", "cpus-per-task": "8", "mem-per-gpu": "9G"},
     "sbatch: {gres: 'tmpfs:100G', cpus-per-gpu: 4}":
         {"gres": "gpu:2,tmpfs:100G", "cpus-per-gpu": "4", "mem": "32G"},
     "gpu_request: gpus-per-node\nsbatch: {gres: 'tmpfs:100G', mem-per-cpu: 3900M}":

@@ -57,6 +57,10 @@ def test_chosen_values_come_over_those_of_all_runs(config: RunConfig) -> None:
     assert chosen.model.model_dump() == large.model.model_dump() | {"channels": (8, 4)}
     assert (chosen.training.lr, chosen.training.epochs, chosen.seed) == (0.005, 3, 5)
     assert chosen.runtime == config.runtime
+    longer = config.training.model_copy(update={"epochs": 9, "max_edges": 500})
+    resumed = space.config_with(config.model_copy(update={"training": longer}), {"lr": 0.005})
+    assert (resumed.training.lr, resumed.training.epochs) == (0.005, 9)
+    assert resumed.training.max_edges == 500
     limits = list(space.configs_at_limits(config))
     assert [one.training.lr for one in limits[:2]] == [1e-4, 1e-2] and len(limits) == 6
 
