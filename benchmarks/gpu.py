@@ -13,8 +13,7 @@ python benchmarks/gpu.py --store STORE.h5 --out gpu.json [--seconds 460] [--devi
 
 The checks of 1 and 2 take the time they need. No row of the table is begun after 60% of --seconds,
 and the training ends with the epoch in which they are over. What was measured so far is in --out at
-any moment. With
-``--device cpu --quick`` everything runs on a small case, as the tests do.
+any moment. With ``--device cpu --quick`` everything runs on a small case, as the tests do.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def trainer_of(
     if arguments.device == "cpu":
         # What a GPU does, on the CPU.
         trainer.loader.keep_on(trainer.device)
-        trainer.steps_between_looks = 4
+        trainer.steps_between_syncs = 4
     if mode == "graphs":
         # On the CPU: the same padded batches, without a graph.
         trainer.graphed = trainer.graphed_passes()
@@ -207,7 +206,7 @@ def throughput(
 
     def step() -> Tensor:
         good = trainer.optimise(iter(next(batches)), size)
-        if trainer.step % trainer.steps_between_looks == 0:
+        if trainer.step % trainer.steps_between_syncs == 0:
             list(trainer.outcomes())
         return good
 
@@ -279,7 +278,7 @@ def training(store: Store, arguments: argparse.Namespace, deadline: float) -> di
         for parts in trainer.loader.microbatches(None):
             left = len(trainer.train) - (trainer.loader.sampler.position - 1) * size
             trainer.optimise(parts, min(size, left))
-            if trainer.step % trainer.steps_between_looks == 0:
+            if trainer.step % trainer.steps_between_syncs == 0:
                 list(trainer.outcomes())
         list(trainer.outcomes())
         trained = time.monotonic() - begin
