@@ -16,8 +16,8 @@ from phase2hpc.training.metrics import constant_mae
 from phase2hpc.utils import tables
 from phase2hpc.utils.package_files import default_store
 
-# Test MAE and standard error of plain single-task CGCNNs (Adam, MSE, best epoch by val), trained
-# on the same split by the people who designed this project.
+# Test MAE and standard error of plain single-task CGCNNs (Adam, MSE, best epoch by val) on the same
+# split. The figures were given with the project's design; the code is not in this repository.
 SINGLE_TASK_CGCNN = {
     "formation_energy": (0.0596, 0.002),
     "band_gap": (0.276, 0.015),

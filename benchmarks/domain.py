@@ -25,6 +25,7 @@ from resumable_run import trained
 
 import phase2hpc
 from phase2hpc.data.elements import atomic_number
+from phase2hpc.inference.coverage import DEFAULT_COVERAGE
 from phase2hpc.inference.error_model import MIN_LABELS
 from phase2hpc.inference.prediction_table import Prediction
 from phase2hpc.inference.predictor import Predictor
@@ -46,7 +47,6 @@ FIELDS = {
     "band_gap": "optb88vdw_bandgap",
     "bulk_modulus": "bulk_modulus_kv",
 }
-COVERAGE = 0.9
 # Labels are single precision.
 ROUNDING = 1e-6
 
@@ -132,7 +132,7 @@ def table(model: Predictor, rows: list[Prediction], records: list[Record]) -> st
             cells[part].append(f"{inside[labelled].mean():.2f} ({n})")
     header = ["crystals", "n"]
     for name in FIELDS:
-        header += [f"{name} MAE", "times that inside", f"in {COVERAGE:.0%} interval (n)"]
+        header += [f"{name} MAE", "times that inside", f"in {DEFAULT_COVERAGE:.0%} interval (n)"]
     return tables.markdown(header, list(cells.values()))
 
 
@@ -183,7 +183,7 @@ def main() -> None:
     }  # fmt: skip
     run = trained(store, models, name, **options)
     records = [json.loads(line) for line in source.read_text().splitlines()]
-    model = phase2hpc.load_model(run, interval=COVERAGE)
+    model = phase2hpc.load_model(run, interval=DEFAULT_COVERAGE)
     rows = model.predict_all(str(source))
     print(table(model, rows, records), flush=True)
     if arguments.control:

@@ -19,12 +19,11 @@ import torch
 
 import phase2hpc.cli.main  # noqa: F401 (imported once, for all that are forked)
 from phase2hpc import __main__ as entry
-from phase2hpc.checkpointing import manager as checkpoint
+from phase2hpc.checkpointing import manager
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.lease_record import read_lease
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.training import loop
-from phase2hpc.training import runner as session
+from phase2hpc.training import loop, runner
 
 PHASES = (
     "start-up (store, model, lease, resume)", "training steps",
@@ -103,11 +102,11 @@ class Life:
                 os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666), stream)
             assert self.mark is not None
             self.mark.during(TRAINING, loop.TrainingLoop, "fit")
-            self.mark.during(WRITE, checkpoint, "prepare_state")
+            self.mark.during(WRITE, manager, "prepare_state")
             self.mark.during(CHECKPOINT, loop, "save_checkpoint")
             self.mark.during(BEST, TrainedModel, "save")
             self.mark.during(VALIDATION, loop.TrainingLoop, "_end_epoch")
-            self.mark.during(EVALUATION, session, "evaluate", after=END)
+            self.mark.during(EVALUATION, runner, "evaluate", after=END)
             if last_call is not None:
                 self._die_at(last_call)
             torch.manual_seed(noise)

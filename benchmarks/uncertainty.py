@@ -22,6 +22,7 @@ from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.batched import Outputs, infer
 from phase2hpc.inference.calibration import Calibration
+from phase2hpc.inference.coverage import DEFAULT_COVERAGE
 from phase2hpc.inference.error_model import MIN_LABELS, ErrorModel
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.inference.uncertainty import KNOTS, TINY, ErrorEstimator
@@ -30,7 +31,6 @@ from phase2hpc.utils import tables
 from phase2hpc.utils.package_files import default_store
 
 Array = npt.NDArray[np.float64]
-COVERAGE = 0.9
 # Of last-layer Laplace, as a share of the mean eigenvalue.
 RIDGE = 1e-4
 # Crystals of which nine tenths are enough for a fit.
@@ -43,8 +43,7 @@ def outputs_of(
     """Outputs and labels (n, R) of a split, or of that many crystals of it."""
     rows = draw_subset(store.split_indices(split), samples, seed=0)
     found = infer(best.model, store, rows, device=torch.device("cpu"), dtype=best.dtype)
-    labels = [store.labels[name][rows] for name in best.scaler.reported]
-    return found, np.stack(labels, axis=1).astype(np.float64)
+    return found, store.label_matrix(best.scaler.reported, rows).astype(np.float64)
 
 
 def coverage_table(
@@ -53,7 +52,7 @@ def coverage_table(
     outputs, labels = outputs_of(best, store, "test", samples)
     distance = calibration.embedding.distance(outputs.vectors)
     estimator = ErrorEstimator([best.scaler], [calibration])
-    estimate = estimator.estimate([outputs], distance[None], COVERAGE)
+    estimate = estimator.estimate([outputs], distance[None], DEFAULT_COVERAGE)
     errors = np.abs(outputs.physical(best.scaler) - labels)
     rows = []
     for p, name in enumerate(best.scaler.reported):
@@ -66,7 +65,7 @@ def coverage_table(
         inside = float(((low <= y + 1e-6) & (y - 1e-6 <= high)).mean())
         sigma, error = estimate.sigma[known, p], errors[known, p]
         within = float((error <= sigma + 1e-6).mean())
-        variance = COVERAGE * (1 - COVERAGE)
+        variance = DEFAULT_COVERAGE * (1 - DEFAULT_COVERAGE)
         both = math.sqrt(variance / n + variance / n_val)
         quarters = [f"{error[q].mean():.3g}" for q in np.array_split(np.argsort(sigma), 4)]
         rows.append(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phase2hpc.errors import InputError
+from phase2hpc.inference.coverage import DEFAULT_COVERAGE
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.dependencies import missing_extra_errors
 from phase2hpc.utils.terminal import accept_any_text
@@ -33,7 +34,7 @@ def load_model(
     device: str = "auto",
     threads: int | None = None,
     max_atoms: int | None = None,
-    interval: float = 0.9,
+    interval: float = DEFAULT_COVERAGE,
 ) -> Predictor:
     """Load a trained model, or several as an ensemble, for prediction.
 

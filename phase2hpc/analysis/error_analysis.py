@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phase2hpc.data.elements import ATOMIC_NUMBERS
-from phase2hpc.inference.labelled_predictions import DEFAULT_COVERAGE, LabelledPredictions
+from phase2hpc.inference.coverage import DEFAULT_COVERAGE
+from phase2hpc.inference.labelled_predictions import LabelledPredictions
 
 Array = npt.NDArray[np.float64]
 # Lower bounds of the groups by number of atoms in the cell.

@@ -70,7 +70,7 @@ def report_html(results: Sequence[RunResults]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     from phase2hpc.analysis import plots
-    from phase2hpc.inference.labelled_predictions import DEFAULT_COVERAGE
+    from phase2hpc.inference.coverage import DEFAULT_COVERAGE
 
     if len(results) > MAX_RUNS:
         raise InputError(f"a report shows {MAX_RUNS} runs at most, these are {len(results)}")

@@ -21,6 +21,7 @@ from phase2hpc.cli.options import (
 )
 from phase2hpc.cli.site_options import SiteOptions
 from phase2hpc.errors import InputError
+from phase2hpc.inference.coverage import DEFAULT_COVERAGE
 
 
 def predict(
@@ -60,7 +61,7 @@ def predict(
     interval: Annotated[
         float,
         typer.Option(metavar="COVERAGE", help="Share of crystals that the intervals cover."),
-    ] = 0.9,
+    ] = DEFAULT_COVERAGE,
     workers: Annotated[
         int,
         typer.Option(min=1, metavar="N", help="Processes that read and predict; with --output."),

@@ -40,15 +40,13 @@ def fit_calibration(
     """
     train, val = training_crystals(best, store), store.split_indices("val")
     reported = best.scaler.reported
-    missing = np.full(len(store), np.nan, dtype=np.float32)
-    targets = np.stack([store.labels.get(name, missing)[val] for name in reported], axis=1)
     return Calibration.fit(
         weights_hash=best.weights_hash,
         validation=f"{store.content_hash} fold {store.fold or 0}",
         properties=reported,
         training_vectors=infer_rows(draw_subset(train, MAX_CRYSTALS, seed=0)).vectors,
         outputs=outputs,
-        targets=targets,
+        targets=store.label_matrix(reported, val),
         max_atoms=int((store.node_ptr[train + 1] - store.node_ptr[train]).max()),
     )
 

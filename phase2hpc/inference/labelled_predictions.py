@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from phase2hpc.inference.uncertainty import Estimate
 
 Array = npt.NDArray[np.float64]
-# Share of labels that intervals aim at, unless another is asked for.
-DEFAULT_COVERAGE = 0.9
 # Columns of a property after its name.
 
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,10 +66,9 @@ def as_records(rows: Iterable[Prediction], properties: Sequence[str]) -> Iterato
             "reason": row.reason,
         }
         for name in properties:
-            record[name] = row.values.get(name)
-            record[f"{name}_sigma"] = row.sigmas.get(name)
-            record[f"{name}_low"] = row.lows.get(name)
-            record[f"{name}_high"] = row.highs.get(name)
+            by_kind = (row.values, row.sigmas, row.lows, row.highs)
+            for kind, values in zip(KINDS, by_kind, strict=True):
+                record[f"{name}{kind}"] = values.get(name)
         record["in_domain"] = row.in_domain
         yield record
 
@@ -145,6 +145,15 @@ def _interval(row: Prediction, name: str) -> str:
     if name not in row.lows or name not in row.highs:
         return tables.ABSENT
     return f"{tables.number(row.lows[name], 3)} to {tables.number(row.highs[name], 3)}"
+
+
+def counted(
+    chunks: Iterable[Iterable[dict[str, Any]]], counts: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    """The records of all chunks, each counted by ``count_record``."""
+    for record in chain.from_iterable(chunks):
+        count_record(counts, record)
+        yield record
 
 
 def count_record(counts: Counter[str], record: Mapping[str, Any]) -> None:

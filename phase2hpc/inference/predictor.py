@@ -28,10 +28,10 @@ from phase2hpc.data.validation import DEFAULT_LIMITS, Limits
 from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import infer
 from phase2hpc.inference.calibration import Calibration
+from phase2hpc.inference.coverage import DEFAULT_COVERAGE
 from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.domain import Domain
 from phase2hpc.inference.inputs import read_structures
-from phase2hpc.inference.labelled_predictions import DEFAULT_COVERAGE
 from phase2hpc.inference.out_of_memory import OutOfMemory
 from phase2hpc.inference.prediction_table import Prediction, as_frame
 from phase2hpc.inference.trained_model import TrainedModel

@@ -12,10 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from phase2hpc.inference.prediction_request import PredictionRequest
-from phase2hpc.inference.prediction_table import as_records, columns, count_record
+from phase2hpc.inference.prediction_table import as_records, columns, counted
 from phase2hpc.utils.chunk_journal import ChunkJournal, JournalWriter
 from phase2hpc.utils.progress import Progress
 from phase2hpc.utils.record_files import write_records
@@ -54,16 +53,10 @@ def predict_table(request: PredictionRequest, output: Path, workers: int = 1) ->
                 _run_workers(tasks, progress)
         counts: Counter[str] = Counter()
         properties: list[str] = next((content[0] for _, content in journal.chunks()), [])
-        write_records(output, _records(journal, counts), columns(properties))
+        chunks = (records for _, (_, records) in journal.chunks())
+        write_records(output, counted(chunks, counts), columns(properties))
         journal.remove()
     return counts
-
-
-def _records(journal: ChunkJournal, counts: Counter[str]) -> Iterator[dict[str, Any]]:
-    for _, (_, records) in journal.chunks():
-        for record in records:
-            count_record(counts, record)
-            yield record
 
 
 @dataclass

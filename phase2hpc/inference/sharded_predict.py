@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from phase2hpc.errors import Phase2Error
-from phase2hpc.inference.prediction_table import as_records, columns, count_record
+from phase2hpc.inference.prediction_table import as_records, columns, counted
 from phase2hpc.inference.predictor import Predictor
 from phase2hpc.utils.record_files import write_records
 from phase2hpc.utils.shard_folder import (
@@ -56,14 +55,7 @@ def join_shards(folder: ShardFolder, inputs: Sequence[str], output: Path) -> Cou
             "command again"
         )
     counts: Counter[str] = Counter()
-    records = _counted(heapq.merge(*parts, key=itemgetter(0)), counts)
-    write_records(output, records, columns(properties))
+    chunks = (records for _, records in heapq.merge(*parts, key=itemgetter(0)))
+    write_records(output, counted(chunks, counts), columns(properties))
     folder.remove()
     return counts
-
-
-def _counted(chunks: Iterator[Any], counts: Counter[str]) -> Iterator[dict[str, Any]]:
-    for _, records in chunks:
-        for record in records:
-            count_record(counts, record)
-            yield record

@@ -92,8 +92,8 @@ class TargetScaler:
     ) -> TargetScaler:
         """Fit on training labels (n, P), NaN where missing.
 
-        columns: settings by property that differ from the default ones. Raises InputError naming
-        the properties without a single label, or with labels that are not positive on a log scale.
+        columns: settings by property that differ from the default ones; labels on a log scale are
+        positive. Raises InputError naming the properties without a single label.
         """
         labels = np.asarray(labels, dtype=np.float64)
         counts = np.isfinite(labels).sum(axis=0)
@@ -201,14 +201,7 @@ def _scale_of(name: str, given: ColumnSettings, labels: npt.NDArray[np.floating]
     """The scale of a property: as given, by the skew of its labels (n,), or the default one."""
     scale: Scale = given.over(default_settings(name)).scale or "linear"
     known = labels[np.isfinite(labels)]
-    if scale == "auto":
-        return _automatic(known)
-    if scale == "log" and (bad := int((known <= 0).sum())):
-        raise InputError(
-            f"{name}: a log scale needs positive labels, {bad} of {len(known)} are zero or below "
-            f"(the lowest is {known.min():g}): give scale=asinh or linear"
-        )
-    return scale
+    return _automatic(known) if scale == "auto" else scale
 
 
 def _automatic(labels: npt.NDArray[np.floating]) -> Scale:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from phase2hpc.inference.batched import Outputs
 from phase2hpc.inference.calibration import Calibration
+from phase2hpc.inference.coverage import DEFAULT_COVERAGE
 from phase2hpc.inference.error_model import SIGMA_COVERAGE, ErrorModel
-from phase2hpc.inference.labelled_predictions import DEFAULT_COVERAGE
 from phase2hpc.inference.target_scaler import TargetScaler
 
 Array = npt.NDArray[np.float64]

@@ -2,7 +2,8 @@
 
 Stopping after any optimiser step and resuming gives the same weights, metrics and history (but for
 wall-clock fields) as not stopping. All that a later step depends on is therefore in the trainer's
-state, and the stop flag and the clock are polled only between steps.
+state. The stop flag and the clock are polled between steps, and between the batches of a validation
+or an evaluation, which has no state of its own and begins anew.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class TrainingLoop:
                     continue
                 self._end_epoch(loggers)
                 self._stop_if_requested()
-                if not trainer.skipped.in_row or trainer.epoch == self.settings.epochs:
+                if not trainer.skipped.consecutive or trainer.epoch == self.settings.epochs:
                     self._save()
 
     def _loggers(self) -> AbstractContextManager[EpochLoggers | None]:
@@ -126,21 +127,21 @@ class TrainingLoop:
                     progress, self._seconds_left(progress.per_second, progress.done)
                 )
                 ended = progress.done == crystals
-                look = ended or trainer.step % trainer.steps_between_looks == 0
+                sync = ended or trainer.step % trainer.steps_between_syncs == 0
                 stop, save = False, due
                 # A single process has no other ranks to agree with.
                 if flags is None:
                     stop = bool(self.stop)
-                elif look or self._is_step_of_a_save(trainer.step):
+                elif sync or self._is_step_of_a_save(trainer.step):
                     stop, save = map(bool, flags.tolist())
-                if look or stop or save:
+                if sync or stop or save:
                     self._count_steps()
                 if ended:
                     continue  # The end of an epoch is saved after its validation.
                 if stop:
                     self._save_and_stop()
                 # Not between bad steps: a rollback to such a state would fail again.
-                if save and not trainer.skipped.in_row:
+                if save and not trainer.skipped.consecutive:
                     self._save()
             self._seconds, self._per_second = progress.seconds, progress.per_second
 
@@ -162,7 +163,7 @@ class TrainingLoop:
         return torch.tensor(flags, dtype=trainer.dtype, device=trainer.device)
 
     def _count_steps(self) -> None:
-        """Count the steps since the last look; as ``_skip_step`` for those that were not finite."""
+        """Count the steps since the last sync; as ``_skip_step`` for those that were not finite."""
         for step, good in self.trainer.outcomes():
             if not good:
                 self._skip_step(step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 # A single nonfinite step may be a bad batch; this many in a row mean that the model diverged.
@@ -19,13 +19,13 @@ class RollbackRequired(Exception):
 class NonfiniteSteps:
     """Numbers of skipped steps, part of a run's state.
 
-    total: in the run. in_epoch: in the current epoch. in_row: since the last good step.
+    total: in the run. in_epoch: in the current epoch. consecutive: since the last good step.
     rate_factor: on the learning rate, below one after a rollback.
     """
 
     total: int = 0
     in_epoch: int = 0
-    in_row: int = 0
+    consecutive: int = 0
     rate_factor: float = 1.0
 
     @property
@@ -36,13 +36,23 @@ class NonfiniteSteps:
         """Count a nonfinite step; True where there were too many in a row."""
         self.total += 1
         self.in_epoch += 1
-        self.in_row += 1
-        return self.in_row >= MAX_CONSECUTIVE
+        self.consecutive += 1
+        return self.consecutive >= MAX_CONSECUTIVE
 
     def roll_back(self) -> None:
         """Reset the count in a row and lower the learning rate."""
-        self.in_row = 0
+        self.consecutive = 0
         self.rate_factor = LOWER_RATE
 
     def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        # "in_row": the name in checkpoints of schema version 3.
+        return {
+            "total": self.total,
+            "in_epoch": self.in_epoch,
+            "in_row": self.consecutive,
+            "rate_factor": self.rate_factor,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> NonfiniteSteps:
+        return cls(**{"consecutive" if key == "in_row" else key: state[key] for key in state})

@@ -25,7 +25,11 @@ CHANGES_THE_SHAPE = frozenset({"properties", "auxiliary", "task_weights"})
 
 def run_to_resume(request: TrainRequest) -> RunDirectory:
     """The run that ``--resume`` continues: ``--run-id``, else the newest unfinished run of the
-    algorithm and level, else the newest. Raises InputError if there is none or it is running."""
+    algorithm and level, else the newest.
+
+    Whether a process trains it already is left to its lease. Raises InputError if there is none,
+    and for a ``--run-id`` that is ambiguous or an ensemble's.
+    """
     family = family_folder(request.algorithm, request.level)
     if not request.run_id:
         return newest_to_resume(request.models_dir, family)

@@ -103,11 +103,7 @@ def _device(request: TrainRequest) -> str:
 
 
 def _new_ensemble(request: TrainRequest, world: World) -> Ensemble:
-    family = family_folder(request.algorithm, request.level)
-    world.run_on_main(lambda: check_place_of_runs(request.models_dir, family))
-    path = world.run_on_main(lambda: _verified_store(request.store))
-    store = open_shared_store(path, world)
-    columns = _labelled_columns(store, request.fold)
+    store, columns = _requested_store(request, world)
     ensemble = world.run_on_main(
         lambda: create_ensemble(request, store.path, store.content_hash, columns)
     )
@@ -116,6 +112,17 @@ def _new_ensemble(request: TrainRequest, world: World) -> Ensemble:
             f"ensemble {ensemble.id}: {len(ensemble.members)} runs, one after the other", flush=True
         )
     return ensemble
+
+
+def _requested_store(
+    request: TrainRequest, world: World
+) -> tuple[Store, dict[str, ColumnSettings]]:
+    """The store of a new run or ensemble, and its ``_labelled_columns``; before that, a check of
+    the place where the run's directory is to be."""
+    family = family_folder(request.algorithm, request.level)
+    world.run_on_main(lambda: check_place_of_runs(request.models_dir, family))
+    store = open_shared_store(world.run_on_main(lambda: _verified_store(request.store)), world)
+    return store, _labelled_columns(store, request.fold)
 
 
 @dataclass(frozen=True)
@@ -161,11 +168,7 @@ def _start_run(
     request: TrainRequest, world: World, stop: StopRequest, at_end: AtEnd | None
 ) -> RunDirectory:
     """Start a new run; its directory is created last, so that an invalid request leaves none."""
-    family = family_folder(request.algorithm, request.level)
-    world.run_on_main(lambda: check_place_of_runs(request.models_dir, family))
-    path = world.run_on_main(lambda: _verified_store(request.store))
-    store = open_shared_store(path, world)
-    columns = _labelled_columns(store, request.fold)
+    store, columns = _requested_store(request, world)
     config = new_config(request, store.path, columns, announce=world.is_main)
     trainer = _make_trainer(config, store, world)
     if world.is_main:
@@ -177,6 +180,7 @@ def _start_run(
         taken = trainer.initialise_from(TrainedModel.load(source.weights))
         if world.is_main:
             print(f"start from {source.path.name}: {taken}", flush=True)
+    family = family_folder(request.algorithm, request.level)
     run = world.run_on_main(lambda: new_directory(request.models_dir, family, request.run_id))
 
     def begin() -> None:

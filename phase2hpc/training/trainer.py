@@ -40,7 +40,7 @@ from phase2hpc.training.symmetry_labels import without_symmetry_zeros
 log = logging.getLogger(__name__)
 
 # On a GPU.
-STEPS_BETWEEN_LOOKS = 16
+STEPS_BETWEEN_SYNCS = 16
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 
 
@@ -173,8 +173,8 @@ class Trainer:
         self.best_score = math.inf
         self.best_epoch = 0
         self.skipped = NonfiniteSteps()
-        # What is on the device is looked at every so many steps: on a GPU a look waits for it.
-        self.steps_between_looks = 1 if self.device.type == "cpu" else STEPS_BETWEEN_LOOKS
+        # Outcomes are read from the device every so many steps: on a GPU each read waits for it.
+        self.steps_between_syncs = 1 if self.device.type == "cpu" else STEPS_BETWEEN_SYNCS
         self._unread: list[tuple[int, int, Tensor]] = []
         self.loss_sums = torch.zeros(1 + len(self.outputs), device=self.device, dtype=torch.float64)
         self.counted = 0
@@ -199,10 +199,8 @@ class Trainer:
         self, indices: npt.NDArray[np.int64], properties: Sequence[str] | None = None
     ) -> npt.NDArray[np.float64]:
         """Labels (n, P) of crystals, NaN where missing; of the scored properties by default."""
-        missing = np.full(len(self.store), np.nan, dtype=np.float32)
         names = self.properties if properties is None else properties
-        columns = [self.store.labels.get(p, missing)[indices] for p in names]
-        return np.stack(columns, axis=1).astype(np.float64)
+        return self.store.label_matrix(names, indices).astype(np.float64)
 
     @property
     def epoch(self) -> int:
@@ -294,7 +292,7 @@ class Trainer:
     def outcomes(self) -> Iterator[tuple[int, bool]]:
         """The steps since the last call, by number, and whether each was finite; waits for a GPU.
 
-        Counts their crystals, and ends the row of bad steps at each good one.
+        Counts their crystals; a good step ends a sequence of bad ones.
         """
         unread, self._unread = self._unread, []
         if not unread:
@@ -302,7 +300,7 @@ class Trainer:
         known = torch.stack([good for _, _, good in unread]).tolist()
         for (step, size, _), good in zip(unread, known, strict=True):
             if good:
-                self.skipped.in_row = 0
+                self.skipped.consecutive = 0
                 self.counted += size
             yield step, good
 

@@ -56,7 +56,7 @@ def load_state_dict(
     trainer.best_score, trainer.best_epoch = state["best_score"], state["best_epoch"]
     trainer.step = state["step"]
     trainer.forget_outcomes()
-    trainer.skipped = NonfiniteSteps(**state["skipped"])
+    trainer.skipped = NonfiniteSteps.from_state_dict(state["skipped"])
     sampler = trainer.loader.sampler
     if restart_epoch:
         sampler.epoch, sampler.position = trainer.epoch, 0

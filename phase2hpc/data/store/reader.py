@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,13 @@ class Store:
             return [text.decode() for text in texts]
         except UnicodeDecodeError as error:
             raise damaged(self.path, error) from error
+
+    def label_matrix(
+        self, names: Sequence[str], indices: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.float32]:
+        """Labels (n, P) of these crystals; NaN where missing, and in a column that is not there."""
+        missing = np.full(len(self), np.nan, dtype=np.float32)
+        return np.stack([self.labels.get(name, missing)[indices] for name in names], axis=1)
 
     def atomic_numbers(self, indices: npt.NDArray[np.integer]) -> list[npt.NDArray[np.uint8]]:
         """Atomic numbers of the atoms of each of these crystals."""

@@ -48,7 +48,7 @@ def process_group(device: str) -> Iterator[World]:
         store = _tcp_store(launch, 0)
         about["port"] = store.port
     rank_monitor, everyone = rendezvous(launch.rank, launch.size, launch.address, launch.key, about)
-    world = World(launch.rank, launch.size, launch.local_rank, rank_monitor)
+    world = World(launch.rank, launch.size, rank_monitor)
     try:
         with world.fail_on_all_ranks(), _quiet_unless(world.is_main):
             _check_devices(everyone)

@@ -31,7 +31,6 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
     rank_monitor: RankMonitor | None = None
 
     @property

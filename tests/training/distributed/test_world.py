@@ -44,7 +44,7 @@ def monitors():
 )
 def test_the_first_failure_ends_every_rank(monitors, raised, kind, code, reason) -> None:
     """With its message, exit code and stop reason, and reported by one rank."""
-    main, other = (World(rank, 2, 0, monitor) for rank, monitor in enumerate(monitors))
+    main, other = (World(rank, 2, monitor) for rank, monitor in enumerate(monitors))
     with pytest.raises(type(raised)) as own, other.fail_on_all_ranks():
         raise raised
     assert own.value is raised and not getattr(raised, "already_reported", False)

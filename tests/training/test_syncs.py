@@ -14,13 +14,13 @@ from phase2hpc.training.trainer import Trainer
 
 
 @pytest.fixture
-def rare_looks(monkeypatch) -> None:
+def rare_syncs(monkeypatch) -> None:
     """As on a GPU: batches from resident arrays, outcomes known after every fourth step."""
     original = Trainer.__init__
 
     def init(self, *args, **options) -> None:
         original(self, *args, **options)
-        self.steps_between_looks = 4
+        self.steps_between_syncs = 4
         self.loader.keep_on(self.device)
 
     monkeypatch.setattr(Trainer, "__init__", init)
@@ -39,20 +39,20 @@ def poison(monkeypatch, bad: set[int]) -> None:
     monkeypatch.setattr(Trainer, "optimise", optimise)
 
 
-# Of 15 steps, 5 an epoch: some between two looks; then a row that needs a rollback.
+# Of 15 steps, 5 an epoch: some between two syncs; then a row that needs a rollback.
 CASES = {"some": {2, 3, 8}, "rollback": {*range(6, 6 + MAX_CONSECUTIVE)}}
 
 
 @pytest.mark.parametrize("bad", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("algorithm", ["e3nn", "cgcnn"])
-def test_rare_looks_change_nothing(
+def test_rare_syncs_change_nothing(
     algorithm, bad, train_tiny, tmp_path, monkeypatch, request, caplog
 ) -> None:
     poison(monkeypatch, bad)
     reference = train_tiny(tmp_path / "each", algorithm, checkpoint_steps=5)
     said = [r.getMessage() for r in caplog.records if "step skipped" in r.getMessage()]
     caplog.clear()
-    request.getfixturevalue("rare_looks")
+    request.getfixturevalue("rare_syncs")
     run = train_tiny(tmp_path / "rare", algorithm, checkpoint_steps=5)
     assert_same_run(run, reference)
     assert run.read_manifest().skipped_steps == reference.read_manifest().skipped_steps >= 3
@@ -60,8 +60,8 @@ def test_rare_looks_change_nothing(
     assert again == said, "the same steps, with the same crystals"
 
 
-@pytest.mark.usefixtures("rare_looks")
-def test_stopped_between_two_looks(train_tiny, tmp_path, monkeypatch) -> None:
+@pytest.mark.usefixtures("rare_syncs")
+def test_stopped_between_two_syncs(train_tiny, tmp_path, monkeypatch) -> None:
     poison(monkeypatch, {1, 6})
     reference = train_tiny(tmp_path / "whole")
     original = Trainer.optimise
