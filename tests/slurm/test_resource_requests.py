@@ -3,6 +3,7 @@ that sbatch reads; arrays; dependencies. The jobs run a line of shell instead of
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -68,8 +69,8 @@ WAYS: list[tuple[dict[str, Any], dict[str, str]]] = [
 
 
 def as_in_22_05(value: str | None) -> str | None:
-    """Generic resources as Slurm 22.05 writes them; newer ones write ``gres/gpu``."""
-    return value and value.replace("gres/", "gres:")
+    """Generic resources as Slurm 22.05 writes them; newer ones write ``cpu=2,gres/gpu=1``."""
+    return value and re.sub(r"^cpu=\d+,", "", value).replace("gres/", "gres:").replace("=", ":")
 
 
 def test_every_way_to_request_resources_runs(cluster: VirtualCluster, tmp_path: Path) -> None:
