@@ -12,29 +12,42 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from phase2hpc.config.properties import PRIORITY, PROPERTIES
+from phase2hpc.config.properties import GROUPS, PROPERTIES
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.batched import infer
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.run_directory import RunDirectory
 
-NAMES = [name for name, p in PROPERTIES.items() if p.groups == PRIORITY or "priority7" in p.groups]
+NAMES = GROUPS["priority7"]
+
+Record = dict[str, Any]
 
 
 def mean_predictions(store: Store, rows: np.ndarray, runs: list[Path]) -> np.ndarray:
     """(n, 7) of the priority properties in physical units."""
     total = np.zeros((len(rows), len(NAMES)))
     for path in runs:
-        best = TrainedModel.load(RunDirectory(path).best)
+        best = TrainedModel.load(RunDirectory(path).weights)
         found = infer(best.model, store, rows, device=torch.device("cpu")).physical(best.scaler)
         reported = list(best.scaler.reported)
         total += found[:, [reported.index(name) for name in NAMES]]
     return total / len(runs)
+
+
+def with_soft_labels(record: Record, values: Sequence[float]) -> Record:
+    """The record with these values of the properties NAMES where it has no label."""
+    soft = {
+        PROPERTIES[name].jarvis_field: round(value, 5)
+        for name, value in zip(NAMES, values, strict=True)
+    }
+    return record | {"properties": soft | record["properties"]}
 
 
 def main() -> None:
@@ -45,12 +58,9 @@ def main() -> None:
     values = mean_predictions(store, rows, [Path(run) for run in runs])
     soft = dict(zip(store.ids(rows), values, strict=True))
     with gzip.open(source, "rt") as lines, gzip.open(out, "wt", compresslevel=3) as file:
-        for line in lines:
-            record = json.loads(line)
+        for record in map(json.loads, lines):
             if record["id"] in soft:
-                filled = zip(NAMES, soft[record["id"]].tolist(), strict=True)
-                guessed = {PROPERTIES[name].jarvis_field: round(v, 5) for name, v in filled}
-                record["properties"] = guessed | record["properties"]
+                record = with_soft_labels(record, soft[record["id"]].tolist())
             print(json.dumps(record), file=file)
 
 

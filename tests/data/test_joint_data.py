@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from paths import ROOT, SAMPLE
 
+import phase2hpc
+from phase2hpc.config.properties import GROUPS, PROPERTIES
 from phase2hpc.data.composition import composition_key
 from phase2hpc.data.elements import ATOMIC_NUMBERS
 from phase2hpc.data.splits import formula_split
@@ -61,3 +63,25 @@ def test_the_sample_is_in_it_unchanged_but_for_mp_labels_of_train(
         assert not further or record["split"] == "train"
         with_mp_labels += bool(further)
     assert with_mp_labels > 8_000
+
+
+def test_soft_labels_are_given_to_training_crystals_alone(tmp_path: Path) -> None:
+    """And only where there is no label."""
+    sample = read(SAMPLE)
+    given = [r for split in ("train", "val", "test") for r in sample if r["split"] == split][:9]
+    given += [next(r for r in sample if r["split"] == split) for split in ("val", "test")]
+    source, store, out = (tmp_path / name for name in ("in.jsonl.gz", "in.h5", "out.jsonl.gz"))
+    with gzip.open(source, "wt") as file:
+        file.writelines(f"{json.dumps(record)}\n" for record in given)
+    phase2hpc.prepare(source, store, split="column", workers=1)
+    script = ROOT / "benchmarks/soft_labels.py"
+    model = ROOT / "models/pretrained/e3nn-std"
+    subprocess.run([sys.executable, script, source, store, model, out], check=True, timeout=120)
+    columns = {PROPERTIES[name].jarvis_field for name in GROUPS["priority7"]}
+    for before, after in zip(given, read(out), strict=True):
+        if before["split"] != "train":
+            assert after == before
+            continue
+        labels = after["properties"]
+        assert columns <= labels.keys() and labels | before["properties"] == labels
+        assert labels.keys() <= columns | before["properties"].keys()
