@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the shipped models and export them to FOLDER/pretrained. About six hours of one core; called
+# Train the shipped models and export them to FOLDER/pretrained. About five hours of one core; called
 # again it leaves out what has finished and goes on with what was interrupted.
 #
 # benchmarks/train_shipped.sh [FOLDER]     FOLDER: of stores and runs, default build/shipped
@@ -19,35 +19,54 @@ train() {
   local flags=(--all-properties "${@:3}")
   [[ -e $run/metrics.json ]] && return
   [[ -e $run/manifest.json ]] && flags=(--resume)
-  phase2hpc train --algorithm "$1" --level std --models-dir "$folder/models" --run-id "$2" "${flags[@]}"
+  phase2hpc train --algorithm "$1" --level std --models-dir "$folder/models" --run-id "$2" \
+    "${flags[@]}"
 }
 
 # Each model: joint training, then the sample alone, whose weights are averaged with those before it.
 joint() {
-  train e3nn "$1" --store "$folder/$2" --auxiliary mp_formation_energy,mp_gap --batch-size 32 --lr 2e-3 "${@:3}"
+  train e3nn "$1" --store "$folder/$2" --auxiliary mp_formation_energy,mp_gap --epochs "$3" \
+    --batch-size 32 --lr 2e-3 "${@:4}"
 }
 fine_tune() {
-  train e3nn "$1" --store "$folder/sample.h5" --init-from "$runs/run_$2" --epochs 10 --batch-size 32 --lr 7e-4 "${@:3}"
+  train e3nn "$1" --store "$folder/sample.h5" --init-from "$runs/run_$2" --epochs 10 \
+    --batch-size 32 --lr 7e-4 --set weight_decay=0.1 "${@:3}"
 }
+# average ID TUNED SHARE JOINT SHARE [flags]
 average() {
   [[ -e $runs/run_$1/metrics.json ]] ||
-    python benchmarks/average_weights.py "$runs/run_$2" "$1" "$runs/run_$2=0.85" "$runs/run_$3=0.15" "${@:4}"
+    python benchmarks/average_weights.py "$runs/run_$2" "$1" "$runs/run_$2=$3" "$runs/run_$4=$5" \
+      "${@:6}"
 }
 
 # Two models, the second of which goes on from the joint weights of the first with another seed.
-joint joint joint.h5 --epochs 16 --seed 0 --set weight_decay=0.1
-fine_tune tuned joint --seed 0 --set weight_decay=0.1
-joint joint-again joint.h5 --epochs 12 --seed 1 --set weight_decay=0.1 --init-from "$runs/run_joint"
-fine_tune tuned-again joint-again --seed 1 --set weight_decay=0.1
-average member-0 tuned joint
-average member-1 tuned-again joint-again
-# A third one from weights and order of its own, with more decay.
-joint joint-decay joint.h5 --epochs 16 --seed 3 --set weight_decay=0.3
-fine_tune tuned-3 joint-decay --seed 3 --set weight_decay=0.3
-# A fourth one learns the mean prediction of the first two where a crystal has no label.
+joint joint joint.h5 16 --seed 0 --set weight_decay=0.1
+fine_tune tuned joint --seed 0
+joint joint-again joint.h5 12 --seed 1 --set weight_decay=0.1 --init-from "$runs/run_joint"
+fine_tune tuned-again joint-again --seed 1
+average teacher-0 tuned 0.85 joint 0.15
+average teacher-1 tuned-again 0.85 joint-again 0.15
+# A third one learns their mean prediction where a crystal has no label.
 [[ -e $folder/soft.jsonl.gz ]] ||
   python benchmarks/soft_labels.py "$folder/joint.jsonl.gz" "$folder/joint.h5" \
-    "$runs/run_member-0" "$runs/run_member-1" "$folder/soft.jsonl.gz"
+    "$runs/run_teacher-0" "$runs/run_teacher-1" "$folder/soft.jsonl.gz"
 phase2hpc prepare "$folder/soft.jsonl.gz" --store "$folder/soft.h5" --split column
-joint student soft.h5 --epochs 16 --seed 2 --set weight_decay=0.3
-fine_tune student-tuned student --seed 2 --set weight_decay=0.3
+joint student soft.h5 16 --seed 2 --set weight_decay=0.3
+fine_tune student-tuned student --seed 2
+average single student-tuned 0.7 student 0.3
+# The first and the third predict together.
+average member-0 tuned 0.85 joint 0.15 --ensemble e3nn 0 2
+average member-1 student-tuned 0.7 student 0.3 --ensemble e3nn 1 2
+
+train cgcnn joint --store "$folder/joint.h5" --auxiliary mp_formation_energy,mp_gap --epochs 12 \
+  --batch-size 128 --lr 2e-3 --set weight_decay=0.1 --set head_dropout=0.1
+train cgcnn tuned --store "$folder/sample.h5" --epochs 10 --batch-size 64 --lr 7e-4 \
+  --init-from "$folder/models/multitask_cgcnn_std/run_joint" --set weight_decay=0.1 --set head_dropout=0.1
+
+export_model() {
+  [[ -e $folder/pretrained/$3 ]] ||
+    phase2hpc export "$1" --models-dir "$2" --license MIT "$folder/pretrained/$3"
+}
+export_model single "$folder/models" e3nn-std
+export_model e3nn "$folder/models" e3nn-ensemble
+export_model tuned "$folder/models/multitask_cgcnn_std" cgcnn-std

@@ -19,7 +19,10 @@ from phase2hpc.utils.mounts import nearest_folder
 
 _MARK = "phase2hpc-doctor:"
 # Options of sbatch alone, or set to other values here.
-_NOT_FOR_SRUN = ("requeue", "no-requeue", "dependency", "nodes", "ntasks_per_node", "time")
+_NOT_FOR_SRUN = (
+    "requeue", "no-requeue", "dependency", "nodes", "ntasks_per_node", "time", "hold",
+    "get-user-env", "export-file", "wait-all-nodes",
+)  # fmt: skip
 
 
 def node_checks(profile: Profile, folder: Path) -> list[Check]:
@@ -64,7 +67,8 @@ def node_checks(profile: Profile, folder: Path) -> list[Check]:
 
 
 def _options(profile: Profile) -> list[str]:
-    parameters = smallest_job(profile)
+    # On one node, so that GPUs of the whole job are those of that node.
+    parameters = smallest_job(profile.model_copy(update={"nodes": 1}))
     further = parameters.pop("additional_parameters")
     kept = {key: value for key, value in parameters.items() if key not in _NOT_FOR_SRUN}
     kept["additional_parameters"] = {k: v for k, v in further.items() if k not in _NOT_FOR_SRUN}

@@ -66,7 +66,7 @@ class SbatchOption:
         """The option for a job without GPUs; None if it concerns them alone."""
         if self.name.startswith(("gpu-", "gpus")) or self.is_per_gpu:
             return None
-        if self.name != "gres":
+        if self.name not in ("gres", "tres-per-task"):
             return self
         kept = [part for part in str(self.value).split(",") if not re.match(_GPU_GRES, part)]
         return SbatchOption(self.name, ",".join(kept), self.origin) if kept else None

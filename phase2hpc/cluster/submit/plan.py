@@ -160,6 +160,8 @@ def make_plans(request: SubmitRequest) -> tuple[Plan, ...]:
     """
     train = request.train
     profile, options = with_options(find_profile(request.profile), request.sbatch, request.fields)
+    if options and profile.executor == "local":
+        raise InputError(f"--sbatch {next(iter(options))}: has no effect with a local profile")
     sweeps = parse_sweeps(request.sweeps, train.algorithm)
     if (request.seeds is not None or sweeps) and train.resume:
         raise InputError("--resume continues one run: leave out --seeds and --sweep")

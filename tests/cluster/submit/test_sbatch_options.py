@@ -85,7 +85,7 @@ def test_all_memory_of_a_node_is_no_amount_per_part(
 def test_no_gpus_no_word_of_them(plan: MakePlan, site: Path) -> None:
     (site / "jobs/way.yaml").write_text(
         "gpu_type: a100\ncpu_request: cpus-per-gpu\nmemory_request: mem-per-gpu\n"
-        "sbatch: {gres: 'shard:1', gpu-bind: none}\n"
+        "sbatch: {gres: 'shard:1', gpu-bind: none, tres-per-task: 'gres/gpu:1'}\n"
     )
     text = plan("way", wanted={"gpus_per_node": 0}).script.text()
     assert "gpu" not in text.replace(str(site), "") and "shard" not in text
@@ -110,6 +110,7 @@ def test_everyday_flags(plan: MakePlan) -> None:
         ({"fields": {"qos": "a b"}}, "flag 'qos' = 'a b': contains a character"),
         ({"fields": {"qos": "a"}, "sbatch": ("qos=b",)}, "--qos and --sbatch qos: give only one"),
         ({"profile": "here", "fields": {"qos": "a"}}, "qos: has no effect with 'executor: local'"),
+        ({"profile": "here", "sbatch": ("exclusive",)}, "exclusive: has no effect with a local"),
     ):
         with pytest.raises(InputError, match=words):
             plan(**{"profile": "gpu", **bad})
