@@ -97,6 +97,13 @@ def _level(text: str) -> str:
     return text
 
 
+CLUSTER_OPTIONS = ("cluster", "clusters")
+NOT_BY_OPTION = (
+    "status and cancel would not find the job; choose the cluster for all commands by the "
+    "environment variable SLURM_CLUSTERS"
+)
+
+
 def checked_sbatch(options: Any) -> Any:
     """Additional sbatch options by long name without dashes; True for one without a value, False
     for one that is left out although a profile, or the one that it extends, has it.
@@ -113,11 +120,8 @@ def checked_sbatch(options: Any) -> Any:
             raise ValueError(f"'{given}' is not a long option of sbatch")
         if key in _SET_BY:
             raise ValueError(f"'{key}' is set by the profile's field {_SET_BY[key]}")
-        if key in ("cluster", "clusters"):
-            raise ValueError(
-                f"'{key}': status and cancel would not find the job; choose the cluster for all "
-                "commands by the environment variable SLURM_CLUSTERS"
-            )
+        if key in CLUSTER_OPTIONS:
+            raise ValueError(f"'{key}': {NOT_BY_OPTION}")
         if key in _RESERVED_OPTIONS:
             raise ValueError(f"'{key}' is set by phase2hpc")
         if str(value).lower() == "false":

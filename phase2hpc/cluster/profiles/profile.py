@@ -14,6 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from phase2hpc.cluster.profiles.fields import (
+    CLUSTER_OPTIONS,
+    NOT_BY_OPTION,
     Binds,
     Environment,
     Expanded,
@@ -346,5 +348,7 @@ def _unknown(kind: str, key: str, valid: Iterable[str]) -> str:
 
 
 def _unknown_field(path: list[str]) -> str:
+    if path[-1] in CLUSTER_OPTIONS:
+        return f"field '{path[-1]}': {NOT_BY_OPTION}"
     settings = ContainerSettings if len(path) > 1 else Profile
     return _unknown("field", path[-1], settings.model_fields)

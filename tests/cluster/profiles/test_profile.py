@@ -106,6 +106,7 @@ def test_nothing_need_be_said(profile):
     ("text", "line"),
     [
         ("partion: x", "unknown field 'partion': did you mean 'partition'?"),
+        ("clusters: west", "field 'clusters': status and cancel would not find the job; choose"),
         ("container: {imag: x}", "unknown field 'imag': did you mean 'image'?"),
         ("container: {runtime: docker}", "field 'container.image' is missing"),
         ("container: x.sif", "field 'container' = 'x.sif': must hold 'name: value' pairs"),
