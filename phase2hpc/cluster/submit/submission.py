@@ -24,7 +24,6 @@ from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
 from phase2hpc.runs.job_id import array_id
 from phase2hpc.runs.manifest import Manifest, Trial
 from phase2hpc.runs.run_directory import RunDirectory, create_run
-from phase2hpc.training.tuning.study import write_space
 from phase2hpc.utils.absolute_path import absolute_path
 from phase2hpc.utils.mounts import IN_MEMORY, file_system
 
@@ -172,6 +171,8 @@ def _new_directories(plan: Plan, keep: Callable[[], bool] = bool) -> Iterator[No
             if plan.ensemble is not None:
                 made.append(plan.script.folder)
             if plan.space is not None:
+                from phase2hpc.training.tuning.study import write_space
+
                 write_space(plan.script.folder, plan.space)
             if plan.prepare is not None:
                 made.append(plan.prepare.folder)
