@@ -9,7 +9,9 @@ folder=${1:-build/shipped}
 runs=$folder/models/multitask_std_e3nn
 mkdir -p "$folder"
 PATH=$PWD/.venv/bin:$PATH
-[[ -e $folder/joint.jsonl.gz ]] || python benchmarks/joint_data.py "$folder/joint.jsonl.gz"
+new=$folder/unfinished.jsonl.gz
+[[ -e $folder/joint.jsonl.gz ]] ||
+  { python benchmarks/joint_data.py "$new" && mv "$new" "$folder/joint.jsonl.gz"; }
 phase2hpc prepare "$folder/joint.jsonl.gz" --store "$folder/joint.h5" --split column
 phase2hpc prepare --store "$folder/sample.h5"
 
@@ -48,8 +50,8 @@ average teacher-0 tuned 0.85 joint 0.15
 average teacher-1 tuned-again 0.85 joint-again 0.15
 # A third one learns their mean prediction where a crystal has no label.
 [[ -e $folder/soft.jsonl.gz ]] ||
-  python benchmarks/soft_labels.py "$folder/joint.jsonl.gz" "$folder/joint.h5" \
-    "$runs/run_teacher-0" "$runs/run_teacher-1" "$folder/soft.jsonl.gz"
+  { python benchmarks/soft_labels.py "$folder/joint.jsonl.gz" "$folder/joint.h5" \
+      "$runs/run_teacher-0" "$runs/run_teacher-1" "$new" && mv "$new" "$folder/soft.jsonl.gz"; }
 phase2hpc prepare "$folder/soft.jsonl.gz" --store "$folder/soft.h5" --split column
 joint student soft.h5 16 --seed 2 --set weight_decay=0.3
 fine_tune student-tuned student --seed 2

@@ -3,7 +3,9 @@
 import pytest
 
 from phase2hpc.config.properties import (
+    COLUMN_SUFFIXES,
     GROUPS,
+    OTHER_COLUMNS,
     PROPERTIES,
     ColumnSettings,
     canonical_name,
@@ -16,6 +18,7 @@ from phase2hpc.config.properties import (
     unit,
 )
 from phase2hpc.errors import InputError
+from phase2hpc.inference.prediction_table import columns
 
 TABLE = """
 formation_energy  formation_energy_peratom   eV/atom  core4 priority7 all9
@@ -160,3 +163,7 @@ def test_two_columns_of_one_name_are_refused(names: tuple[str, ...], words: str)
     with pytest.raises(InputError, match=words):
         check_columns(names)
     check_columns((*PROPERTIES, "gap_err", "mp_gap"))
+
+
+def test_columns_of_predictions_are_those_that_are_checked() -> None:
+    assert set(columns(["gap"])) <= {*OTHER_COLUMNS, *(f"gap{s}" for s in COLUMN_SUFFIXES)}

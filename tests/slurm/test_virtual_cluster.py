@@ -104,6 +104,7 @@ def test_preemption_with_warning(slurm_that_warns: VirtualCluster, jobs) -> None
     slurm_that_warns.wait_for(jobs["grace"], "COMPLETED")
     log = slurm_that_warns.log_of(jobs["grace"])
     assert 0 < log.find("SIGUSR2 in life 0") < log.find("SIGTERM in life 0")
+    assert "began life 1 on n4" in log
 
 
 def test_a_node_that_dies(slurm: VirtualCluster, jobs) -> None:

@@ -22,16 +22,16 @@ _GROUPS: dict[str, frozenset[str]] = {
     "the nodes": frozenset({"nodelist", "nodefile"}),
     "requeue": frozenset({"requeue", "no-requeue"}),
 }
+# Elements of --gres that are GPUs or shares of one: Slurm gives a job one or the other.
+_GPU_GRES = r"(gres[/:])?(gpu|shard|mps)\b"
+_WHOLE_GPU = r"(^|,)(gres[/:])?gpu\b"
 # The same by the value of options that request several things.
 _BY_VALUE = (
-    # Slurm gives a job GPUs or shares of them, not both.
-    ("gres", GPUS, r"(^|,)(gres[/:])?(gpu|shard|mps)\b"),
-    ("tres-per-task", GPUS, r"(^|,)gres[/:]gpu\b"),
+    ("gres", GPUS, rf"(^|,){_GPU_GRES}"),
+    ("tres-per-task", GPUS, rf"(^|,){_GPU_GRES}"),
     ("tres-per-task", CORES, r"(^|,)cpu\b"),
     ("tres-per-task", MEMORY, r"(^|,)mem\b"),
 )
-# Elements of --gres that are GPUs or shares of one.
-_GPU_GRES = r"(gres[/:])?(gpu|shard|mps)\b"
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class SbatchOption:
 
     @property
     def requests_whole_gpus(self) -> bool:
-        return GPUS in self.requests() and not (
-            self.name == "gres" and not re.search(r"(^|,)(gres[/:])?gpu\b", str(self.value))
+        by_value = self.name in ("gres", "tres-per-task")
+        return self.name in _GROUPS[GPUS] or (
+            by_value and re.search(_WHOLE_GPU, str(self.value)) is not None
         )
 
     def without_gpus(self) -> SbatchOption | None:

@@ -117,7 +117,9 @@ def allocate(
     memory_fields = ("memory_gb", "memory_request")
     note = _elsewhere(MEMORY, profile, memory_fields, "--memory", wanted.memory_gb, further)
     if note is None:
-        _check_memory_request(profile.memory_request, memory, cores)
+        # Without GPUs, the memory is not requested per GPU.
+        per_gpu = profile.memory_request == "mem-per-gpu" and not gpus
+        _check_memory_request("mem" if per_gpu else profile.memory_request, memory, cores)
     notes = (time_note, f"memory {note}" if note else memory_note)
     return ResourceRequest(nodes, tasks, gpus, cpus, None if note else memory, minutes, notes)
 

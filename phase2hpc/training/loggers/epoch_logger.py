@@ -34,7 +34,7 @@ class LoggedRun:
 
 
 class EpochLogger(Protocol):
-    """What a module of this package has as its function ``open_logger(LoggedRun)``."""
+    """Logger of a run, as a module of this package makes it by ``open_logger(LoggedRun)``."""
 
     def write(self, record: Record) -> None:
         """Log an epoch: a record of the run's history."""

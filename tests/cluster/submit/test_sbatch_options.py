@@ -80,6 +80,9 @@ def test_all_memory_of_a_node_is_no_amount_per_part(
     (site / "jobs/way.yaml").write_text(f"memory_request: {request_}")
     with pytest.raises(InputError, match=f"--memory 0 .* memory_request is {request_}"):
         plan("way", wanted={"gpus_per_node": 2, "memory_gb": 0.0})
+    if request_ == "mem-per-gpu":
+        text = plan("way", wanted={"gpus_per_node": 0, "memory_gb": 0.0}).script.text()
+        assert options(text)["mem"] == "0G"
 
 
 def test_no_gpus_no_word_of_them(plan: MakePlan, site: Path) -> None:
