@@ -23,7 +23,9 @@ def test_each_position_once(number: int, noise: float) -> None:
     group = gemmi.find_spacegroup_by_number(number).operations()
     rotations, translations = arrays_of(group)
     sites = SITES + noise * np.random.default_rng(number).standard_normal(SITES.shape)
-    positions, site = expand(sites, 7.0 * np.eye(3), rotations, translations)
+    gamma = 120.0 if 143 <= number <= 194 else 90.0
+    lattice = np.array(gemmi.UnitCell(20.0, 20.0, 20.0, 90.0, 90.0, gamma).orth.mat).T
+    positions, site = expand(sites, lattice, rotations, translations)
     for i, frac in enumerate(sites):
         images = rotations @ frac + translations
         apart = images[:, None] - images
@@ -47,8 +49,8 @@ def test_positions_that_rounding_parts_are_still_one(monkeypatch: pytest.MonkeyP
     )
     group = gemmi.find_spacegroup_by_number(225).operations()
     site = np.array([[END_OF_STEP, 0.0, 0.0]])
-    positions, _ = expand(site, 7.0 * np.eye(3), *arrays_of(group))
-    assert len(positions) == 24
+    positions, _ = expand(site, 20.0 * np.eye(3), *arrays_of(group))
+    assert len(positions) == 24  # (x, 0, 0) of Fm-3m
     images = np.array([[[END_OF_STEP + 1e-12, 0, 0], [END_OF_STEP - 1e-12, 0, 0]]])
     assert operations._first_images(images, np.array([2])).tolist() == [[True, False]]
     assert compared
