@@ -121,14 +121,14 @@ def test_work_for_each_run_is_small_and_the_same_for_many(tmp_path: Path, comman
             opened.append(str(arguments[0]))
 
     sys.addaudithook(on_event)  # it stays, but counts no more
-    calls, names = [0], iter(range(119))
+    calls, names = [0], iter(range(120))
 
     def on_call(frame: object, event: str, _: object) -> None:
         calls[0] += event in ("call", "c_call")
 
     def work(runs: int) -> tuple[int, int]:
         for _ in range(runs):
-            shutil.copytree(one.path, one.path.with_name(f"r{next(names)}"))
+            shutil.copytree(one.path, one.path.with_name(f"run_{next(names)}"))
         opened.clear()
         calls[0], counting[0] = 0, True
         sys.setprofile(on_call)
