@@ -105,6 +105,7 @@ class Algorithm:
         folder: name of the folder of runs, with ``{level}`` and optionally ``{name}``.
         speed: reference training speed by preset, crystals/s on one CPU thread, from which the
             time limit of a job is estimated; a preset may be missing.
+        gpu_speed: the same on one H100.
         provider: distribution that provides the algorithm; set when a plug-in is loaded.
     """
 
@@ -115,6 +116,7 @@ class Algorithm:
     levels: Mapping[str, Level]
     folder: str = "multitask_{level}_{name}"
     speed: Mapping[str, float] = field(default_factory=dict)
+    gpu_speed: Mapping[str, float] = field(default_factory=dict)
     provider: str = "phase2hpc"
 
     def family(self, level: str) -> str:
@@ -132,7 +134,8 @@ _E3NN_PRESETS: Mapping[str, Any] = {"element_descriptors": True, "gate_basis_siz
 
 # Speeds: one thread of an AMD EPYC with AVX-512, at the batch size of the first level with the
 # preset. Those of medium are from benchmarks/RESULTS.md, the others have their ratio to it in
-# processor time.
+# processor time. On a GPU a step of a smaller batch is supposed to take as long as that of the
+# next larger one that was measured.
 E3NN = Algorithm(
     name="e3nn",
     encoder="phase2hpc.models.equivariant:EquivariantEncoder",
@@ -155,6 +158,7 @@ E3NN = Algorithm(
         },
     },
     speed={"small": 400.0, "medium": 330.0, "large": 75.0},
+    gpu_speed={"medium": 5400.0, "large": 940.0},
     levels={
         "smoke": Level(
             "medium",
@@ -197,6 +201,7 @@ CGCNN = Algorithm(
         "large": {"element_descriptors": True, "hidden": 256, "layers": 5},
     },
     speed={"small": 1300.0, "medium": 460.0, "large": 110.0},
+    gpu_speed={"medium": 14000.0},
     levels={
         "smoke": Level(
             "small",

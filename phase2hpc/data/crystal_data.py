@@ -15,10 +15,13 @@ from torch import Tensor
 class Sizes:
     """Sizes of a batch, from its tensors.
 
-    padded: crystals of weight zero were added (``training.padding``).
+    padded: crystals of weight zero were added (``training.padding``). widths: (n, D) for groups of
+    atoms by falling degree: the atoms before the n-th, without those of the group before, have at
+    most D neighbours; None if unknown.
     """
 
     padded: bool = False
+    widths: list[tuple[int, int]] | None = None
     cell: Tensor
     edge_index: Tensor
 
@@ -69,6 +72,15 @@ class CrystalData(Sizes):
     @property
     def num_nodes(self) -> int:
         return int(self.z.shape[0])
+
+    @property
+    def largest(self) -> int:
+        """Edges of the crystal with the most."""
+        return int(torch.bincount(self.batch[self.edge_index[1]]).max()) if self.num_edges else 0
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.pos.is_cuda
 
     def keys(self) -> list[str]:
         """Names of the tensors."""

@@ -147,14 +147,24 @@ class GraphArrays:
         table.view(np.int8)[:, 4:7] = self.image
         return table
 
+    @property
+    def degrees(self) -> npt.NDArray[np.int64]:
+        """(M,) number of neighbours of each atom."""
+        first_node = np.repeat(self.node_ptr[:-1], np.diff(self.edge_ptr))
+        return np.bincount(first_node + self.receiver, minlength=len(self.atomic_number))
+
     @cached_property
     def max_degree(self) -> npt.NDArray[np.int64]:
         """(N,) largest number of neighbours of an atom in each graph; made at first use."""
-        first_node = np.repeat(self.node_ptr[:-1], np.diff(self.edge_ptr))
-        degree = np.bincount(first_node + self.receiver, minlength=len(self.atomic_number))
         # One entry past the end, for graphs without atoms there.
-        ends = np.maximum.reduceat(np.append(degree, 0), self.node_ptr[:-1])
+        ends = np.maximum.reduceat(np.append(self.degrees, 0), self.node_ptr[:-1])
         return np.where(np.diff(self.node_ptr) > 0, ends, 0)
+
+    @cached_property
+    def known_piezoelectric(self) -> npt.NDArray[np.int8]:
+        """(N,) 1 where symmetry lets a crystal be piezoelectric, 0 where not, -1 where it has not
+        been looked at: each validation of a training asks for the same crystals."""
+        return np.full(len(self), -1, dtype=np.int8)
 
     def take(self, indices: npt.NDArray[np.integer]) -> GraphArrays:
         """A copy of the graphs with these indices, in this order."""

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 
 from phase2hpc.data.crystal_data import CrystalData
-from phase2hpc.data.device_arrays import DeviceArrays, fits_on
+from phase2hpc.data.device_arrays import DeviceArrays, PaddedBatch, fits_on
 from phase2hpc.data.graph_arrays import GraphArrays, concatenate
+from phase2hpc.data.padding import PaddedShapes
 from phase2hpc.data.sampler import Indices, Sampler, partition_by_window
 from phase2hpc.data.store.reader import Store
 
@@ -104,6 +105,7 @@ class Loader:
         self.dtype = dtype
         self._arrays = source if isinstance(source, GraphArrays) else source.arrays
         self._on_device: DeviceArrays | None = None
+        self._shapes: PaddedShapes | None = None
         self._windows: _Windows | None = None
         if self._arrays is None:
             assert isinstance(source, Store)
@@ -119,6 +121,11 @@ class Loader:
         if device.type == "cuda" and self._arrays is not None and fits_on(device, self._arrays):
             self.keep_on(device)
 
+    def pad_to(self, shapes: PaddedShapes) -> None:
+        """Pad the microbatches that are made on a device."""
+        assert self._on_device is not None
+        self._shapes = shapes
+
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         return len(self.sampler)
@@ -128,12 +135,15 @@ class Loader:
             arrays, local = self._graphs(indices)
             yield self._collate(arrays, local, indices, weight)
 
-    def microbatches(self, max_edges: int | None) -> Iterator[Iterator[CrystalData]]:
+    def microbatches(self, max_edges: int | None) -> Iterator[Iterator[CrystalData | PaddedBatch]]:
         """Iterate over batches, each split into microbatches of at most ``max_edges`` edges.
 
         None: no split. A crystal with more edges is a microbatch of its own.
         """
         for indices, weight in self.sampler:
+            if self._shapes is not None and self._on_device is not None:
+                yield iter([self._on_device.padded(indices, weight, self._shapes)])
+                continue
             arrays, local = self._graphs(indices)
             edges = arrays.edge_ptr[local + 1] - arrays.edge_ptr[local]
             yield (

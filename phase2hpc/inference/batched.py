@@ -23,14 +23,20 @@ from phase2hpc.models.multitask import MultiTaskModel
 # Limits of a batch: the tensor-product operators take memory per atom.
 MAX_BATCH_ATOMS = 1024
 MAX_BATCH_CRYSTALS = 64
+# A GPU waits for the launches of small batches.
+TIMES_ON_GPU = 8
 
 
 def batches_by_size(
-    arrays: GraphArrays, indices: npt.NDArray[np.int64], max_edges: int | None = None
+    arrays: GraphArrays,
+    indices: npt.NDArray[np.int64],
+    max_edges: int | None = None,
+    times: int = 1,
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Batches of limited size, as positions in ``indices``, crystals of similar size together.
 
-    max_edges: of a batch; a single crystal with more is a batch of its own.
+    max_edges: of a batch; a single crystal with more is a batch of its own. times: as large as on
+    a CPU, otherwise.
     """
     sizes = arrays.node_ptr[indices + 1] - arrays.node_ptr[indices]
     edges = arrays.edge_ptr[indices + 1] - arrays.edge_ptr[indices]
@@ -41,8 +47,8 @@ def batches_by_size(
     for position in order.tolist():
         atoms_here += int(sizes[position])
         edges_here += int(edges[position])
-        full = atoms_here > MAX_BATCH_ATOMS or edges_here > edge_limit
-        if batch and (full or len(batch) == MAX_BATCH_CRYSTALS):
+        full = atoms_here > times * MAX_BATCH_ATOMS or edges_here > edge_limit
+        if batch and (full or len(batch) == times * MAX_BATCH_CRYSTALS):
             yield np.array(batch)
             batch, atoms_here, edges_here = [], int(sizes[position]), int(edges[position])
         batch.append(position)
@@ -105,26 +111,22 @@ def infer_each(
 ) -> list[Outputs]:
     """As ``infer`` of each model, in one pass over the graphs."""
     outputs = [_no_outputs(model, len(indices), dtype) for model in models]
+    times = TIMES_ON_GPU if device.type == "cuda" else 1
     done = 0
     for arrays, first in graphs_in_memory(source):
         here = np.flatnonzero((indices >= first) & (indices < first + len(arrays)))
         local = indices[here] - first
-        for rows in batches_by_size(arrays, local, max_edges):
+        for rows in batches_by_size(arrays, local, max_edges, times):
             if before_each is not None:
                 before_each(done)
             batch = to_device(collate(arrays, local[rows], dtype=dtype), device)
             with out_of_memory_errors(batch):
-                for out, (prediction, vector) in zip(
-                    outputs, with_vectors_of_each(models, batch), strict=True
-                ):
+                results = with_vectors_of_each(models, batch)
+                for model, out, (prediction, vector) in zip(models, outputs, results, strict=True):
+                    # While a GPU computes.
+                    out.zero[here[rows]] = zero_by_symmetry(arrays, local[rows], model.properties)
                     out.scaled[here[rows]] = prediction.to("cpu", torch.float64).numpy()
                     out.vectors[here[rows]] = vector.cpu().numpy()
-            zero = {
-                properties: zero_by_symmetry(arrays, local[rows], properties)
-                for properties in {model.properties for model in models}
-            }
-            for model, out in zip(models, outputs, strict=True):
-                out.zero[here[rows]] = zero[model.properties]
             done += len(rows)
     return outputs
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from phase2hpc.data.crystal_data import CrystalData
+from phase2hpc.data.device_arrays import PaddedBatch
 from phase2hpc.errors import Phase2Error
 
 # torch (2.13) raises a plain RuntimeError where its CPU allocator fails, without an error number:
@@ -20,7 +21,7 @@ class OutOfMemory(Phase2Error):
 
 
 @contextmanager
-def out_of_memory_errors(batch: CrystalData) -> Iterator[None]:
+def out_of_memory_errors(batch: CrystalData | PaddedBatch) -> Iterator[None]:
     """Raise OutOfMemory, with the batch's size, where the body runs out of memory."""
     try:
         yield
@@ -28,9 +29,8 @@ def out_of_memory_errors(batch: CrystalData) -> Iterator[None]:
         expected = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not expected and not any(words in str(error) for words in _CPU_ALLOCATOR_MESSAGES):
             raise
-        edges, crystals = batch.edge_index.shape[1], batch.num_graphs
-        where = "GPU memory" if batch.pos.is_cuda else "memory"
-        largest = int(torch.bincount(batch.batch[batch.edge_index[1]]).max()) if edges else 0
+        edges, crystals, largest = batch.num_edges, batch.num_graphs, batch.largest
+        where = "GPU memory" if batch.on_gpu else "memory"
         if crystals > 1:
             advice = f"set max_edges below {edges} (--max-edges {max(largest, edges // 2)})"
         else:

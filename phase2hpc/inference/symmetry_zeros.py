@@ -24,9 +24,11 @@ def zero_by_symmetry(
     zero = np.zeros((len(indices), len(properties)), dtype=bool)
     columns = [p for p, name in enumerate(properties) if can_be_zero_by_symmetry(name)]
     if columns:
-        for row, index in enumerate(indices.tolist()):
+        known = arrays.known_piezoelectric
+        for index in indices[known[indices] < 0].tolist():
             atoms = slice(*arrays.node_ptr[index : index + 2].tolist())
-            zero[row, columns] = not is_piezoelectric(
+            known[index] = is_piezoelectric(
                 arrays.lattice[index], arrays.frac_coords[atoms], arrays.atomic_number[atoms]
             )
+        zero[:, columns] = known[indices, None] == 0
     return zero

@@ -50,9 +50,10 @@ class Operators:
     A slot is one place for a neighbour; a bucket of n atoms and width D has n * D of them, in the
     order of the atoms. Slots without a neighbour have zeros in the operators.
 
-    sender: (T,), row of the neighbour in each slot. matrices: (l_in, l_out) -> for each bucket
-    (n, (2 l_out + 1) * K * paths, D * (2 l_in + 1)). gate_basis: Gaussians of the distances,
-    (T, K_gate), where messages are gated.
+    sender: (T,), row of the neighbour in each slot, or the atom's own where there is none: if all
+    were one row, a GPU would add up their zero gradients one after another. matrices: (l_in, l_out)
+    -> for each bucket (n, (2 l_out + 1) * K * paths, D * (2 l_in + 1)). gate_basis: Gaussians of
+    the distances, (T, K_gate), where messages are gated.
     """
 
     atoms: int
@@ -139,15 +140,19 @@ class Geometry(nn.Module):
         radial = torch.cat([radial, radial.new_zeros(1, self.basis_size)])
         coupled = torch.cat([coupled, coupled.new_zeros(1, coupled.shape[1])])
 
+        sender_row = torch.cat([rank[sender], rank.new_zeros(1)])
+        own_row = torch.arange(n, device=order.device)
         buckets: list[Bucket] = []
         slots: list[Tensor] = []
+        neighbors: list[Tensor] = []
         matrices: dict[tuple[int, int], list[Tensor]] = {pair: [] for pair in pairs}
         start = first = 0
         for stop, width in self._bounds(batch, sorted_degree):
             slot = torch.arange(width, device=order.device)
-            edge = torch.where(
-                slot < sorted_degree[start:stop, None], first_edge[start:stop, None] + slot, edges
-            ).flatten()
+            taken = slot < sorted_degree[start:stop, None]
+            edge = torch.where(taken, first_edge[start:stop, None] + slot, edges).flatten()
+            own = own_row[start:stop, None]
+            neighbors.append(torch.where(taken, sender_row[edge].view_as(taken), own).flatten())
             buckets.append(Bucket(start, stop, first, first + len(edge)))
             slots.append(edge)
             r = radial.index_select(0, edge).view(stop - start, width, -1)
@@ -156,12 +161,11 @@ class Geometry(nn.Module):
                 matrices[pair].append(g)
             start, first = stop, first + len(edge)
 
-        edge = torch.cat(slots)
-        neighbor = torch.cat([rank[sender], rank.new_zeros(1)]).index_select(0, edge)
         gaussians = None
         if self.gate_basis is not None:
+            edge = torch.cat(slots)
             gaussians = self.gate_basis(torch.cat([length, length.new_zeros(1)])[edge])
-        return order, Operators(n, buckets, neighbor, matrices, gaussians)
+        return order, Operators(n, buckets, torch.cat(neighbors), matrices, gaussians)
 
     def _bounds(self, batch: CrystalData, sorted_degree: Tensor) -> list[tuple[int, int]]:
         """End and width of each bucket."""
@@ -169,7 +173,7 @@ class Geometry(nn.Module):
         if by_degree is None:
             by_degree = sorted_degree.device.type == "cpu"
         if not by_degree:
-            return [(len(sorted_degree), max(batch.max_degree, 1))]
+            return batch.widths or [(len(sorted_degree), max(batch.max_degree, 1))]
         known = sorted_degree.tolist()
         stops = bucket_bounds(known)
         return [(stop, max(known[start], 1)) for start, stop in itertools.pairwise([0, *stops])]

@@ -31,18 +31,21 @@ class AveragedModel(Generic[Model]):
         self._current: list[torch.Tensor] = list(model.parameters())
         self._buffers = list(zip(_statistics(self.module), _statistics(model), strict=True))
 
+    def rate(self, step: int) -> float:
+        """Weight of the model after its optimiser step number ``step`` (from 0)."""
+        return 1.0 - min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
-    def update(self, step: int, good: torch.Tensor) -> None:
-        """Average with the model after its optimiser step number ``step`` (from 0).
+    def update(self, rate: float | torch.Tensor, good: torch.Tensor) -> None:
+        """Average with the model, whose weight is ``rate``.
 
         good: 0-dimensional bool on the device. Where it is false the average stays as it is, and
         the model's running statistics, which the bad batch has changed, become those of the last
         update.
         """
-        rate = 1.0 - min(self.decay, (1 + step) / (10 + step))
         if good.device.type == "cpu":
             if good:
-                torch._foreach_lerp_(self._averaged, self._current, rate)
+                torch._foreach_lerp_(self._averaged, self._current, float(rate))
         else:
             # Without waiting for the device: a weight of zero is no change.
             change = torch._foreach_sub(self._current, self._averaged)

@@ -30,6 +30,7 @@ from phase2hpc.runs.run_directory import (
     check_place_of_runs,
     family_folder,
 )
+from phase2hpc.training.determinism import use_deterministic_algorithms
 from phase2hpc.training.distributed.process_group import process_group
 from phase2hpc.training.distributed.shared_store import open_shared_store
 from phase2hpc.training.distributed.world import World, error_message
@@ -269,6 +270,8 @@ def _labelled_columns(store: Store, fold: int | None) -> dict[str, ColumnSetting
 
 def _make_trainer(config: RunConfig, store: Store, world: World) -> Trainer:
     torch.set_num_threads(config.runtime.threads)
+    if config.training.deterministic:
+        use_deterministic_algorithms()
     return Trainer(config, store, world)
 
 

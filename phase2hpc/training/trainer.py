@@ -16,7 +16,9 @@ from phase2hpc.checkpointing.rng_state import seed_everything
 from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.data.crystal_data import CrystalData
+from phase2hpc.data.device_arrays import PaddedBatch
 from phase2hpc.data.loader import make_loader, to_device
+from phase2hpc.data.padding import PaddedShapes
 from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
@@ -28,13 +30,12 @@ from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.models.distributed_batch_norm import has_batch_statistics
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.training.compile import compilation_errors, compiled
-from phase2hpc.training.cuda_graphs import GraphedPasses, obstacle_to_graphs
+from phase2hpc.training.cuda_graphs import GraphedPasses, GraphedUpdate, obstacle_to_graphs
 from phase2hpc.training.distributed.world import World
 from phase2hpc.training.ema import AveragedModel
 from phase2hpc.training.loss import MultiTaskLoss
 from phase2hpc.training.lr_schedule import learning_rate, parameter_groups
 from phase2hpc.training.nonfinite_steps import NonfiniteSteps
-from phase2hpc.training.padding import PaddedShapes
 from phase2hpc.training.symmetry_labels import without_symmetry_zeros
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Trainer:
             )
         everything = self.labels(np.arange(len(store)), self.outputs)
         self.training_labels = without_symmetry_zeros(store, everything, self.outputs)
+        self.targets = torch.empty(self.training_labels.shape, dtype=self.dtype, device=self.device)
         labels = self.training_labels[self.train]
         _check_columns(config, store)
         auxiliary = len(config.auxiliary)
@@ -160,6 +162,7 @@ class Trainer:
         if self.settings.compile:
             self.forward = compiled(self.model, self.device)
         self.graphed: GraphedPasses | None = None
+        self.graphed_update: GraphedUpdate | None = None
         if self.settings.cuda_graphs != "off":
             obstacle = obstacle_to_graphs(
                 self.settings, store, self.model, self.device, self.world.size
@@ -167,7 +170,7 @@ class Trainer:
             if obstacle and self.settings.cuda_graphs == "on":
                 raise InputError(f"cuda_graphs=on {obstacle}, or leave it out")
             if not obstacle:
-                self.graphed = self.graphed_passes()
+                self.use_graphs()
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best_score = math.inf
@@ -179,21 +182,23 @@ class Trainer:
         self.loss_sums = torch.zeros(1 + len(self.outputs), device=self.device, dtype=torch.float64)
         self.counted = 0
 
-    def graphed_passes(self) -> GraphedPasses:
-        """Forward and backward passes on padded batches, as CUDA graphs where there is a GPU."""
+    def use_graphs(self) -> None:
+        """Take the steps on padded batches, and as CUDA graphs where there is a GPU."""
         assert self.store.arrays is not None
         share = -(-self.settings.batch_size // self.world.size)
-        return GraphedPasses(
-            PaddedShapes.of_crystals(self.store.arrays, self.train, share),
-            self.model,
-            [*self.parameters, *self.loss.parameters()],
-            self._passes,
+        self.loader.keep_on(self.device)
+        self.loader.pad_to(PaddedShapes.of_crystals(self.store.arrays, self.train, share))
+        self.graphed = GraphedPasses(
+            self.model, [*self.parameters, *self.loss.parameters()], self._passes
         )
+        if self.device.type == "cuda":
+            self.graphed_update = GraphedUpdate(self._update, self.optimizer, self.model)
 
     def set_scaler(self, scaler: TargetScaler) -> None:
         self.scaler = scaler
-        scaled = scaler.transform(self.training_labels)
-        self.targets = torch.tensor(scaled, dtype=self.dtype, device=self.device)
+        scaled = torch.tensor(scaler.transform(self.training_labels), dtype=self.dtype)
+        # In place, since CUDA graphs read them.
+        self.targets.copy_(scaled)
 
     def labels(
         self, indices: npt.NDArray[np.int64], properties: Sequence[str] | None = None
@@ -240,7 +245,10 @@ class Trainer:
             self.model.encoder.eval()
 
     def optimise(
-        self, parts: Iterator[CrystalData], global_batch_size: int, flags: Tensor | None = None
+        self,
+        parts: Iterator[CrystalData | PaddedBatch],
+        global_batch_size: int,
+        flags: Tensor | None = None,
     ) -> Tensor:
         """One step on this rank's share of a batch, in microbatches whose gradients are summed.
 
@@ -255,32 +263,41 @@ class Trainer:
         for parameter in parameters:
             parameter.grad = None
         sums = torch.zeros(1 + len(self.outputs), device=self.device, dtype=self.dtype)
-        passes = self.graphed or self._passes
         for part in parts:
             with out_of_memory_errors(part), compilation_errors():
-                batch = to_device(part, self.device)
-                sums += passes(batch, self.targets[batch.index], global_batch_size)
+                if isinstance(part, PaddedBatch):
+                    assert self.graphed is not None
+                    sums += self.graphed(part, global_batch_size)
+                else:
+                    sums += self._passes(to_device(part, self.device), global_batch_size)
         if flags is None:
             flags = sums.new_zeros(0)
         exchanged = torch.cat([sums, flags])
         self.world.all_reduce_gradients([p for p in parameters if p.requires_grad], exchanged)
         sums = exchanged[: len(sums)]
         flags.copy_(exchanged[len(sums) :])
+        update = self.graphed_update or self._update
+        good = update(sums, global_batch_size, self.averaged.rate(self.step))
+        self.step += 1
+        self._unread.append((self.step, global_batch_size, good))
+        return good
+
+    def _update(
+        self, sums: Tensor, global_batch_size: int | Tensor, average_rate: float | Tensor
+    ) -> Tensor:
+        """Change weights, their average and the sums of losses, where all is finite."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         good = torch.isfinite(norm + sums[0])
         # The optimiser leaves everything as it is where this is 1.
         self.optimizer.found_inf = (~good).to(torch.float32)  # type: ignore[attr-defined]
         self.optimizer.step()
-        self.averaged.update(self.step, good)
+        self.averaged.update(average_rate, good)
         self.loss_sums += torch.where(good, sums * global_batch_size, 0.0)
-        self.step += 1
-        self._unread.append((self.step, global_batch_size, good))
         return good
 
-    def _passes(
-        self, batch: CrystalData, target: Tensor, global_batch_size: int | Tensor
-    ) -> Tensor:
+    def _passes(self, batch: CrystalData, global_batch_size: int | Tensor) -> Tensor:
         """Forward and backward pass: the loss and that of each output, (1 + P,), detached."""
+        target = self.targets[batch.index]
         with self._autocast():
             prediction = self.forward(batch)
         loss, by_property = self.loss(
@@ -304,9 +321,11 @@ class Trainer:
                 self.counted += size
             yield step, good
 
-    def forget_outcomes(self) -> None:
-        """Drop the steps that ``outcomes`` has not told of yet: another state takes their place."""
+    def forget_steps(self) -> None:
+        """Another state has taken the place of that of the steps so far."""
         self._unread.clear()
+        if self.graphed_update is not None:
+            self.graphed_update.forget()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

@@ -55,7 +55,7 @@ def load_state_dict(
     trainer.history = state["history"]
     trainer.best_score, trainer.best_epoch = state["best_score"], state["best_epoch"]
     trainer.step = state["step"]
-    trainer.forget_outcomes()
+    trainer.forget_steps()
     trainer.skipped = NonfiniteSteps.from_state_dict(state["skipped"])
     sampler = trainer.loader.sampler
     if restart_epoch:
@@ -64,7 +64,7 @@ def load_state_dict(
         trainer.counted = trainer.skipped.in_epoch = 0
     else:
         sampler.load_state_dict(state["sampler"])
-        trainer.loss_sums = state["loss_sums"].to(trainer.device)
+        trainer.loss_sums.copy_(state["loss_sums"])
         counted: int | None = state["counted"]
         begun = sampler.position * trainer.settings.batch_size
         trainer.counted = min(begun, len(trainer.train)) if counted is None else counted

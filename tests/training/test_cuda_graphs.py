@@ -11,11 +11,12 @@ from same_run import assert_same_run
 from tiny import LITTLE
 
 from phase2hpc.config.run_config import build_config
+from phase2hpc.data.device_arrays import DeviceArrays, PaddedBatch
 from phase2hpc.data.loader import collate
+from phase2hpc.data.padding import SIZES_PER_OCTAVE, PaddedShapes
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError, StoppedEarly
 from phase2hpc.training.cuda_graphs import obstacle_to_graphs
-from phase2hpc.training.padding import SIZES_PER_OCTAVE, PaddedShapes
 from phase2hpc.training.trainer import Trainer
 
 TOLERANCE = {"float64": 1e-11, "float32": 2e-5}
@@ -46,13 +47,16 @@ def test_padding_takes_no_part(algorithm, precision, by_degree, store) -> None:
         )  # fmt: skip
         if algorithm == "e3nn":
             trainer.model.encoder.geometry.by_degree = by_degree
-        passes = trainer.graphed_passes() if padded else trainer._passes
+        trainer.use_graphs()
+        loader = trainer.loader
         results: list[torch.Tensor] = []
         for count in (8, 3):
-            batch = collate(store.arrays, trainer.train[:count], dtype=trainer.dtype)
+            indices, weight = trainer.train[:count], np.ones(count, np.float32)
+            batch = loader._on_device.padded(indices, weight, loader._shapes)
             for parameter in trainer.parameters:
                 parameter.grad = None
-            results.append(passes(batch, trainer.targets[batch.index], 8).clone())
+            sums = trainer.graphed(batch, 8) if padded else trainer._passes(batch.unpadded(), 8)
+            results.append(sums.clone())
             results += [p.grad.clone() for p in trainer.parameters if p.grad is not None]
         found.append([*results, *trainer.model.buffers()])
     assert len(found[0]) > 40
@@ -63,20 +67,20 @@ def test_padding_takes_no_part(algorithm, precision, by_degree, store) -> None:
 
 @pytest.mark.parametrize("algorithm", LITTLE)
 def test_padding_of_other_content_changes_no_bit(algorithm, store, monkeypatch) -> None:
-    original = PaddedShapes.pad
+    original = PaddedBatch.tensors
     sums = []
     for z, length in ((1, 1.0), (8, 1.7)):
 
-        def pad(self, batch, z=z, length=length):
-            out = original(self, batch)
-            out.z[batch.num_nodes :] = z
-            out.edge_shift[batch.num_edges :] *= length
-            out.index[batch.num_graphs :] = 5
+        def tensors(self, numbers, z=z, length=length):
+            out = original(self, numbers)
+            out.z[self.num_nodes :] = z
+            out.edge_shift[self.num_edges :] *= length
+            out.index[self.num_graphs :] = 5
             return out
 
-        monkeypatch.setattr(PaddedShapes, "pad", pad)
+        monkeypatch.setattr(PaddedBatch, "tensors", tensors)
         trainer = trainer_on(store, algorithm)
-        trainer.graphed = trainer.graphed_passes()
+        trainer.use_graphs()
         for parts in trainer.loader.microbatches(None):
             trainer.optimise(parts, 8)
         sums.append([trainer.loss_sums, *trainer.model.state_dict().values()])
@@ -87,15 +91,22 @@ def test_padding_of_other_content_changes_no_bit(algorithm, store, monkeypatch) 
 def test_few_shapes_hold_all_batches(store) -> None:
     train, generator = store.split_indices("train"), np.random.default_rng(0)
     shapes = PaddedShapes.of_crystals(store.arrays, train, 8)
+    arrays = DeviceArrays(store.arrays, torch.device("cpu"), torch.float32)
     seen = set()
     for count in [8] * 60 + [1, 2, 5]:
-        batch = collate(store.arrays, generator.choice(train, count, replace=False))
-        padded = shapes.pad(batch)
-        seen.add(shapes.of(batch))
-        assert shapes.of(batch) == (padded.num_graphs, padded.num_nodes, padded.num_edges)
+        indices = generator.choice(train, count, replace=False)
+        batch = collate(store.arrays, indices)
+        plan = arrays.padded(indices, np.ones(count, np.float32), shapes)
+        padded, shape = plan.tensors(plan.numbers(8)), plan.shape
+        assert plan.largest == batch.largest and not plan.on_gpu
+        seen.add(shape)
+        assert shape[:3] == (padded.num_graphs, padded.num_nodes, padded.num_edges)
         receiver = padded.edge_index[1]
         assert bool((receiver.diff() >= 0).all()), "sorted by receiver"
-        assert int(torch.bincount(receiver).max()) <= padded.max_degree == shapes.degree
+        degrees = torch.bincount(receiver).sort(descending=True).values
+        assert int(degrees[0]) <= padded.max_degree == shapes.degree
+        assert (degrees > shapes.narrow).sum() <= shape.wide
+        assert padded.widths == [(shape.wide, shapes.degree), (shape.atoms, shapes.narrow)]
         counts = torch.bincount(padded.batch, minlength=padded.num_graphs)
         assert torch.equal(counts, padded.ptr.diff()) and int(counts.min()) > 0
         assert torch.equal(padded.batch[padded.edge_index[0]], padded.batch[receiver])
@@ -112,8 +123,7 @@ def test_padded_and_resumed(algorithm, train_tiny, tmp_path, monkeypatch) -> Non
 
     def init(self, *args, **options) -> None:
         original(self, *args, **options)
-        self.graphed = self.graphed_passes()
-        self.loader.keep_on(self.device)
+        self.use_graphs()
 
     monkeypatch.setattr(Trainer, "__init__", init)
     reference = train_tiny(tmp_path / "whole", algorithm)
@@ -150,7 +160,9 @@ def test_refused_where_there_is_no_gpu(settings, said, store) -> None:
         ("cgcnn", {}, None),
     ],
 )
-def test_obstacles_on_a_gpu(algorithm, settings, said, store) -> None:
+def test_obstacles_on_a_gpu(algorithm, settings, said, store, monkeypatch) -> None:
+    fits = monkeypatch.setattr
+    fits("phase2hpc.training.cuda_graphs.fits_on", lambda *_: True)
     trainer = trainer_on(store, algorithm)
     chosen = trainer.settings.model_copy(update=settings)
 
@@ -164,3 +176,5 @@ def test_obstacles_on_a_gpu(algorithm, settings, said, store) -> None:
         assert "use one process" in obstacle(processes=2)
         trainer.model.encoder.capturable = False
         assert "'capturable'" in obstacle()
+        fits("phase2hpc.training.cuda_graphs.fits_on", lambda *_: False)
+        assert "in the GPU's memory" in obstacle()

@@ -29,7 +29,7 @@ def test_average_is_the_loop_written_out() -> None:
     expected = [p.detach().clone() for p in trained.parameters()]
     for step in range(200):
         drift(trained, step)
-        averaged.update(step, GOOD)
+        averaged.update(averaged.rate(step), GOOD)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = [
             decay * e + (1 - decay) * p.detach()
@@ -45,10 +45,10 @@ def test_warm_up_forgets_the_initial_weights() -> None:
     nn.init.zeros_(trained.weight)
     averaged = AveragedModel(trained, 0.999)
     nn.init.ones_(trained.weight)
-    averaged.update(0, GOOD)
+    averaged.update(averaged.rate(0), GOOD)
     assert abs(float(averaged.module.weight) - 0.9) < 1e-6
     for step in range(1, 30):
-        averaged.update(step, GOOD)
+        averaged.update(averaged.rate(step), GOOD)
     assert float(averaged.module.weight) > 0.999
 
 
@@ -56,7 +56,7 @@ def test_no_decay_is_no_average() -> None:
     trained = model()
     averaged = AveragedModel(trained, 0.0)
     drift(trained, 0)
-    averaged.update(5, GOOD)
+    averaged.update(averaged.rate(5), GOOD)
     for ours, theirs in zip(averaged.module.parameters(), trained.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -65,7 +65,7 @@ def test_buffers_are_copied() -> None:
     trained = model()
     averaged = AveragedModel(trained, 0.9)
     drift(trained, 0)
-    averaged.update(100, GOOD)
+    averaged.update(averaged.rate(100), GOOD)
     for ours, theirs in zip(averaged.module.buffers(), trained.buffers(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -76,7 +76,7 @@ def test_constant_tables_are_shared_in_value_and_not_copied() -> None:
     trained.register_buffer("table", torch.zeros(3), persistent=False)
     averaged = AveragedModel(trained, 0.9)
     trained.table += 1
-    averaged.update(0, GOOD)
+    averaged.update(averaged.rate(0), GOOD)
     assert not averaged.module.table.any()
 
 
@@ -84,11 +84,11 @@ def test_a_bad_step_leaves_the_average_and_restores_the_statistics() -> None:
     trained = model()
     averaged = AveragedModel(trained, 0.9)
     drift(trained, 0)
-    averaged.update(0, GOOD)
+    averaged.update(averaged.rate(0), GOOD)
     before = {k: v.clone() for k, v in averaged.module.state_dict().items()}
     for buffer in trained.buffers():
         buffer += 1
-    averaged.update(1, BAD)
+    averaged.update(averaged.rate(1), BAD)
     assert all(torch.equal(before[k], v) for k, v in averaged.module.state_dict().items())
     assert all(torch.equal(before[k], v) for k, v in trained.named_buffers())
 

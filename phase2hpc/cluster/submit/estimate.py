@@ -16,6 +16,7 @@ from phase2hpc.config.run_config import RunConfig
 from phase2hpc.runs.registry import registry
 
 REFERENCE_MACHINE = "one thread of an AMD EPYC with AVX-512"
+REFERENCE_GPU = "an H100"
 # Evaluation takes a third of the time of training, and val is an eighth of the training split.
 EVALUATION_FACTOR = 1.05
 # Nodes differ, and jobs share them.
@@ -112,9 +113,13 @@ def measured_rate(config: RunConfig, models_dir: Path, *, cuda: bool) -> tuple[f
 
 
 def _reference(config: RunConfig, preset: str, *, cuda: bool) -> tuple[float, str]:
-    known = algorithm_named(config.algorithm).speed.get(preset)
+    algorithm = algorithm_named(config.algorithm)
+    if cuda and preset in algorithm.gpu_speed:
+        note = f"reference, {config.algorithm} {preset}: {REFERENCE_GPU}"
+        return algorithm.gpu_speed[preset], note
+    known = algorithm.speed.get(preset)
     if known is None:
         slowest = min(min(algorithm.speed.values()) for algorithm in ALGORITHMS.values())
         return slowest, "no reference speed: that of the slowest built-in model"
     note = f"reference, {config.algorithm} {preset}: {REFERENCE_MACHINE}"
-    return known, note + (", no GPU measured yet" if cuda else "")
+    return known, note + (", not measured on a GPU" if cuda else "")
