@@ -36,7 +36,7 @@ class Rates:
     gpu_infer: float = 25_000.0 * 12.3 / ATOMS
 
 
-MEASURED = Rates(prepare=0.55, prepare_serial=0.2, verify=0.07, train=7.5, infer=6.0, read_cif=2.2)
+MEASURED = Rates(prepare=0.82, prepare_serial=0.2, verify=0.06, train=7.5, infer=6.0, read_cif=2.2)
 EPOCHS = 100
 VAL_FACTOR = 1.05
 
