@@ -13,7 +13,7 @@ new=$folder/unfinished.jsonl.gz
 [[ -e $folder/joint.jsonl.gz ]] ||
   { python benchmarks/joint_data.py "$new" && mv "$new" "$folder/joint.jsonl.gz"; }
 phase2hpc prepare "$folder/joint.jsonl.gz" --store "$folder/joint.h5" --split column
-phase2hpc prepare --store "$folder/sample.h5"
+phase2hpc prepare --store "$folder/jarvis_dft3d_15k.h5"
 
 # train ALGORITHM ID FLAGS...: a run to its end; a resumed one has its settings already.
 train() {
@@ -31,7 +31,7 @@ joint() {
     --batch-size 32 --lr 2e-3 "${@:4}"
 }
 fine_tune() {
-  train e3nn "$1" --store "$folder/sample.h5" --init-from "$runs/run_$2" --epochs 10 \
+  train e3nn "$1" --store "$folder/jarvis_dft3d_15k.h5" --init-from "$runs/run_$2" --epochs 10 \
     --batch-size 32 --lr 7e-4 --set weight_decay=0.1 "${@:3}"
 }
 # average ID TUNED SHARE JOINT SHARE [flags]
@@ -62,7 +62,7 @@ average member-1 student-tuned 0.7 student 0.3 --ensemble e3nn 1 2
 
 train cgcnn joint --store "$folder/joint.h5" --auxiliary mp_formation_energy,mp_gap --epochs 12 \
   --batch-size 128 --lr 2e-3 --set weight_decay=0.1 --set head_dropout=0.1
-train cgcnn tuned --store "$folder/sample.h5" --epochs 10 --batch-size 64 --lr 7e-4 \
+train cgcnn tuned --store "$folder/jarvis_dft3d_15k.h5" --epochs 10 --batch-size 64 --lr 7e-4 \
   --init-from "$folder/models/multitask_cgcnn_std/run_joint" --set weight_decay=0.1 --set head_dropout=0.1
 
 export_model() {
