@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from math import gcd, inf, isnan
@@ -16,10 +17,9 @@ AtomicNumbers = Sequence[int] | npt.NDArray[np.uint8]
 
 def reduced_composition(numbers: AtomicNumbers) -> tuple[tuple[str, int], ...]:
     """(symbol, count) in alphabetical order, counts over their greatest common divisor."""
-    values, counts = np.unique(np.asarray(numbers), return_counts=True)
-    divisor = gcd(*counts.tolist())
-    pairs = zip(values.tolist(), counts.tolist(), strict=True)
-    return tuple(sorted((SYMBOLS[z], count // divisor) for z, count in pairs))
+    counts = Counter(numbers.tolist() if isinstance(numbers, np.ndarray) else numbers)
+    divisor = gcd(*counts.values())
+    return tuple(sorted((SYMBOLS[z], count // divisor) for z, count in counts.items()))
 
 
 def composition_key(numbers: AtomicNumbers) -> str:

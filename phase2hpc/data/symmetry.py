@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import spglib
 
 # In angstrom: how far an atom may lie from its image under a symmetry operation.
 TOLERANCE = 0.01
+# The atoms that are looked at first to refuse a centre of inversion, and the size of a cell that
+# is worth it.
+FIRST_ATOMS = 4
+MANY_ATOMS = 12
+# Smallest orbit of an atom, in the primitive cell, that can make a crystal 432 (``_can_be_432``).
+MIN_ORBIT_432 = 4
+# Relative deviation of the lattice from a cubic one; TOLERANCE on the shortest of vectors makes
+# half of it.
+CUBIC_TOLERANCE = 0.03
 
 
 def is_piezoelectric(
@@ -23,6 +34,8 @@ def is_piezoelectric(
     """
     if is_centrosymmetric(lattice, frac_coords, atomic_numbers):
         return False
+    if not _can_be_432(lattice, atomic_numbers):
+        return True
     cell = _spglib_cell(lattice, frac_coords, atomic_numbers)
     try:
         found = spglib.get_symmetry_dataset(cell, symprec=TOLERANCE)
@@ -57,19 +70,50 @@ def is_centrosymmetric(
     all possible centres. spglib decides it too, at ten times the cost: it identifies the space
     group.
     """
-    numbers, counts = np.unique(atomic_numbers, return_counts=True)
-    rarest = np.flatnonzero(atomic_numbers == numbers[counts.argmin()])
+    counts = np.bincount(atomic_numbers)
+    rarest = np.flatnonzero(atomic_numbers == np.where(counts, counts, counts.max() + 1).argmin())
     coords = np.asarray(frac_coords, dtype=np.float64)
     vectors = np.asarray(lattice, dtype=np.float64)
-    different = atomic_numbers[:, None] != atomic_numbers[None, :]
+    same = atomic_numbers[:, None] == atomic_numbers
+    # The first few atoms refuse almost every centre that is none.
+    first = FIRST_ATOMS if len(coords) > MANY_ATOMS else len(coords)
     for partner in rarest:
         image = coords[rarest[0]] + coords[partner] - coords
-        # The first few atoms refuse almost every centre that is none.
-        if all(
-            _all_have_a_twin(image[rows], coords, different[rows], vectors)
-            for rows in (slice(0, 4), slice(4, None))
+        if _all_have_a_twin(image[:first], coords, same[:first], vectors) and (
+            first == len(coords) or _all_have_a_twin(image[first:], coords, same[first:], vectors)
         ):
             return True
+    return False
+
+
+def _can_be_432(lattice: npt.NDArray[np.floating], atomic_numbers: npt.NDArray[np.integer]) -> bool:
+    """False where a crystal without a centre of inversion cannot be of point group 432.
+
+    spglib, which decides the others, takes ten times as long. In the space groups of 432 (207 to
+    214), orbits of one to three atoms of the primitive cell have coordinates without a parameter,
+    and those of one group together are centrosymmetric (International Tables A): some element has a
+    larger one. And the lattice is cubic, which the given cell, a whole multiple of the primitive
+    one, shows: with the edge a of the cube, products of its vectors are multiples of a^2, or of
+    a^2 / 4 where the cube is centred.
+    """
+    counts = np.bincount(atomic_numbers)
+    most = int(counts.max())
+    if most < MIN_ORBIT_432:
+        return False
+    vectors = np.asarray(lattice, dtype=np.float64)
+    volume = abs(float(np.linalg.det(vectors)))
+    products = vectors @ vectors.T
+    lengths = np.sqrt(products.diagonal())
+    errors = CUBIC_TOLERANCE * lengths[:, None] * lengths
+    multiple = math.gcd(*counts[counts > 0].tolist())
+    for cells in range(1, multiple + 1):
+        if multiple % cells or most < MIN_ORBIT_432 * cells:
+            continue
+        # Primitive, body-centred and face-centred: cells of the lattice in the cube.
+        for points, unit in ((1, 1.0), (2, 0.25), (4, 0.25)):
+            step = unit * (points * volume / cells) ** (2 / 3)
+            if (np.abs(products - step * np.rint(products / step)) <= errors).all():
+                return True
     return False
 
 
@@ -88,11 +132,12 @@ def _spglib_cell(
 def _all_have_a_twin(
     images: npt.NDArray[np.float64],
     coords: npt.NDArray[np.float64],
-    different: npt.NDArray[np.bool_],
+    same: npt.NDArray[np.bool_],
     lattice: npt.NDArray[np.float64],
 ) -> bool:
-    """Whether each image (n, 3) lies on an atom of its kind; different: (n, N), other elements."""
-    offset = images[:, None, :] - coords[None, :, :]
-    offset -= np.round(offset)
-    distance = np.linalg.norm(offset @ lattice, axis=2)
-    return bool((np.where(different, np.inf, distance).min(axis=1) < TOLERANCE).all())
+    """Whether each image (n, 3) lies on an atom of its kind; same: (n, N), of one element."""
+    offset = (images[:, None] - coords).reshape(-1, 3)
+    offset -= np.rint(offset)
+    offset = offset @ lattice
+    near = np.einsum("ij,ij->i", offset, offset) < TOLERANCE**2
+    return bool((near.reshape(same.shape) & same).any(axis=1).all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.validation import DEFAULT_LIMITS, Limits
 from phase2hpc.errors import InputError
-from phase2hpc.inference.batched import infer
+from phase2hpc.inference.batched import Outputs, infer_each
 from phase2hpc.inference.calibration import Calibration
 from phase2hpc.inference.coverage import DEFAULT_COVERAGE
 from phase2hpc.inference.devices import choose_device
@@ -265,13 +266,7 @@ class Predictor:
     def infer(self, source: Store | GraphArrays, indices: npt.NDArray[np.int64]) -> Inferred:
         """Predictions for graphs as those of training, with their uncertainty, rows as in
         ``indices``."""
-        outputs = [
-            infer(
-                model.model, source, indices, device=self.device, dtype=model.dtype,
-                max_edges=model.config.training.max_edges,
-            )
-            for model in self.models
-        ]  # fmt: skip
+        outputs = self._outputs(source, indices)
         physical = [
             found.physical(model.scaler) for model, found in zip(self.models, outputs, strict=True)
         ]
@@ -294,6 +289,26 @@ class Predictor:
         return Inferred(
             values, estimate, remoteness, outputs[0].vectors if len(outputs) == 1 else None
         )
+
+    def _outputs(
+        self, source: Store | GraphArrays, indices: npt.NDArray[np.int64]
+    ) -> list[Outputs]:
+        """Outputs of each model; those that take the same batches go through them together."""
+        alike: dict[tuple[torch.dtype, int | None], list[int]] = defaultdict(list)
+        for number, model in enumerate(self.models):
+            alike[model.dtype, model.config.training.max_edges].append(number)
+        outputs: dict[int, Outputs] = {}
+        for (dtype, max_edges), numbers in alike.items():
+            found = infer_each(
+                [self.models[number].model for number in numbers],
+                source,
+                indices,
+                device=self.device,
+                dtype=dtype,
+                max_edges=max_edges,
+            )
+            outputs.update(zip(numbers, found, strict=True))
+        return [outputs[number] for number in range(len(self.models))]
 
     def _make_estimator(self) -> ErrorEstimator | None:
         """None, with a warning, where models have no calibration, or not on the same crystals."""

@@ -20,6 +20,8 @@ from phase2hpc.models.element_embedding import ElementEmbedding
 from phase2hpc.models.geometry import mean_over_atoms
 from phase2hpc.models.tensor_product import Convolution, Features
 
+ConstantGeometry = tuple[Tensor, Operators]
+
 
 class Interaction(nn.Module):
     """One layer: a convolution, then an update of each atom's features gated by its invariants.
@@ -150,12 +152,28 @@ class EquivariantEncoder(nn.Module):
             nn.SiLU(),
         )
 
-    def forward(self, batch: CrystalData) -> Tensor:
-        with torch.no_grad():
-            order, operators = self.geometry(batch, self.pairs)
-            device = batch.pos.device.type
-            if torch.is_autocast_enabled(device):
-                operators = operators.to(torch.get_autocast_dtype(device))
+    @property
+    def geometry_key(self) -> tuple[object, ...]:
+        """Equal for encoders with the same ``constant_geometry`` of a batch."""
+        geometry = self.geometry
+        gaussians = len(geometry.gate_basis.centers) if geometry.gate_basis is not None else 0
+        return (
+            geometry.lmax, geometry.basis_size, geometry.graph, gaussians, geometry.by_degree,
+            tuple(self.pairs), geometry.coupling.dtype, geometry.coupling.device,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def constant_geometry(self, batch: CrystalData) -> ConstantGeometry:
+        """Order of the atoms and operators, which depend on no weights."""
+        order, operators = self.geometry(batch, self.pairs)
+        device = batch.pos.device.type
+        if torch.is_autocast_enabled(device):
+            operators = operators.to(torch.get_autocast_dtype(device))
+        return order, operators
+
+    def forward(self, batch: CrystalData, geometry: ConstantGeometry | None = None) -> Tensor:
+        """Crystal vectors; geometry: of ``constant_geometry``, where it was made before."""
+        order, operators = geometry or self.constant_geometry(batch)
         species = batch.z[order]
         embedding = self.embedding(species)
         features: Features = {0: embedding.unsqueeze(1)}

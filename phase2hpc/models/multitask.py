@@ -53,9 +53,12 @@ class MultiTaskModel(nn.Module):
     def forward(self, batch: CrystalData) -> Tensor:
         return self.with_vectors(batch)[0]
 
-    def with_vectors(self, batch: CrystalData) -> tuple[Tensor, Tensor]:
-        """Scaled predictions (B, P), and the crystal vectors (B, F) they were made from."""
-        vector = self.encoder(batch)
+    def with_vectors(self, batch: CrystalData, *constants: object) -> tuple[Tensor, Tensor]:
+        """Scaled predictions (B, P), and the crystal vectors (B, F) they were made from.
+
+        constants: what the encoder takes besides the batch (``models.ensemble``).
+        """
+        vector = self.encoder(batch, *constants)
         of_elements = mean_over_atoms(self.element(batch.z), batch.batch, batch.ptr)
         return self._apply_heads(vector) + of_elements, vector
 

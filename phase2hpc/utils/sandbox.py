@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -27,8 +27,8 @@ TIME_LIMIT = 60.0
 # Bytes beyond what the process starts with: twice what the worst CIF of the largest accepted size
 # was seen to need.
 MEMORY_LIMIT = 2 * 2**30
-# Tasks sent ahead, so that the process never waits for its parent.
-MAX_PENDING = 16
+# Tasks sent ahead, so that the process never waits for its parent. Half of them go in one message.
+MAX_PENDING = 32
 
 
 def sandboxed_map(
@@ -49,25 +49,39 @@ def sandboxed_map(
     limited = _Limited(function, MEMORY_LIMIT if memory_limit is None else memory_limit)
     waiting = iter(tasks)
     pending: deque[Task] = deque()
+    # Tasks, the first of those pending, that go one by one: with one of them a process failed.
+    suspects = 0
     process: _SandboxWorker | None = None
     try:
         while True:
-            new = list(islice(waiting, MAX_PENDING - len(pending)))
-            if process is not None:
-                process.send_all(new)
-            pending.extend(new)
+            if len(pending) <= MAX_PENDING // 2:
+                new = list(islice(waiting, MAX_PENDING - len(pending)))
+                pending.extend(new)
+                if process is not None and not suspects:
+                    process.send_all(new)
             if not pending:
                 return
             if process is None:
                 process = _SandboxWorker(limited)
-                process.send_all(pending)
+                if not suspects:
+                    process.send_all(pending)
+            if suspects:
+                process.send_all([pending[0]])
             try:
                 answer = process.receive_within(seconds)
             except (TimeoutError, WorkerDied) as error:
                 process.close()
                 process = None
+                # Answers to tasks before it may have been lost.
+                if not suspects and len(pending) > 1:
+                    suspects = len(pending)
+                    continue
                 answer = _Failed(str(error))
             task = pending.popleft()
+            if suspects:
+                suspects -= 1
+                if not suspects and process is not None:
+                    process.send_all(pending)
             yield failed(task, answer.reason) if isinstance(answer, _Failed) else answer
     finally:
         if process is not None:
@@ -116,18 +130,18 @@ class _SandboxWorker(Worker):
         self._started = False
         self.send_all([_Start()])
 
-    def send_all(self, tasks: Iterable[Any]) -> None:
+    def send_all(self, tasks: Sequence[Any]) -> None:
         # Earlier answers may still be in the pipe; receive_within reports the death after them.
         with contextlib.suppress(WorkerDied):
-            for task in tasks:
-                self.send(task)
+            if tasks:
+                self.send(*tasks)
 
     def receive_within(self, seconds: float) -> Any:
         try:
             if not self._started:
                 self.receive()
                 self._started = True
-            if not self._connection.poll(seconds):
+            if not self._answers and not self._connection.poll(seconds):
                 raise TimeoutError(f"too slow: reading it takes more than {seconds:g} s")
             return self.receive()
         except WorkerDied as error:

@@ -14,9 +14,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, TypeVar
 
@@ -27,6 +28,9 @@ Result = TypeVar("Result")
 
 # One in work and one waiting, so that a worker never waits for its parent.
 TASKS_PER_WORKER = 2
+# Seconds after which answers are sent, though more tasks of the same message wait: small tasks
+# would cost as much to send as to do.
+FLUSH = 0.02
 
 _BOOT = (
     "import sys; sys.path[:] = {path!r}; {prevent}"
@@ -58,21 +62,25 @@ class Worker:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         theirs.close()
+        self._answers: deque[tuple[bool, Any]] = deque()
         self.send(function)
 
-    def send(self, task: Any) -> None:
+    def send(self, *tasks: Any) -> None:
+        """Send tasks. The answers of several may come together; a death may lose some of them."""
         try:
-            self._connection.send(task)
+            self._connection.send(tasks)
         except OSError as error:
             raise self._died() from error
 
     def receive(self) -> Any:
         """The next answer. Raises WorkerDied, the function's Phase2Error, or a RuntimeError with
         the traceback of any other exception."""
-        try:
-            succeeded, answer = self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise self._died() from error
+        if not self._answers:
+            try:
+                self._answers.extend(self._connection.recv())
+            except (EOFError, OSError) as error:
+                raise self._died() from error
+        succeeded, answer = self._answers.popleft()
         if succeeded:
             return answer
         if isinstance(answer, Phase2Error):
@@ -82,6 +90,8 @@ class Worker:
     @staticmethod
     def ready(workers: Sequence[Worker]) -> list[Worker]:
         """Wait for an answer, or the end, of at least one of these; all that have one."""
+        if answered := [worker for worker in workers if worker._answers]:
+            return answered
         connections = wait([worker._connection for worker in workers])
         return [worker for worker in workers if worker._connection in connections]
 
@@ -133,28 +143,42 @@ def serve(descriptor: int) -> None:
     # Ctrl-C reaches the whole process group; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(descriptor)
-    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[Sequence[Any]] = queue.SimpleQueue()
     # Tasks are received at once, so that parent and worker never both block in send.
-    threading.Thread(target=_receive_tasks, args=(connection, tasks), daemon=True).start()
-    function = tasks.get()
+    threading.Thread(target=_receive_tasks, args=(connection, messages), daemon=True).start()
+    (function,) = messages.get()
     while True:
-        task = tasks.get()
         try:
-            answer = (True, function(task))
-        except Phase2Error as error:
-            answer = (False, error)
-        except Exception:  # Re-raised in the parent, with this traceback.
-            answer = (False, traceback.format_exc())
-        try:
-            connection.send(answer)
+            for answers in _answers(function, messages.get()):
+                connection.send(answers)
         except OSError:  # The parent is gone.
             os._exit(0)
 
 
-def _receive_tasks(connection: Connection, tasks: queue.SimpleQueue[Any]) -> None:
+def _answers(
+    function: Callable[[Any], Any], tasks: Sequence[Any]
+) -> Iterator[list[tuple[bool, Any]]]:
+    """Answers to the tasks of a message, those of up to FLUSH seconds together."""
+    answers: list[tuple[bool, Any]] = []
+    begin = time.monotonic()
+    for task in tasks:
+        try:
+            answers.append((True, function(task)))
+        except Phase2Error as error:
+            answers.append((False, error))
+        except Exception:  # Re-raised in the parent, with this traceback.
+            answers.append((False, traceback.format_exc()))
+        if time.monotonic() - begin > FLUSH:
+            yield answers
+            answers, begin = [], time.monotonic()
+    if answers:
+        yield answers
+
+
+def _receive_tasks(connection: Connection, messages: queue.SimpleQueue[Sequence[Any]]) -> None:
     while True:
         try:
-            task = connection.recv()
+            message = connection.recv()
         except (EOFError, OSError):
             os._exit(0)
-        tasks.put(task)
+        messages.put(message)

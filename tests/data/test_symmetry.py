@@ -10,6 +10,7 @@ import pytest
 import spglib
 from paths import SAMPLE
 from pymatgen.core import Lattice, Structure
+from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
 from phase2hpc.data.elements import ATOMIC_NUMBERS
 from phase2hpc.data.symmetry import is_centrosymmetric, is_piezoelectric
@@ -55,6 +56,22 @@ def test_known_structures(structure: Structure, expected: bool) -> None:
     moved = primitive * (2, 1, 1)
     moved.translate_sites(range(len(moved)), [0.123, 0.456, 0.789])
     assert piezoelectric(moved) is expected
+
+
+@pytest.mark.parametrize("coords", [(0.11, 0.23, 0.37), (0.125, 0.125, 0.125), (0.2, 0.2, 0.2)])
+@pytest.mark.parametrize("number", range(207, 215))
+def test_432_in_any_cell(number: int, coords: tuple[float, float, float]) -> None:
+    """All space groups of 432, with atoms on general and special positions: whether they are
+    recognised does not depend on the cell."""
+    group = sg_symbol_from_int_number(number)
+    structure = spacegroup(group, Lattice.cubic(9.0), ("Si", list(coords)))
+    primitive = structure.get_primitive_structure()
+    skewed = primitive.copy()
+    skewed.make_supercell([[1, 1, 0], [0, 1, 2], [0, 0, 1]])
+    double = primitive.copy()
+    double.make_supercell([[1, 1, 0], [1, -1, 0], [0, 1, 1]])
+    for cell in (structure, primitive, skewed, double):
+        assert not piezoelectric(cell)
 
 
 def test_an_atom_out_of_place_breaks_the_inversion() -> None:

@@ -272,14 +272,14 @@ def test_a_failure_of_the_model_loses_no_other(
 
 
 def test_a_value_that_is_not_finite_fails(trained, folder, command, tmp_path, monkeypatch) -> None:
-    original = module.infer
+    original = module.infer_each
 
     def broken(*arguments, **settings):
         outputs = original(*arguments, **settings)
-        outputs.scaled[0, 3] = np.nan
+        outputs[0].scaled[0, 3] = np.nan
         return outputs
 
-    monkeypatch.setattr(module, "infer", broken)
+    monkeypatch.setattr(module, "infer_each", broken)
     output = tmp_path / "p.json"
     run = trained["cgcnn"].path
     assert command("predict", "--dir", folder, "--run", run, "--output", output)[0] == 0

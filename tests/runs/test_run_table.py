@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,3 +108,39 @@ def test_broken_files_are_named_and_the_others_listed(models: Path, command: Com
     code, out, err = command("runs", "list", "--models-dir", models)
     assert (code, err) == (0, "") and out.count("cannot be read") == 2
     assert listed(command, models) == ["a", "b", "c"]
+
+
+def test_work_for_each_run_is_small_and_the_same_for_many(tmp_path: Path, command: Command) -> None:
+    """A thousand runs are listed in a second: counted in files and calls, since seconds vary."""
+    one = finished(tmp_path, "one", {"band_gap": 0.5, "ehull": 0.2})
+    opened: list[str] = []
+    counting = [False]
+
+    def on_event(event: str, arguments: tuple[Any, ...]) -> None:
+        if counting[0] and event == "open" and str(arguments[0]).startswith(str(tmp_path)):
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(on_event)  # it stays, but counts no more
+    calls, names = [0], iter(range(120))
+
+    def on_call(frame: object, event: str, _: object) -> None:
+        calls[0] += event in ("call", "c_call")
+
+    def work(runs: int) -> tuple[int, int]:
+        for _ in range(runs):
+            shutil.copytree(one.path, one.path.with_name(f"run_{next(names)}"))
+        opened.clear()
+        calls[0], counting[0] = 0, True
+        sys.setprofile(on_call)
+        try:
+            assert command("runs", "list", "--models-dir", tmp_path)[0] == 0
+        finally:
+            sys.setprofile(None)
+            counting[0] = False
+        return len(opened), calls[0]
+
+    work(0)  # imports
+    (files, few), (more_files, many), (_, most) = work(19), work(20), work(80)
+    assert (files, more_files) == (20 * 3, 40 * 3)  # config, manifest, metrics
+    assert (many - few) / 20 < 1000
+    assert (most - many) / 80 < 1.1 * (many - few) / 20

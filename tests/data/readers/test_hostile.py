@@ -29,6 +29,7 @@ from phase2hpc.data.readers.cif.syntax import MAX_BYTES
 from phase2hpc.data.readers.poscar import structures_in_poscar
 from phase2hpc.data.readers.registry import read
 from phase2hpc.utils.sandbox import sandboxed_map
+from phase2hpc.utils.worker_pool import Worker
 
 HOSTILE = Path(__file__).parent / "hostile"
 EXAMPLE_FILES = sorted(EXAMPLES.glob("*.cif"))
@@ -191,6 +192,19 @@ def test_each_misbehaviour_costs_its_own_task_only() -> None:
     assert reasons["grow"] == "too much memory: reading it takes more than 2048 MiB"
     assert reasons["die"] == "crashed the reader: a worker process was ended by SIGABRT"
     assert reasons["raise"].startswith("internal error: ZeroDivisionError, by zero; ")
+
+
+def test_small_tasks_share_messages(monkeypatch) -> None:
+    """A message for each would cost as much as the reading of a small file."""
+    sent: list[int] = []
+    original = Worker.send
+    monkeypatch.setattr(
+        Worker, "send", lambda self, *tasks: sent.append(len(tasks)) or original(self, *tasks)
+    )
+    tasks = [str(number) for number in range(200)]
+    assert list(sandboxed_map(misbehave, tasks, lambda task, why: why)) == tasks
+    start = [1, 1]  # the function, and the first task
+    assert sum(sent[len(start) :]) == 200 and len(sent) <= len(start) + 200 // 16 + 1
 
 
 class SlowToStart:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
 from typing import cast
 
 from gemmi import cif
+
+from phase2hpc.utils.text_cache import cached_for_short_text
 
 # Loop number of tags that stand outside loops.
 NO_LOOP = -1
@@ -17,7 +19,7 @@ class CifError(ValueError):
     """No crystal can be read from this CIF; the message is ``kind: detail``, one line."""
 
 
-@lru_cache(maxsize=8192)
+@cached_for_short_text
 def canonical(tag: str) -> str:
     """The name under which a tag is looked up.
 
@@ -33,15 +35,26 @@ class Item:
 
     tag: str
     loop: int = NO_LOOP
-    source: cif.Loop | Sequence[str] = ()
+    source: _Loop | Sequence[str] = ()
     column: int = 0
     width: int = 1
     fault: str | None = None
 
     def values(self) -> list[str]:
         """Values as written, quotes included."""
-        flat = self.source.values if isinstance(self.source, cif.Loop) else self.source
+        flat = self.source.values if isinstance(self.source, _Loop) else self.source
         return list(flat[self.column :: self.width])
+
+
+class _Loop:
+    """Values of a loop, taken from gemmi once, when the first of its columns is used."""
+
+    def __init__(self, loop: cif.Loop) -> None:
+        self._loop = loop
+
+    @cached_property
+    def values(self) -> Sequence[str]:
+        return self._loop.values
 
 
 @dataclass
@@ -116,6 +129,7 @@ class Block:
             return None
 
 
+@cached_for_short_text
 def plain_text(value: str) -> str:
     """A value without quotes and repeated blanks, empty for '.' and '?'."""
     return "" if cif.is_null(value) else " ".join(cif.as_string(value).split())
@@ -140,7 +154,7 @@ def _from_gemmi(source: cif.Block) -> Block:
             fault = None if value else f"truncated or damaged: {tag[:60]} has no value"
             block.add(Item(tag, source=(value,), fault=fault))
         elif entry.loop is not None:
-            tags = entry.loop.tags
+            tags, loop = entry.loop.tags, _Loop(entry.loop)
             for column, tag in enumerate(tags):
-                block.add(Item(tag, number, entry.loop, column, len(tags)))
+                block.add(Item(tag, number, loop, column, len(tags)))
     return block

@@ -8,6 +8,7 @@ from gemmi import cif
 
 from phase2hpc.data.elements import ATOMIC_NUMBERS, atomic_number
 from phase2hpc.data.readers.cif.block import CifError
+from phase2hpc.utils.text_cache import cached_for_short_text
 
 # Names of scattering factors for bonded atoms (International Tables C; SHELX): valence carbon.
 _SCATTERING_FACTOR = re.compile(r"([A-Z][a-z]?)(?:val|va|iso|\.)")
@@ -24,14 +25,21 @@ _ANION_AND_SITE = re.compile(r"([OH]|D(?=w))[a-z](?![A-Za-z])")
 def is_vacancy(type_symbol: str | None, label: str | None) -> bool:
     """True for a site that is declared as empty."""
     if type_symbol is not None and not cif.is_null(type_symbol):
-        name: str | None = type_symbol
-        if _VACANCY_TYPE.fullmatch(cif.as_string(type_symbol)):
-            return True
-    else:
-        name = label
-    return name is not None and _VACANCY.fullmatch(cif.as_string(name)) is not None
+        return _is_vacancy_type(type_symbol)
+    return label is not None and _is_vacancy_name(label)
 
 
+@cached_for_short_text
+def _is_vacancy_name(name: str) -> bool:
+    return _VACANCY.fullmatch(cif.as_string(name)) is not None
+
+
+@cached_for_short_text
+def _is_vacancy_type(name: str) -> bool:
+    return _VACANCY_TYPE.fullmatch(cif.as_string(name)) is not None or _is_vacancy_name(name)
+
+
+@cached_for_short_text
 def element_of_type(type_symbol: str) -> str:
     """Element in ``_atom_site_type_symbol``, as written where it is none (validation says so).
 

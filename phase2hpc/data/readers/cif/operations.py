@@ -23,6 +23,10 @@ MAX_OPERATIONS = 1000
 # How far, relatively, an operation may change the cell's metric: relaxed cells are symmetric to
 # the tolerance with which their symmetry was found.
 METRIC_TOLERANCE = 0.05
+# Steps in a lattice vector by which positions are compared, three of them in one number, and an
+# offset that keeps fractions such as 1/3 away from the ends of steps.
+PLACES = 1 << 20
+PLACE_OFFSET = 0.3819
 _LARGE_INTEGER = re.compile(r"(?<![.\d])\d{4,}")
 _TIME_REVERSAL = re.compile(r",\s*[+-]?\s*1\s*$")
 
@@ -119,14 +123,33 @@ def expand(
     images = _images(special, rotations, translations)
     images -= np.floor(images)
     kept = np.ones(images.shape[:2], dtype=bool)
-    for site in np.flatnonzero(multiple > 1):
-        kept[site] = _first_of_equal(images[site])
+    sites = np.flatnonzero(multiple > 1)
+    if len(sites):
+        kept[sites] = _first_images(images[sites], multiple[sites])
     return images[kept], np.repeat(np.arange(len(frac)), kept.sum(axis=1))
 
 
 def _images(frac: Array, rotations: Array, translations: Array) -> Array:
     """(n, m, 3): each of n points under each of m operations."""
     return np.ascontiguousarray((rotations @ frac.T).transpose(2, 0, 1)) + translations
+
+
+def _first_images(images: Array, multiple: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """True for images (n, m, 3) that are the first of their site on a position; multiple (n,): how
+    many coincide on each, as far as they are images under a group."""
+    # Positions as whole numbers, which sort fast.
+    places = np.floor(images * PLACES + PLACE_OFFSET).astype(np.int64) % PLACES
+    keys = (places[:, :, 0] * PLACES + places[:, :, 1]) * PLACES + places[:, :, 2]
+    order = np.argsort(keys, axis=1, kind="stable")
+    ordered = np.take_along_axis(keys, order, axis=1)
+    first_of_key = np.ones(keys.shape, dtype=bool)
+    first_of_key[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.empty(keys.shape, dtype=bool)
+    np.put_along_axis(first, order, first_of_key, axis=1)
+    # Where rounding parted equal positions, or made different ones equal, counts differ.
+    for site in np.flatnonzero(first.sum(axis=1) * multiple != keys.shape[1]):
+        first[site] = _first_of_equal(images[site])
+    return first
 
 
 def _first_of_equal(images: Array) -> npt.NDArray[np.bool_]:

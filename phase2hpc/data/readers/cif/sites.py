@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -122,13 +123,11 @@ def _coordinate(text: str) -> float:
 
 def _occupancies(column: Sequence[str], names: Sequence[str]) -> npt.NDArray[np.float64]:
     # The CIF dictionary's default, for a missing column as for '.' and '?', is a full site.
-    values = np.ones(len(names))
-    for i, text in enumerate(column):
-        if not cif.is_null(text):
-            values[i] = number_in(text)
-            if not np.isfinite(values[i]):
-                raise CifError(f"bad occupancy: of {names[i][:20]}, it is '{text[:20]}'")
-    return values
+    values = [1.0 if cif.is_null(text) else number_in(text) for text in column]
+    for value, name, text in zip(values, names, column, strict=False):
+        if not math.isfinite(value):
+            raise CifError(f"bad occupancy: of {name[:20]}, it is '{text[:20]}'")
+    return np.array(values or [1.0] * len(names))
 
 
 def _refuse_missing_hydrogens(column: Sequence[str], names: Sequence[str]) -> None:

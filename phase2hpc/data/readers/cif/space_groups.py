@@ -9,6 +9,8 @@ from functools import lru_cache
 
 import gemmi
 
+from phase2hpc.utils.text_cache import cached_for_short_text
+
 
 class SymmetryError(ValueError):
     """The symmetry that a file states cannot be used; the message is ``kind: detail``."""
@@ -100,6 +102,7 @@ def refuse_open_setting(named: NamedGroup, name: str) -> None:
         )
 
 
+@cached_for_short_text
 def _split(symbol: str) -> tuple[str, str]:
     """The symbol in gemmi's spelling, and the setting behind it."""
     text = symbol.strip("'\" ").replace("_", "").replace("{", "").replace("}", "")

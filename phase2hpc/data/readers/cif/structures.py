@@ -7,6 +7,7 @@ no structures. Reasons have the form ``kind: detail``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -139,7 +140,8 @@ def _crystal(block: Block, others: Sequence[Block], name: str, source: str) -> R
         rotations, translations = np.eye(3)[None], np.zeros((1, 3))
     else:
         rotations, translations = arrays_of(group)
-        check_metric(rotations, cell)
+        if len(rotations) > 1:
+            check_metric(rotations, cell)
     if len(rotations) * len(sites.frac) > MAX_IMAGES:
         raise CifError(
             f"too many atoms: {len(sites.frac)} sites times {len(rotations)} symmetry operations"
@@ -171,12 +173,12 @@ def _cell(block: Block) -> list[float]:
         if len(set(block.column(tag))) > 1:
             raise CifError(f"several cells: {tag} has more than one value (one block for each)")
         value = number_in(text)
-        if not np.isfinite(value) or value <= 0.0:
+        if not 0.0 < value < math.inf:
             raise CifError(f"bad cell: {tag} is '{text[:30]}'")
         if tag.startswith("_cell_angle") and value >= 180.0:
             raise CifError(f"bad cell: {tag} is {value:g} degrees")
         cell.append(value)
-    a, b, g = np.cos(np.radians(cell[3:])).tolist()
+    a, b, g = (math.cos(math.radians(angle)) for angle in cell[3:])
     if 1.0 - a * a - b * b - g * g + 2.0 * a * b * g <= 1e-9:
         raise CifError(f"bad cell: angles {cell[3]:g}, {cell[4]:g}, {cell[5]:g} close no cell")
     return cell

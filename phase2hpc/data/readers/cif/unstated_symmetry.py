@@ -13,6 +13,7 @@ import gemmi
 from gemmi import cif
 
 from phase2hpc.data.readers.cif.block import Block, CifError, number_in, plain_text
+from phase2hpc.utils.text_cache import cached_for_short_text
 
 # Patterns, not lists: dictionaries grow, and programs have tags of their own.
 _MODULATION = re.compile(
@@ -52,7 +53,7 @@ def refuse_modulated(blocks: Sequence[Block]) -> None:
         for tag, item in block:
             if tag == _KIND_OF_STRUCTURE:
                 modulated = any(plain_text(v).lower() in ("mod", "comp") for v in item.values())
-            elif _MODULATION.search(tag):
+            elif _is_of_modulation(tag):
                 values = [plain_text(value) for value in item.values()]
                 modulated = any(value and number_in(value) != 0.0 for value in values)
             else:
@@ -62,6 +63,11 @@ def refuse_modulated(blocks: Sequence[Block]) -> None:
                     f"modulated structure: {item.tag[:60]} describes waves that no single cell "
                     "holds (give a commensurate approximant as an ordinary structure)"
                 )
+
+
+@cached_for_short_text
+def _is_of_modulation(tag: str) -> bool:
+    return _MODULATION.search(tag) is not None
 
 
 def refuse_evidence_against_p1(block: Block, others: Sequence[Block], sites: int) -> None:
