@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train the shipped models and export them to FOLDER/pretrained. About five hours of one core; called
-# again it leaves out what has finished and goes on with what was interrupted.
+# Train the shipped models and export them to FOLDER/pretrained. About ten hours of one core, less
+# than one on a GPU; called again it leaves out what has finished and goes on with what was interrupted.
 #
 # benchmarks/train_shipped.sh [FOLDER]     FOLDER: of stores and runs, default build/shipped
 set -euo pipefail
@@ -13,11 +13,12 @@ new=$folder/unfinished.jsonl.gz
 [[ -e $folder/joint.jsonl.gz ]] ||
   { python benchmarks/joint_data.py "$new" && mv "$new" "$folder/joint.jsonl.gz"; }
 phase2hpc prepare "$folder/joint.jsonl.gz" --store "$folder/joint.h5" --split column
-phase2hpc prepare --store "$folder/sample.h5"
+phase2hpc prepare --store "$folder/jarvis_dft3d_15k.h5"
 
 # train ALGORITHM ID FLAGS...: a run to its end; a resumed one has its settings already.
 train() {
-  local run=$folder/models/multitask_std_$1/run_$2
+  local run=$runs/run_$2
+  [[ $1 == cgcnn ]] && run=$folder/models/multitask_cgcnn_std/run_$2
   local flags=(--all-properties "${@:3}")
   [[ -e $run/metrics.json ]] && return
   [[ -e $run/manifest.json ]] && flags=(--resume)
@@ -31,8 +32,15 @@ joint() {
     --batch-size 32 --lr 2e-3 "${@:4}"
 }
 fine_tune() {
-  train e3nn "$1" --store "$folder/sample.h5" --init-from "$runs/run_$2" --epochs 10 \
-    --batch-size 32 --lr 7e-4 --set weight_decay=0.1 "${@:3}"
+  train e3nn "$1" --store "$folder/jarvis_dft3d_15k.h5" --init-from "$runs/run_$2" --epochs 10 \
+    --batch-size 32 --lr 7e-4 --set weight_decay="$3" "${@:4}"
+}
+# soft NAME RUN...: the joint data with the mean prediction of the runs where a label is missing.
+soft() {
+  [[ -e $folder/$1.jsonl.gz ]] ||
+    { python benchmarks/soft_labels.py "$folder/joint.jsonl.gz" "$folder/joint.h5" \
+        "${@:2}" "$new" && mv "$new" "$folder/$1.jsonl.gz"; }
+  phase2hpc prepare "$folder/$1.jsonl.gz" --store "$folder/$1.h5" --split column
 }
 # average ID TUNED SHARE JOINT SHARE [flags]
 average() {
@@ -43,27 +51,37 @@ average() {
 
 # Two models, the second of which goes on from the joint weights of the first with another seed.
 joint joint joint.h5 16 --seed 0 --set weight_decay=0.1
-fine_tune tuned joint --seed 0
+fine_tune tuned joint 0.1 --seed 0
 joint joint-again joint.h5 12 --seed 1 --set weight_decay=0.1 --init-from "$runs/run_joint"
-fine_tune tuned-again joint-again --seed 1
+fine_tune tuned-again joint-again 0.1 --seed 1
 average teacher-0 tuned 0.85 joint 0.15
 average teacher-1 tuned-again 0.85 joint-again 0.15
-# A third one learns their mean prediction where a crystal has no label.
-[[ -e $folder/soft.jsonl.gz ]] ||
-  { python benchmarks/soft_labels.py "$folder/joint.jsonl.gz" "$folder/joint.h5" \
-      "$runs/run_teacher-0" "$runs/run_teacher-1" "$new" && mv "$new" "$folder/soft.jsonl.gz"; }
-phase2hpc prepare "$folder/soft.jsonl.gz" --store "$folder/soft.h5" --split column
+# A third one learns their mean prediction where a crystal has no label; a fourth has more decay.
+soft soft "$runs"/run_teacher-{0,1}
 joint student soft.h5 16 --seed 2 --set weight_decay=0.3
-fine_tune student-tuned student --seed 2
-average single student-tuned 0.7 student 0.3
-# The first and the third predict together.
-average member-0 tuned 0.85 joint 0.15 --ensemble e3nn 0 2
-average member-1 student-tuned 0.7 student 0.3 --ensemble e3nn 1 2
+fine_tune student-tuned student 0.1 --seed 2
+average teacher-2 student-tuned 0.7 student 0.3
+joint joint-decay joint.h5 16 --seed 3 --set weight_decay=0.3
+fine_tune teacher-3 joint-decay 0.3 --seed 3
+# Two more learn from all four, and predict together with the first.
+soft soft-again "$runs"/run_teacher-{0,1,2,3}
+for seed in 3 4; do
+  joint student-$seed soft-again.h5 15 --seed $seed --set weight_decay=0.3
+  fine_tune student-$seed-tuned student-$seed 0.1 --seed $seed
+done
+average single student-3-tuned 0.7 student-3 0.3
+average member-0 tuned 0.85 joint 0.15 --ensemble e3nn 0 3
+average member-1 student-3-tuned 0.85 student-3 0.15 --ensemble e3nn 1 3
+average member-2 student-4-tuned 0.85 student-4 0.15 --ensemble e3nn 2 3
 
+cgcnn=$folder/models/multitask_cgcnn_std
 train cgcnn joint --store "$folder/joint.h5" --auxiliary mp_formation_energy,mp_gap --epochs 12 \
   --batch-size 128 --lr 2e-3 --set weight_decay=0.1 --set head_dropout=0.1
-train cgcnn tuned --store "$folder/sample.h5" --epochs 10 --batch-size 64 --lr 7e-4 \
-  --init-from "$folder/models/multitask_cgcnn_std/run_joint" --set weight_decay=0.1 --set head_dropout=0.1
+train cgcnn student --store "$folder/soft-again.h5" --auxiliary mp_formation_energy,mp_gap \
+  --epochs 12 --batch-size 64 --lr 1.5e-3 --init-from "$cgcnn/run_joint" --set weight_decay=0.1 \
+  --set head_dropout=0.1
+train cgcnn tuned --store "$folder/jarvis_dft3d_15k.h5" --epochs 10 --batch-size 64 --lr 7e-4 \
+  --init-from "$cgcnn/run_student" --set weight_decay=0.1 --set head_dropout=0.1
 
 export_model() {
   [[ -e $folder/pretrained/$3 ]] ||

@@ -113,6 +113,8 @@ class Loader:
 
     def keep_on(self, device: torch.device) -> None:
         """Make batches on a device from a copy of the graphs there, where they are in memory."""
+        if self._on_device is not None and self._on_device.device == device:
+            return
         if self._arrays is not None and not self.properties:
             self._on_device = DeviceArrays(self._arrays, device, self.dtype)
 

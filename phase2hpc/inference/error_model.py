@@ -127,7 +127,10 @@ def _newton(inputs: Array, errors: Array) -> Array:
 
     def objective(w: Array) -> float:
         log_scale = inputs @ w
-        return float(np.exp(log_errors - log_scale).sum() + log_scale.sum() + w @ penalty @ w / 2)
+        # Infinite far from the minimum, where a step is halved.
+        with np.errstate(over="ignore"):
+            sizes = np.exp(log_errors - log_scale).sum()
+        return float(sizes + log_scale.sum() + w @ penalty @ w / 2)
 
     weights = np.zeros(inputs.shape[1])
     weights[0] = math.log(errors.mean())

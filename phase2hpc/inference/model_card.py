@@ -52,10 +52,13 @@ def model_card(
         epoch=best.epoch,
         count=len(best.scaler.reported),
         properties=", ".join(best.scaler.reported),
-        members=f"\nThe mean of {members} models, which differ in the seed." if members > 1 else "",
+        members=f"\nThe mean of {members} models of one recipe." if members > 1 else "",
         crystals="an unknown number of" if crystals is None else f"{crystals:,}",
         store=manifest.store or "unknown",
         store_hash=manifest.store_hash or "unknown",
+        start=f"\nIt began with the weights of {Path(start).name}, whose data count as well."
+        if (start := best.config.init_from)
+        else "",
         data=_SAMPLE_DATA if is_sample else "Origin and terms of the data: not stated.",
         licence=licence,
         # JSON strings are YAML.

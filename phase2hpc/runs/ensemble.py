@@ -19,8 +19,8 @@ from phase2hpc.runs.run_directory import PREFIX, RunDirectory
 from phase2hpc.utils.package_files import pretrained_models
 
 ENSEMBLE_PREFIX = "ensemble_"
-# Settings in which runs of one recipe may differ.
-NOT_THE_RECIPE = ("seed", "init_from")
+# Settings in which runs of one recipe may differ; the last two change rounding only.
+NOT_THE_RECIPE = ("seed", "init_from", "cuda_graphs", "deterministic")
 # Folder of an array's scripts and logs, beside its runs.
 ARRAY_PREFIX = "array_"
 
