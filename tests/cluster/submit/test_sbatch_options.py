@@ -121,7 +121,7 @@ def test_everyday_flags(plan: MakePlan) -> None:
 
 def test_requeue_dependency_and_teardown(plan: MakePlan, site: Path) -> None:
     (site / "jobs/way.yaml").write_text(
-        "requeue: false\ndependency: singleton\nmax_hours: 0.5\nteardown: [rm -rf /scratch/x]\n"
+        "gpus: 0\nrequeue: false\ndependency: singleton\nmax_hours: 2\nteardown: [rm -rf /scratch/x]\n"
     )
     found = plan("way", wanted={"time": "auto"}, overrides={"epochs": 90_000})
     text = found.script_after("7").text()
