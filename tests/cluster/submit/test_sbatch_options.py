@@ -121,7 +121,8 @@ def test_everyday_flags(plan: MakePlan) -> None:
 
 def test_requeue_dependency_and_teardown(plan: MakePlan, site: Path) -> None:
     (site / "jobs/way.yaml").write_text(
-        "gpus: 0\nrequeue: false\ndependency: singleton\nmax_hours: 2\nteardown: [rm -rf /scratch/x]\n"
+        "gpus: 0\nrequeue: false\ndependency: singleton\nmax_hours: 2\n"
+        "teardown: [rm -rf /scratch/x]\n"
     )
     found = plan("way", wanted={"time": "auto"}, overrides={"epochs": 90_000})
     text = found.script_after("7").text()
