@@ -15,7 +15,7 @@ from torch import Tensor
 class Sizes:
     """Sizes of a batch, from its tensors.
 
-    padded: crystals of weight zero were added (``training.padding``). widths: (n, D) for groups of
+    padded: crystals of weight zero were added (``data.padding``). widths: (n, D) for groups of
     atoms by falling degree: the atoms before the n-th, without those of the group before, have at
     most D neighbours; None if unknown.
     """

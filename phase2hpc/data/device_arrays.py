@@ -176,7 +176,9 @@ class PaddedBatch:
         crystals, atoms, edges, wide = self.shape
         data = self.arrays.assemble(numbers, crystals, atoms, edges)
         data.max_degree, data.padded = self.shapes.degree, True
-        data.widths = [(wide, self.shapes.degree), (atoms, self.shapes.narrow)]
+        data.widths = [(wide, self.shapes.degree)]
+        if wide < atoms:
+            data.widths.append((atoms, self.shapes.narrow))
         return data
 
     def unpadded(self) -> CrystalData:

@@ -35,8 +35,8 @@ def batches_by_size(
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Batches of limited size, as positions in ``indices``, crystals of similar size together.
 
-    max_edges: of a batch; a single crystal with more is a batch of its own. times: as large as on
-    a CPU, otherwise.
+    max_edges: of a batch; a single crystal with more is a batch of its own. times: factor on
+    the limits of atoms and crystals.
     """
     sizes = arrays.node_ptr[indices + 1] - arrays.node_ptr[indices]
     edges = arrays.edge_ptr[indices + 1] - arrays.edge_ptr[indices]

@@ -19,7 +19,8 @@ def with_vectors_of_each(
     results = []
     for model in models:
         encoder = model.encoder
-        if not isinstance(encoder, EquivariantEncoder):
+        # A subclass may compute otherwise.
+        if type(encoder) is not EquivariantEncoder:
             results.append(model.with_vectors(batch))
             continue
         if encoder.geometry_key not in known:

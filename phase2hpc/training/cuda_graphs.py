@@ -131,7 +131,8 @@ class _GraphOfShape:
             self.sums = passes()
             self.parameters = owner.share_gradients()
         self.gradients = [parameter.grad for parameter in self.parameters]
-        torch._foreach_copy_(buffers, before)
+        if buffers:
+            torch._foreach_copy_(buffers, before)
         torch.cuda.set_rng_state(random, device)
 
     def replay(self, numbers: Tensor) -> Tensor:
