@@ -10,7 +10,7 @@ python benchmarks/gpu.py --store STORE.h5 --out gpu.json [--seconds 460] [--devi
 4. Training steps of the trainer itself by algorithm, level, batch size, precision and mode (eager,
    graphs, and both with deterministic algorithms): crystals/s, kernels a step, share of a step
    without a running kernel, waits for the device, peak memory, number of graphs.
-5. e3nn std trained with the time that is left: crystals/s and val errors.
+5. e3nn std trained, with graphs, with the time that is left: crystals/s and val errors.
 
 --parts chooses among them. What raises an error has failed, and the rest goes on. The checks take
 the time they need. The rows of 4 are in the order of their importance, and none is begun after
@@ -311,7 +311,7 @@ def launches(step: Any, device: torch.device) -> dict[str, Any]:
 def training(store: Store, arguments: argparse.Namespace, deadline: float) -> dict[str, Any]:
     """e3nn std with val errors after each epoch, to its end or the deadline."""
     epochs = 1 if arguments.quick else 100
-    trainer = trainer_of(store, arguments, "e3nn", "std", epochs=epochs)
+    trainer = trainer_of(store, arguments, "e3nn", "std", "graphs", epochs=epochs)
     size, history, begin = trainer.settings.batch_size, [], time.monotonic()
     for epoch in range(epochs):
         trainer.model.train()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train the shipped models and export them to FOLDER/pretrained. About ten hours of one core, less
-# than one on a GPU; called again it leaves out what has finished and goes on with what was interrupted.
+# Train the shipped models and export them to FOLDER/pretrained. About ten hours of one core; called
+# again it leaves out what has finished and goes on with what was interrupted.
 #
 # benchmarks/train_shipped.sh [FOLDER]     FOLDER: of stores and runs, default build/shipped
 set -euo pipefail

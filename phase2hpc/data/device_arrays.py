@@ -17,19 +17,20 @@ from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.graph_arrays import GraphArrays
 from phase2hpc.data.padding import PaddedShapes, Shape
 
-# Of a GPU's free memory; the rest is for the model and its activations.
+# Of a GPU's memory; the rest is for the model and its activations. Not of what is free now: whether
+# a run's steps are replayed from CUDA graphs must not depend on other processes.
 MAX_SHARE_OF_MEMORY = 0.25
 # Per node (position, atomic number) and per edge (two atoms, image), with float32.
 _BYTES_PER_NODE, _BYTES_PER_EDGE = 13, 11
-# Numbers of a batch per crystal, and of the batch as a whole.
-_COLUMNS, _TOTALS = 7, 4
+# Numbers of a batch per crystal.
+_COLUMNS = 7
 
 
 def fits_on(device: torch.device, arrays: GraphArrays) -> bool:
-    """True where the graphs take a small part of a GPU's free memory."""
-    free, _ = torch.cuda.mem_get_info(device)
+    """True where the graphs take a small part of a GPU's memory."""
+    _, memory = torch.cuda.mem_get_info(device)
     needed = len(arrays.atomic_number) * _BYTES_PER_NODE + len(arrays.sender) * _BYTES_PER_EDGE
-    return needed < MAX_SHARE_OF_MEMORY * free
+    return needed < MAX_SHARE_OF_MEMORY * memory
 
 
 class DeviceArrays:
@@ -54,7 +55,7 @@ class DeviceArrays:
         """The batch that ``loader.collate`` makes of these graphs, bit by bit."""
         columns, atoms, edges = self._columns(indices, weight)
         totals = [len(indices), atoms, edges, 0]
-        numbers = to_device(np.concatenate([columns.ravel(), totals]), self.device)
+        numbers = copied(np.concatenate([columns.ravel(), totals]), self.device)
         data = self.assemble(numbers, len(indices), atoms, edges)
         data.max_degree = int(self.arrays.max_degree[indices].max(initial=0))
         return data
@@ -169,7 +170,7 @@ class PaddedBatch:
     def numbers(self, size: int) -> Tensor:
         """All that ``tensors`` needs of this batch; the last is ``size``."""
         totals = [len(self.indices), self.num_nodes, self.num_edges, size]
-        return to_device(np.concatenate([self.columns.ravel(), totals]), self.arrays.device)
+        return copied(np.concatenate([self.columns.ravel(), totals]), self.arrays.device)
 
     def tensors(self, numbers: Tensor) -> CrystalData:
         """The batch with these numbers, of this shape."""
@@ -185,7 +186,7 @@ class PaddedBatch:
         return self.arrays.collate(self.indices, self.weight)
 
 
-def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+def copied(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     """On the device; the host does not wait for a copy from pinned memory."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":

@@ -123,6 +123,11 @@ class Loader:
         if device.type == "cuda" and self._arrays is not None and fits_on(device, self._arrays):
             self.keep_on(device)
 
+    @property
+    def on_device(self) -> bool:
+        """True where batches are made from a copy of the graphs on a device."""
+        return self._on_device is not None
+
     def pad_to(self, shapes: PaddedShapes) -> None:
         """Pad the microbatches that are made on a device."""
         assert self._on_device is not None

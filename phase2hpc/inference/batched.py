@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,21 +81,10 @@ def infer(
     model: MultiTaskModel,
     source: Store | GraphArrays,
     indices: npt.NDArray[np.int64],
-    *,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    max_edges: int | None = None,
-    before_each: Callable[[int], None] | None = None,
+    **options: Any,
 ) -> Outputs:
-    """Outputs of a model in eval mode, rows as in ``indices``.
-
-    max_edges: as of ``batches_by_size``. before_each: called before each batch with the number
-    of crystals done; it may raise.
-    """
-    (outputs,) = infer_each(
-        [model], source, indices, device=device, dtype=dtype, max_edges=max_edges,
-        before_each=before_each,
-    )  # fmt: skip
+    """Outputs of one model; arguments and options as of ``infer_each``."""
+    (outputs,) = infer_each([model], source, indices, **options)
     return outputs
 
 
@@ -109,7 +99,11 @@ def infer_each(
     max_edges: int | None = None,
     before_each: Callable[[int], None] | None = None,
 ) -> list[Outputs]:
-    """As ``infer`` of each model, in one pass over the graphs."""
+    """Outputs of each model, in eval mode, in one pass over the graphs; rows as in ``indices``.
+
+    max_edges: as of ``batches_by_size``. before_each: called before each batch with the number
+    of crystals done; it may raise.
+    """
     outputs = [_no_outputs(model, len(indices), dtype) for model in models]
     times = TIMES_ON_GPU if device.type == "cuda" else 1
     done = 0

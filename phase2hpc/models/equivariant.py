@@ -153,8 +153,11 @@ class EquivariantEncoder(nn.Module):
         )
 
     @property
-    def geometry_key(self) -> tuple[object, ...]:
-        """Equal for encoders with the same ``constant_geometry`` of a batch."""
+    def geometry_key(self) -> tuple[object, ...] | None:
+        """Equal for encoders with the same ``constant_geometry`` of a batch; None in subclasses,
+        which may compute otherwise."""
+        if type(self) is not EquivariantEncoder:
+            return None
         geometry = self.geometry
         gaussians = len(geometry.gate_basis.centers) if geometry.gate_basis is not None else 0
         return (

@@ -17,9 +17,8 @@ from torch.optim import Optimizer
 
 from phase2hpc.config.settings import TrainingSettings
 from phase2hpc.data.crystal_data import CrystalData
-from phase2hpc.data.device_arrays import PaddedBatch, fits_on
-from phase2hpc.data.store.reader import Store
-from phase2hpc.models.distributed_batch_norm import has_batch_statistics
+from phase2hpc.data.device_arrays import PaddedBatch
+from phase2hpc.data.loader import Loader
 from phase2hpc.models.multitask import MultiTaskModel
 
 # torch asks for some passes before a capture; TorchScript, of the spherical harmonics, for two.
@@ -33,8 +32,8 @@ Update = Callable[[Tensor, int | Tensor, float | Tensor], Tensor]
 
 def obstacle_to_graphs(
     settings: TrainingSettings,
-    store: Store,
     model: MultiTaskModel,
+    loader: Loader,
     device: torch.device,
     processes: int,
 ) -> str | None:
@@ -45,14 +44,12 @@ def obstacle_to_graphs(
         return "cannot be joined with compile=true: choose one"
     if settings.max_edges is not None:
         return "pads whole batches, which --max-edges splits: choose one"
-    if store.arrays is None:
-        return f"needs the store in memory, for which {store.path} is too large: use fewer crystals"
-    if not fits_on(device, store.arrays):
-        return f"needs {store.path} in the GPU's memory, for which it is too large"
+    if not loader.on_device:
+        return "needs the store in the GPU's memory, for which it is too large: use fewer crystals"
     if not getattr(model.encoder, "capturable", False):
         return "needs an encoder that is 'capturable' (page 'Add an algorithm'): choose another"
-    if processes > 1 and has_batch_statistics(model):
-        return "cannot hold the collectives of batch normalisation: use one process"
+    if processes > 1:
+        return "has been tried with one process only: use one"
     return None
 
 
@@ -103,7 +100,7 @@ class GraphedPasses:
 
     @property
     def memory(self) -> Any:
-        """Of all graphs together, since only one runs at a time; None before the first."""
+        """Memory pool of all graphs, of which one runs at a time; None before the first."""
         return next((graph.graph.pool() for graph in self._graphs.values()), None)
 
 
@@ -172,11 +169,11 @@ class GraphedUpdate:
         key = self.model.encoder.training
         if key not in self._graphs:
             self._graphs[key] = None
-            with self._rate_on_device():
+            with self._rate_on_device(capturable=False):
                 return self.update(sums, self._numbers[0], self._numbers[2])
         if self._graphs[key] is None:
             graph, own_sums = torch.cuda.CUDAGraph(), sums.clone()
-            with self._rate_on_device(), torch.cuda.graph(graph):
+            with self._rate_on_device(capturable=True), torch.cuda.graph(graph):
                 good = self.update(own_sums, self._numbers[0], self._numbers[2])
             self._graphs[key] = graph, own_sums, good
         captured = self._graphs[key]
@@ -187,18 +184,22 @@ class GraphedUpdate:
         return good.clone()
 
     @contextmanager
-    def _rate_on_device(self) -> Iterator[None]:
-        """What a capture asks of an optimiser, without a trace in the state that is saved."""
+    def _rate_on_device(self, *, capturable: bool) -> Iterator[None]:
+        """Settings of the optimiser for a step with the learning rate on the GPU.
+
+        They are put back, since they are part of the state that is saved. capturable: torch asks
+        for it in a capture, and warns of it elsewhere.
+        """
         assert self._numbers is not None
         groups = self.optimizer.param_groups
         before = [(group["lr"], group["capturable"]) for group in groups]
         for group in groups:
-            group["lr"], group["capturable"] = self._numbers[1], True
+            group["lr"], group["capturable"] = self._numbers[1], capturable
         try:
             yield
         finally:
-            for group, (rate, capturable) in zip(groups, before, strict=True):
-                group["lr"], group["capturable"] = rate, capturable
+            for group, (rate, known) in zip(groups, before, strict=True):
+                group["lr"], group["capturable"] = rate, known
 
 
 def _forget_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -30,7 +30,7 @@ from phase2hpc.runs.run_directory import (
     check_place_of_runs,
     family_folder,
 )
-from phase2hpc.training.determinism import use_deterministic_algorithms
+from phase2hpc.training.determinism import algorithms_put_back, use_deterministic_algorithms
 from phase2hpc.training.distributed.process_group import process_group
 from phase2hpc.training.distributed.shared_store import open_shared_store
 from phase2hpc.training.distributed.world import World, error_message
@@ -69,7 +69,7 @@ def train(request: TrainRequest, at_end: AtEnd | None = None) -> RunDirectory:
     """
     if not request.resume:
         check_request(request)
-    with StopRequest() as stop, process_group(_device(request)) as world:
+    with StopRequest() as stop, process_group(_device(request)) as world, algorithms_put_back():
         if world.is_main:
             warn_if_lost(request.models_dir)
         if not request.resume and not request.seeds:
@@ -151,7 +151,8 @@ def continue_run(
     as ``train``.
     """
     config = config or run.read_config()
-    with StopRequest() as stop, process_group(config.runtime.device) as world:
+    group = process_group(config.runtime.device)
+    with StopRequest() as stop, group as world, algorithms_put_back():
         return _continue_run(run, config, world, stop, accept_changes, job, at_end)
 
 

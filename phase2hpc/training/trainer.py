@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -165,12 +166,14 @@ class Trainer:
         self.graphed_update: GraphedUpdate | None = None
         if self.settings.cuda_graphs != "off":
             obstacle = obstacle_to_graphs(
-                self.settings, store, self.model, self.device, self.world.size
+                self.settings, self.model, self.loader, self.device, self.world.size
             )
-            if obstacle and self.settings.cuda_graphs == "on":
-                raise InputError(f"cuda_graphs=on {obstacle}, or leave it out")
             if not obstacle:
                 self.use_graphs()
+            elif self.settings.cuda_graphs == "on":
+                raise InputError(f"cuda_graphs=on {obstacle}, or set cuda_graphs=auto")
+            elif self.device.type == "cuda" and self.world.is_main:
+                log.warning("steps are slower without CUDA graphs: cuda_graphs %s", obstacle)
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best_score = math.inf
@@ -192,6 +195,8 @@ class Trainer:
             self.model, [*self.parameters, *self.loss.parameters()], self._passes
         )
         if self.device.type == "cuda":
+            # The trainer before, of another member of an ensemble, is in a cycle with its graphs.
+            gc.collect()
             self.graphed_update = GraphedUpdate(self._update, self.optimizer, self.model)
 
     def set_scaler(self, scaler: TargetScaler) -> None:

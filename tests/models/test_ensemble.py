@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from crystals import PROPERTIES, batch_of, random_model, sample_crystals
@@ -52,3 +55,24 @@ def test_predictions_are_those_of_each_model_alone(
         for model, found in zip(models, together, strict=True):
             for one, alone in zip(found, model.with_vectors(batch), strict=True):
                 assert torch.equal(one, alone)
+
+
+def test_cgcnn_waits_for_no_import_of_e3nn() -> None:
+    code = "import sys, phase2hpc.inference.batched; sys.exit('e3nn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Subclass(EquivariantEncoder):
+    """An encoder of a plug-in, which takes the batch alone."""
+
+    def forward(self, batch):  # type: ignore[override]
+        return super().forward(batch)
+
+
+@torch.inference_mode()
+def test_a_subclass_computes_its_own() -> None:
+    models = [e3nn(0), e3nn(1)]
+    models[1].encoder.__class__ = Subclass
+    batch = batch_of(sample_crystals()[:3], GRAPH, torch.float32)
+    for model, (found, _) in zip(models, with_vectors_of_each(models, batch), strict=True):
+        assert torch.equal(found, model(batch))

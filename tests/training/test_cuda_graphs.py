@@ -173,21 +173,21 @@ def test_refused_where_there_is_no_gpu(settings, said, store) -> None:
         ("cgcnn", {}, None),
     ],
 )
-def test_obstacles_on_a_gpu(algorithm, settings, said, store, monkeypatch) -> None:
-    fits = monkeypatch.setattr
-    fits("phase2hpc.training.cuda_graphs.fits_on", lambda *_: True)
+def test_obstacles_on_a_gpu(algorithm, settings, said, store) -> None:
     trainer = trainer_on(store, algorithm)
+    trainer.loader.keep_on(trainer.device)
     chosen = trainer.settings.model_copy(update=settings)
 
     def obstacle(processes: int = 1) -> str | None:
         cuda = torch.device("cuda")
-        return obstacle_to_graphs(chosen, store, trainer.model, cuda, processes)
+        return obstacle_to_graphs(chosen, trainer.model, trainer.loader, cuda, processes)
 
     found = obstacle()
     assert found is None if said is None else said in found
     if said is None:
-        assert "use one process" in obstacle(processes=2)
+        assert "one process only" in obstacle(processes=2)
         trainer.model.encoder.capturable = False
         assert "'capturable'" in obstacle()
-        fits("phase2hpc.training.cuda_graphs.fits_on", lambda *_: False)
+        trainer.model.encoder.capturable = True
+        trainer.loader = trainer_on(store, algorithm).loader
         assert "in the GPU's memory" in obstacle()

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
 from same_run import assert_same_run
 
-
-@pytest.fixture
-def settings_of_torch(monkeypatch) -> Iterator[None]:
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    fills = torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = fills
+from phase2hpc.training.trainer import Trainer
 
 
-@pytest.mark.usefixtures("settings_of_torch")
 @pytest.mark.parametrize("algorithm", ["e3nn", "cgcnn"])
-def test_every_operation_has_a_deterministic_form(algorithm, train_tiny, tmp_path) -> None:
+def test_every_operation_has_a_deterministic_form(
+    algorithm, train_tiny, tmp_path, monkeypatch
+) -> None:
+    # Set first, so that it is put back after the test.
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    optimise, seen = Trainer.optimise, set()
+
+    def watched(self, *arguments):
+        seen.add(torch.are_deterministic_algorithms_enabled())
+        return optimise(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "optimise", watched)
     reference = train_tiny(tmp_path / "as it is", algorithm)
-    assert not torch.are_deterministic_algorithms_enabled()
+    assert seen == {False}
+    seen.clear()
+    fills = torch.utils.deterministic.fill_uninitialized_memory
     run = train_tiny(tmp_path / "deterministic", algorithm, deterministic=True)
-    assert torch.are_deterministic_algorithms_enabled()
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert seen == {True} and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert_same_run(run, reference)
+    # The process is as it was.
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory == fills
