@@ -4,7 +4,8 @@ python benchmarks/soft_labels.py joint.jsonl.gz joint.h5 RUN [RUN ...] OUT.jsonl
 
 joint.h5: the store of joint.jsonl.gz. RUN: directory of a run, a model of the ensemble that is
 distilled. A record of train gets a prediction of each of the seven priority properties that it has
-no label of; records of val and test stay as they are. (Hinton et al., arXiv:1503.02531)
+no label of; records of val and test stay as they are. (Hinton et al., arXiv:1503.02531) A gap below
+METAL is that of a metal, zero; a crystal that has none in the Materials Project gets no other gap.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.run_directory import RunDirectory
 
 NAMES = GROUPS["priority7"]
+GAPS = [PROPERTIES[name].jarvis_field for name in ("band_gap", "band_gap_mbj")]
+METAL = 0.02  # eV
 
 Record = dict[str, Any]
 
@@ -47,6 +50,12 @@ def with_soft_labels(record: Record, values: Sequence[float]) -> Record:
         PROPERTIES[name].jarvis_field: round(value, 5)
         for name, value in zip(NAMES, values, strict=True)
     }
+    metal = record["properties"].get("mp_gap", METAL) < METAL
+    for name in GAPS:
+        if soft[name] < METAL:
+            soft[name] = 0.0
+        elif metal:
+            del soft[name]
     return record | {"properties": soft | record["properties"]}
 
 

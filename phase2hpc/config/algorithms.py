@@ -44,9 +44,12 @@ class EquivariantSettings(ModelSettings):
     head_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout before each head")
     embedding_size: int = Field(64, ge=1, le=1024, description="features per element")
     hidden: int = Field(128, ge=1, le=4096, description="hidden units of the per-atom update")
-    # Off by default, on in the presets: models of phase2hpc 0.1 have neither.
+    # These are off by default and on in the presets: older models lack them.
     element_descriptors: bool = Field(
         False, description="tabulated properties of the elements beside the learned embedding"
+    )
+    electron_parity: bool = Field(
+        False, description="whether the electrons of the formula unit and of the cell are odd"
     )
     gate_basis_size: int = Field(
         0, ge=0, le=256, description="Gaussians of the gate on each message's scalars; 0: no gate"
@@ -60,6 +63,9 @@ class CGCNNSettings(ModelSettings):
     basis_size: int = Field(41, ge=2, le=512, description="Gaussian functions of the distance")
     element_descriptors: bool = Field(
         False, description="tabulated properties of the elements beside the learned embedding"
+    )
+    electron_parity: bool = Field(
+        False, description="whether the electrons of the formula unit and of the cell are odd"
     )
 
 
@@ -130,7 +136,11 @@ class Algorithm:
 
 
 # In every preset of e3nn.
-_E3NN_PRESETS: Mapping[str, Any] = {"element_descriptors": True, "gate_basis_size": 32}
+_E3NN_PRESETS: Mapping[str, Any] = {
+    "element_descriptors": True,
+    "electron_parity": True,
+    "gate_basis_size": 32,
+}
 
 # Speeds: one thread of an AMD EPYC with AVX-512, at the batch size of the first level with the
 # preset. Those of medium are from benchmarks/RESULTS.md, the others have their ratio to it in
@@ -190,15 +200,18 @@ E3NN = Algorithm(
     },
 )
 
+# In every preset of cgcnn.
+_CGCNN_PRESETS: Mapping[str, Any] = {"element_descriptors": True, "electron_parity": True}
+
 CGCNN = Algorithm(
     name="cgcnn",
     encoder="phase2hpc.models.cgcnn:CGCNNEncoder",
     settings=CGCNNSettings,
     folder="multitask_{name}_{level}",
     presets={
-        "small": {"element_descriptors": True, "hidden": 64, "layers": 2},
-        "medium": {"element_descriptors": True, "hidden": 128, "layers": 3},
-        "large": {"element_descriptors": True, "hidden": 256, "layers": 5},
+        "small": {**_CGCNN_PRESETS, "hidden": 64, "layers": 2},
+        "medium": {**_CGCNN_PRESETS, "hidden": 128, "layers": 3},
+        "large": {**_CGCNN_PRESETS, "hidden": 256, "layers": 5},
     },
     speed={"small": 1300.0, "medium": 460.0, "large": 110.0},
     gpu_speed={"medium": 14000.0},

@@ -51,6 +51,11 @@ class TrainingSettings(BaseModel):
     huber_delta: float = Field(
         0.1, gt=0, description="scaled error at which the loss changes from squared to absolute"
     )
+    one_sided_bounds: bool = Field(
+        True,
+        description="a label at its lower bound asks for a prediction at or below it, which is "
+        "clipped to it",
+    )
     task_weights: Literal["learned", "equal"] = Field(
         "learned", description="weight of each property in the loss (Kendall et al. 2018)"
     )

@@ -54,7 +54,8 @@ class CrystalData(Sizes):
     vectors. edge_index: (2, E) int64, row 0 the sender, row 1 the receiver, sorted by receiver.
     edge_shift: (E, 3) lattice image of the sender, in the dtype of ``pos``. batch: (N,) int64, and
     ptr: (B + 1,) int64, the crystal of each node. y: (B, P) labels, NaN where missing. index:
-    (B,) int64, index in the source. weight: (B,) one, or zero for padding.
+    (B,) int64, index in the source. weight: (B,) one, or zero for padding. electron_parity: (B,)
+    int64, of ``data.electron_parity``.
     """
 
     z: Tensor
@@ -65,6 +66,7 @@ class CrystalData(Sizes):
     y: Tensor
     index: Tensor
     weight: Tensor
+    electron_parity: Tensor
 
     def __init__(self, **tensors: Tensor) -> None:
         self.__dict__.update(tensors)

@@ -48,6 +48,7 @@ class DeviceArrays:
         self.receiver = moved(arrays.receiver.astype(np.int32), torch.int32)
         self.image = moved(arrays.image, torch.int8)
         self.lattice = moved(arrays.lattice, dtype)
+        self.electron_parity = moved(arrays.electron_parity(np.arange(len(arrays))), torch.int8)
 
     def collate(
         self, indices: npt.NDArray[np.int64], weight: npt.NDArray[np.float32]
@@ -134,6 +135,7 @@ class DeviceArrays:
             y=self.position.new_empty(crystals, 0),
             index=chosen,
             weight=weight.to(dtype),
+            electron_parity=self.electron_parity[chosen].long(),
         )
 
 

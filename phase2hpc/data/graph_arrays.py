@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phase2hpc.data.crystal import Crystal
+from phase2hpc.data.electron_parity import UNDECIDED, parity_by_cell, parity_by_composition
 from phase2hpc.data.graph import Graph
 from phase2hpc.data.splits import SPLITS
 
@@ -165,6 +166,21 @@ class GraphArrays:
         """(N,) 1 where symmetry lets a crystal be piezoelectric, 0 where not, -1 where it has not
         been looked at: each validation of a training asks for the same crystals."""
         return np.full(len(self), -1, dtype=np.int8)
+
+    def electron_parity(self, indices: npt.NDArray[np.integer]) -> npt.NDArray[np.int8]:
+        """Parity of these crystals' numbers of electrons (``data.electron_parity``)."""
+        known = self._known_parity
+        for index in indices[known[indices] == UNDECIDED].tolist():
+            atoms = slice(*self.node_ptr[index : index + 2].tolist())
+            known[index] = parity_by_cell(
+                self.lattice[index], self.frac_coords[atoms], self.atomic_number[atoms]
+            )
+        found: npt.NDArray[np.int8] = known[indices]
+        return found
+
+    @cached_property
+    def _known_parity(self) -> npt.NDArray[np.int8]:
+        return parity_by_composition(self.node_ptr, self.atomic_number)
 
     def take(self, indices: npt.NDArray[np.integer]) -> GraphArrays:
         """A copy of the graphs with these indices, in this order."""

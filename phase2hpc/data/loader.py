@@ -72,6 +72,7 @@ def collate(
         weight=torch.ones(len(chosen), dtype=dtype)
         if weight is None
         else torch.from_numpy(weight.astype(real, copy=False)),
+        electron_parity=torch.from_numpy(arrays.electron_parity(chosen).astype(np.int64)),
     )
     data.max_degree = int(arrays.max_degree[chosen].max(initial=0))
     return data

@@ -10,10 +10,12 @@ import spglib
 
 # In angstrom: how far an atom may lie from its image under a symmetry operation.
 TOLERANCE = 0.01
-# The atoms that are looked at first to refuse a centre of inversion, and the size of a cell that
-# is worth it.
+# The atoms that are looked at first to refuse an operation, and the size of a cell that is worth
+# it.
 FIRST_ATOMS = 4
 MANY_ATOMS = 12
+# The size of a cell up to which translations are tried one by one.
+SMALL_CELL = 64
 # Smallest orbit of an atom, in the primitive cell, that can make a crystal 432 (``_can_be_432``).
 MIN_ORBIT_432 = 4
 # Relative deviation of the lattice from a cubic one; TOLERANCE on the shortest of vectors makes
@@ -50,13 +52,27 @@ def primitive_size(
     frac_coords: npt.NDArray[np.floating],
     atomic_numbers: npt.NDArray[np.integer],
 ) -> int:
-    """Number of atoms of the primitive cell; of this cell where symmetry cannot be found."""
-    cell = _spglib_cell(lattice, frac_coords, atomic_numbers)
-    try:
-        primitive = spglib.find_primitive(cell, symprec=TOLERANCE)
-    except spglib.SpglibError:
-        primitive = None
-    return len(atomic_numbers) if primitive is None else len(primitive[2])
+    """Number of atoms of the primitive cell; of this cell where symmetry cannot be found.
+
+    A translation takes one atom of the rarest element to another of its kind. In small cells these
+    are soon tried, in large ones spglib is faster.
+    """
+    atoms = len(atomic_numbers)
+    if atoms > SMALL_CELL:
+        try:
+            found = spglib.find_primitive(
+                _spglib_cell(lattice, frac_coords, atomic_numbers), symprec=TOLERANCE
+            )
+        except spglib.SpglibError:
+            found = None
+        return atoms if found is None else len(found[2])
+    cell = _Cell(lattice, frac_coords, atomic_numbers)
+    first = cell.coords[cell.rarest[0]]
+    translations = 1 + sum(
+        cell.is_mapped(cell.coords + (cell.coords[partner] - first)) for partner in cell.rarest[1:]
+    )
+    # Where distortions are as large as the tolerance, what is found may be no group.
+    return atoms if atoms % translations else atoms // translations
 
 
 def is_centrosymmetric(
@@ -70,20 +86,11 @@ def is_centrosymmetric(
     all possible centres. spglib decides it too, at ten times the cost: it identifies the space
     group.
     """
-    counts = np.bincount(atomic_numbers)
-    rarest = np.flatnonzero(atomic_numbers == np.where(counts, counts, counts.max() + 1).argmin())
-    coords = np.asarray(frac_coords, dtype=np.float64)
-    vectors = np.asarray(lattice, dtype=np.float64)
-    same = atomic_numbers[:, None] == atomic_numbers
-    # The first few atoms refuse almost every centre that is none.
-    first = FIRST_ATOMS if len(coords) > MANY_ATOMS else len(coords)
-    for partner in rarest:
-        image = coords[rarest[0]] + coords[partner] - coords
-        if _all_have_a_twin(image[:first], coords, same[:first], vectors) and (
-            first == len(coords) or _all_have_a_twin(image[first:], coords, same[first:], vectors)
-        ):
-            return True
-    return False
+    cell = _Cell(lattice, frac_coords, atomic_numbers)
+    first = cell.coords[cell.rarest[0]]
+    return any(
+        cell.is_mapped(first + cell.coords[partner] - cell.coords) for partner in cell.rarest
+    )
 
 
 def _can_be_432(lattice: npt.NDArray[np.floating], atomic_numbers: npt.NDArray[np.integer]) -> bool:
@@ -129,15 +136,34 @@ def _spglib_cell(
     )
 
 
-def _all_have_a_twin(
-    images: npt.NDArray[np.float64],
-    coords: npt.NDArray[np.float64],
-    same: npt.NDArray[np.bool_],
-    lattice: npt.NDArray[np.float64],
-) -> bool:
-    """Whether each image (n, 3) lies on an atom of its kind; same: (n, N), of one element."""
-    offset = (images[:, None] - coords).reshape(-1, 3)
-    offset -= np.rint(offset)
-    offset = offset @ lattice
-    near = np.einsum("ij,ij->i", offset, offset) < TOLERANCE**2
-    return bool((near.reshape(same.shape) & same).any(axis=1).all())
+class _Cell:
+    """Atoms of a cell. rarest: those of the rarest element."""
+
+    def __init__(
+        self,
+        lattice: npt.NDArray[np.floating],
+        frac_coords: npt.NDArray[np.floating],
+        atomic_numbers: npt.NDArray[np.integer],
+    ) -> None:
+        counts = np.bincount(atomic_numbers)
+        number = np.where(counts, counts, counts.max() + 1).argmin()
+        self.rarest = np.flatnonzero(atomic_numbers == number)
+        self.coords = np.asarray(frac_coords, dtype=np.float64)
+        self._lattice = np.asarray(lattice, dtype=np.float64)
+        self._same = atomic_numbers[:, None] == atomic_numbers
+
+    def is_mapped(self, images: npt.NDArray[np.float64]) -> bool:
+        """Whether the image (N, 3) of every atom lies on an atom of its kind."""
+        # The first few atoms refuse almost every operation that is no symmetry.
+        first = FIRST_ATOMS if len(images) > MANY_ATOMS else len(images)
+        return self._on_atoms(images, slice(first)) and (
+            first == len(images) or self._on_atoms(images, slice(first, None))
+        )
+
+    def _on_atoms(self, images: npt.NDArray[np.float64], some: slice) -> bool:
+        offset = (images[some, None] - self.coords).reshape(-1, 3)
+        offset -= np.rint(offset)
+        offset = offset @ self._lattice
+        near = np.einsum("ij,ij->i", offset, offset) < TOLERANCE**2
+        same = self._same[some]
+        return bool((near.reshape(same.shape) & same).any(axis=1).all())

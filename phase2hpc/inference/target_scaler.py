@@ -155,6 +155,12 @@ class TargetScaler:
         values: npt.NDArray[np.float64] = np.maximum(self.inverse(scaled), self.lower_bound)
         return values[:, : len(self.reported)]
 
+    @property
+    def scaled_lower_bound(self) -> npt.NDArray[np.float64]:
+        """(P,) lower bounds on the common scale; -inf for none, and for zero on a log scale."""
+        bound = self.transform(self.lower_bound[None])[0]
+        return np.where(np.isnan(bound), -np.inf, bound)
+
     def _bend(self, labels: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         curved = self.asinh_scale > 0
         bent = np.where(

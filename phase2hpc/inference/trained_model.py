@@ -18,6 +18,7 @@ from phase2hpc.config.settings import RuntimeSettings
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.errors import InputError
 from phase2hpc.inference.target_scaler import TargetScaler
+from phase2hpc.models.element_embedding import ADDED_WEIGHTS
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils.error_text import first_line
@@ -106,16 +107,19 @@ class TrainedModel:
     def copy_into(self, model: MultiTaskModel, scaler: TargetScaler) -> str:
         """Copy the encoder's weights and the heads of shared properties into ``model``.
 
-        scaler: of ``model``; a head on another linear scale is converted to it. Returns in one line
-        what was taken over and what was not. Raises InputError where the encoders differ in shape.
+        scaler: of ``model``; a head on another linear scale is converted to it. Weights that models
+        of this one's age lack begin at zero. Returns in one line what was taken over and what was
+        not. Raises InputError where the encoders differ otherwise.
         """
-        own = self.model.encoder.state_dict()
-        if _shapes(self.model.encoder) != _shapes(model.encoder):
+        own, here = self.model.encoder.state_dict(), model.encoder.state_dict()
+        more = [name for name in ADDED_WEIGHTS if name in here and name not in own]
+        shapes = _shapes(model.encoder)
+        if _shapes(self.model.encoder) != {n: s for n, s in shapes.items() if n not in more}:
             raise InputError(
                 f"--init-from: its {self.config.algorithm} {self.config.level} encoder has other "
                 "shapes than this run's; use the same algorithm and preset"
             )
-        model.encoder.load_state_dict(own)
+        model.encoder.load_state_dict(own | {name: torch.zeros_like(here[name]) for name in more})
         shared = [
             name
             for name in model.properties
@@ -124,14 +128,16 @@ class TrainedModel:
             and _shapes(_head(model, name)) == _shapes(_head(self.model, name))
         ]
         for name in shared:
-            here, there = model.properties.index(name), self.model.properties.index(name)
-            model.heads[here].load_state_dict(self.model.heads[there].state_dict())
-            model.element.weight.data[:, here] = self.model.element.weight.data[:, there]
-            _rescale_head(model, here, *self.scaler.to_scale_of(scaler, name))
+            to, source = model.properties.index(name), self.model.properties.index(name)
+            model.heads[to].load_state_dict(self.model.heads[source].state_dict())
+            model.element.weight.data[:, to] = self.model.element.weight.data[:, source]
+            _rescale_head(model, to, *self.scaler.to_scale_of(scaler, name))
         weights = sum(tensor.numel() for tensor in own.values())
         parts = [f"encoder ({weights:,} weights)"]
         parts += [f"heads of {', '.join(shared)}"] if shared else []
         text = f"taken over: {', '.join(parts)}"
+        if more:
+            text += f"; new, zero: {', '.join(more)} of the encoder"
         if new := [name for name in model.properties if name not in shared]:
             text += f"; new: heads of {', '.join(new)}"
         if left := [name for name in self.model.properties if name not in shared]:

@@ -84,7 +84,11 @@ class CGCNNEncoder(nn.Module):
         hidden, basis_size = settings.hidden, settings.basis_size
         self.out_features = settings.out_features
         self.graph = graph
-        self.embedding = ElementEmbedding(hidden, descriptors=settings.element_descriptors)
+        self.embedding = ElementEmbedding(
+            hidden,
+            descriptors=settings.element_descriptors,
+            electron_parity=settings.electron_parity,
+        )
         self.basis = GaussianBasis(basis_size, graph.cutoff)
         self.convolutions = nn.ModuleList(
             GatedConvolution(hidden, basis_size) for _ in range(settings.layers)
@@ -97,7 +101,7 @@ class CGCNNEncoder(nn.Module):
         with torch.no_grad():
             _, length, weight = edge_geometry(batch, self.graph)
             edges = self.basis(length)
-        atoms = self.embedding(batch.z)
+        atoms = self.embedding(batch.z, batch.batch, batch.electron_parity)
         counted = batch.weight.index_select(0, batch.batch)
         for convolution in self.convolutions:
             atoms = convolution(

@@ -125,7 +125,11 @@ class EquivariantEncoder(nn.Module):
         embedding_size, out_features = settings.embedding_size, settings.out_features
         self.out_features = out_features
         lmax = len(channels) - 1
-        self.embedding = ElementEmbedding(embedding_size, descriptors=settings.element_descriptors)
+        self.embedding = ElementEmbedding(
+            embedding_size,
+            descriptors=settings.element_descriptors,
+            electron_parity=settings.electron_parity,
+        )
         self.geometry = Geometry(
             lmax, settings.basis_size, graph, gate_basis_size=settings.gate_basis_size
         )
@@ -177,12 +181,12 @@ class EquivariantEncoder(nn.Module):
     def forward(self, batch: CrystalData, geometry: ConstantGeometry | None = None) -> Tensor:
         """Crystal vectors; geometry: of ``constant_geometry``, where it was made before."""
         order, operators = geometry or self.constant_geometry(batch)
-        species = batch.z[order]
-        embedding = self.embedding(species)
+        species, crystal = batch.z[order], batch.batch[order]
+        embedding = self.embedding(species, crystal, batch.electron_parity)
         features: Features = {0: embedding.unsqueeze(1)}
         scalars = [embedding]
         for layer in self.layers:
             features = layer(features, species, embedding, operators)
             scalars.append(features[0].squeeze(1))
         atoms = self.readout(torch.cat(scalars, dim=1))
-        return mean_over_atoms(atoms, batch.batch[order], batch.ptr)
+        return mean_over_atoms(atoms, crystal, batch.ptr)

@@ -16,12 +16,17 @@ class MultiTaskLoss(nn.Module):
     With 0, a label that 4% of crystals have causes rare but 25 times larger steps; on val, power
     1 learns all properties sooner (benchmarks/RESULTS.md).
 
+    A label at or below the lower bound of its property, as the gap of a metal is, asks for no more
+    than a prediction at or below the bound, for predictions are clipped to it: a model has not to
+    hit zero, but to find the crystals that are above it (Tobin, Econometrica 26, 24 (1958)).
+
     Learned weights (Kendall et al., CVPR 2018, arXiv:1705.07115) replace a property's loss by
     exp(-s) loss + s, with one parameter s per property, both over the labelled crystals: a
     property without labels in a batch has no gradient.
     """
 
     label_fraction: Tensor
+    lower_bound: Tensor
     weight: Tensor
 
     def __init__(
@@ -31,10 +36,15 @@ class MultiTaskLoss(nn.Module):
         huber_delta: float,
         learned_weights: bool,
         label_weight_power: float,
+        lower_bound: Tensor | None = None,
     ) -> None:
+        """lower_bound: (P,) of scaled predictions, -inf for none."""
         super().__init__()
         self.huber_delta = huber_delta
         self.register_buffer("label_fraction", label_fraction, persistent=False)
+        if lower_bound is None:
+            lower_bound = torch.full_like(label_fraction, -torch.inf)
+        self.register_buffer("lower_bound", lower_bound, persistent=False)
         weight = label_fraction**label_weight_power
         self.register_buffer("weight", weight / weight.sum(), persistent=False)
         self.log_scale = nn.Parameter(torch.zeros_like(label_fraction)) if learned_weights else None
@@ -49,7 +59,8 @@ class MultiTaskLoss(nn.Module):
         """
         labelled = torch.isfinite(target)
         # Masked before the loss: NaN x 0 would give a NaN gradient.
-        error = torch.where(labelled, prediction - target.nan_to_num(0.0), 0.0).abs()
+        error = torch.where(labelled, prediction - target.nan_to_num(0.0), 0.0)
+        error = torch.where(target <= self.lower_bound, error.clamp(min=0.0), error).abs()
         delta = self.huber_delta
         huber = torch.where(error < delta, 0.5 * error**2 / delta, error - 0.5 * delta)
         counted = labelled * weight.unsqueeze(1) / (batch_size * self.label_fraction)

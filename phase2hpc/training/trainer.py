@@ -145,6 +145,9 @@ class Trainer:
             huber_delta=self.settings.huber_delta,
             learned_weights=self.settings.task_weights == "learned",
             label_weight_power=self.settings.label_weight_power,
+            lower_bound=torch.tensor(self.scaler.scaled_lower_bound, dtype=self.dtype)
+            if self.settings.one_sided_bounds
+            else None,
         ).to(self.device)
         self.averaged = AveragedModel(self.model, self.settings.ema_decay)
         self.optimizer = torch.optim.AdamW(

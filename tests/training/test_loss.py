@@ -217,3 +217,23 @@ def test_learned_weight_settles_at_the_logarithm_of_its_loss() -> None:
 def test_saved_state_is_the_learned_weights_only() -> None:
     assert list(make_loss().state_dict()) == ["log_scale"]
     assert list(make_loss(learned=False).state_dict()) == []
+
+
+def test_a_label_at_its_bound_is_met_by_every_prediction_below() -> None:
+    """And by none above; labels above the bound, and properties without one, are as they were."""
+    bound = torch.tensor([-0.5, -torch.inf], dtype=torch.float64)
+    options = {"huber_delta": 0.1, "learned_weights": False, "label_weight_power": 0.0}
+    one, two = torch.ones(2).double(), torch.ones(6).double()
+    one_sided = MultiTaskLoss(one, lower_bound=bound, **options)  # type: ignore[arg-type]
+    both_sided = MultiTaskLoss(one, **options)  # type: ignore[arg-type]
+    target = torch.tensor([-0.5, -0.5, -0.7, 0.3, 0.3, math.nan]).double().unsqueeze(1).expand(6, 2)
+    values = torch.tensor([-2.0, 0.1, -2.0, -2.0, 0.9, 5.0]).double().unsqueeze(1).expand(6, 2)
+    gradients = []
+    for loss in (one_sided, both_sided):
+        prediction = values.clone().requires_grad_(True)
+        loss(prediction, target, two, 1)[0].backward()
+        assert prediction.grad is not None
+        gradients.append(prediction.grad)
+    assert gradients[0][:, 0].tolist() == [0.0, 0.5, 0.0, -0.5, 0.5, 0.0]
+    assert torch.equal(gradients[0][:, 1], gradients[1][:, 1])
+    assert gradients[1][:, 0].tolist() == [-0.5, 0.5, -0.5, -0.5, 0.5, 0.0]

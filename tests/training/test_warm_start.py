@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from phase2hpc.errors import InputError, StoppedEarly
 from phase2hpc.inference.batched import infer
 from phase2hpc.inference.target_scaler import TargetScaler
 from phase2hpc.inference.trained_model import TrainedModel
-from phase2hpc.models.multitask import build_model
+from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.training.request import train_request
 
 
@@ -58,6 +60,29 @@ def test_a_head_of_another_size_is_new(trained) -> None:
     )
     text = best.copy_into(model, best.scaler)
     assert text.startswith("taken over: encoder (") and "; new: heads of formation_energy" in text
+
+
+@pytest.mark.parametrize("algorithm", ["e3nn", "cgcnn"])
+def test_weights_that_older_models_lack_begin_at_zero(algorithm, trained, tiny) -> None:
+    """A model from before there was an electron parity goes on as the same function."""
+    best, store = TrainedModel.load(trained[algorithm].best), Store.open(tiny.store)
+
+    def built(**changes: bool) -> MultiTaskModel:
+        settings = best.config.model.model_copy(update=changes)
+        chosen = algorithm_named(algorithm)
+        return build_model(chosen, settings, best.graph_settings, best.model.properties).eval()
+
+    older = replace(best, model=built(electron_parity=False))
+    newer = built()
+    assert "; new, zero: embedding.parity.weight of the encoder" in older.copy_into(
+        newer, best.scaler
+    )
+    indices, cpu = np.arange(20), torch.device("cpu")
+    found, expected = (infer(m, store, indices, device=cpu).scaled for m in (newer, older.model))
+    np.testing.assert_array_equal(found, expected)
+    other = replace(best, model=built(element_descriptors=False))
+    with pytest.raises(InputError, match="other shapes"):
+        other.copy_into(newer, best.scaler)
 
 
 @pytest.mark.parametrize("algorithm", ["e3nn", "cgcnn"])
