@@ -148,6 +148,21 @@ def parse_columns(assignments: Iterable[str]) -> dict[str, ColumnSettings]:
     return columns
 
 
+def columns_text(columns: Mapping[str, ColumnSettings]) -> str:
+    """Settings as ``parse_columns`` reads them, without what is not given."""
+    texts = []
+    for name, settings in columns.items():
+        values = [(key, getattr(settings, field)) for key, field in _KEYS.items()]
+        given = [
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in values
+            if value not in (None, "")
+        ]
+        if given:
+            texts.append(f"{name}:{','.join(given)}")
+    return " ".join(texts)
+
+
 def parse_renames(assignments: Iterable[str]) -> dict[tuple[str, str], str]:
     """New names by (source, column) from ``gap_pbe=mp_gap`` or ``FILE:gap_pbe=mp_gap``.
 
