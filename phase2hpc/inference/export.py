@@ -108,13 +108,14 @@ def _write_card(
     metrics: Metrics | None,
 ) -> None:
     run = runs[0]
+    models = [TrainedModel.load(one.weights) for one in runs]
     text = model_card(
         exported.path.resolve().name,
-        TrainedModel.load(run.weights),
+        models[0],
         _public_manifest(run.read_manifest(), exported.id),
         (metrics or {}).get("test", {}),
         licence=licence,
-        starts=[_start_of(one.read_config()) for one in runs],
+        starts=[_start_of(model.config) for model in models],
         calibrated=all(one.calibration.is_file() for one in runs),
     )
     write_atomically(exported.model_card, text)

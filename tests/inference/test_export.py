@@ -69,7 +69,8 @@ def test_nothing_of_this_machine_is_exported(
     card = exported.model_card.read_text()
     assert "It began with the weights of before, whose data count as well." in card
     other = RunDirectory(shutil.copytree(run.path, tmp_path / "run_two"))
-    other.write_config(config.model_copy(update={"init_from": str(tmp_path / "run_earlier")}))
+    best.config = config.model_copy(update={"init_from": str(tmp_path / "run_earlier")})
+    best.save(other)
     card = export_runs([run, other], tmp_path / "both").model_card.read_text()
     assert "They began with the weights of before, earlier, whose data count as well." in card
     private = (
