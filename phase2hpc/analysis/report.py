@@ -15,7 +15,7 @@ from phase2hpc.analysis.run_results import (
     results_of_folder,
 )
 from phase2hpc.config.level_settings import overrides, preset_of
-from phase2hpc.config.properties import in_order
+from phase2hpc.config.properties import columns_text, in_order
 from phase2hpc.errors import InputError
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.utils import tables
@@ -245,6 +245,8 @@ def _facts_of(one: RunResults) -> dict[str, str]:
     seeds = ", ".join(str(run.read_config().seed) for run in one.members)
     facts = {
         "model": f"{config.algorithm} {config.level}, preset {preset_of(config)}",
+        "auxiliary properties": ", ".join(config.auxiliary),
+        "settings of columns": columns_text(config.columns),
         "settings that differ from the level": "\n".join(changed) or "none",
         "seed": seeds,
         "initial weights": config.init_from or "",

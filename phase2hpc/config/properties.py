@@ -148,6 +148,21 @@ def parse_columns(assignments: Iterable[str]) -> dict[str, ColumnSettings]:
     return columns
 
 
+def columns_text(columns: Mapping[str, ColumnSettings]) -> str:
+    """Settings as ``parse_columns`` reads them, without what is not given."""
+    texts = []
+    for name, settings in columns.items():
+        values = [(key, getattr(settings, field)) for key, field in _KEYS.items()]
+        given = [
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in values
+            if value not in (None, "")
+        ]
+        if given:
+            texts.append(f"{name}:{','.join(given)}")
+    return " ".join(texts)
+
+
 def parse_renames(assignments: Iterable[str]) -> dict[tuple[str, str], str]:
     """New names by (source, column) from ``gap_pbe=mp_gap`` or ``FILE:gap_pbe=mp_gap``.
 
@@ -180,7 +195,7 @@ def resolve(spec: str, available: Sequence[str]) -> list[str]:
             if name not in PROPERTIES and name not in available:
                 raise InputError(
                     f"unknown property '{name}': use a group ({', '.join(GROUPS)}), one of "
-                    f"{', '.join(PROPERTIES)}, or a label column of the store "
+                    f"{', '.join(PROPERTIES)}, or a column of the store with training labels "
                     f"({', '.join(available) or 'it has none'})"
                 )
             if name not in wanted:
@@ -190,26 +205,39 @@ def resolve(spec: str, available: Sequence[str]) -> list[str]:
     return in_order(wanted)
 
 
-def resolve_default(group: str, available: Sequence[str]) -> tuple[list[str], str]:
+def resolve_default(
+    group: str, available: Sequence[str], auxiliary: Sequence[str] = ()
+) -> tuple[list[str], str]:
     """Properties to train by default, and a line for the user, "" where it is the whole group.
 
-    The default are those of the level's group that the store has; if it has none, all its columns.
-    Raises InputError for a store without label columns.
+    The default are those of the level's group that the store has; if it has none, all its columns;
+    either without the auxiliary ones. Raises InputError for a store without other label columns.
     """
     if not available:
         raise InputError(
             "the store has no labels, so there is nothing to train: prepare it from sources with "
             "labels (id_prop.csv in the folder, or --labels FILE)"
         )
-    there = [name for name in GROUPS[group] if name in available]
+    scored = [name for name in available if name not in auxiliary]
+    if not scored:
+        raise InputError(
+            "--auxiliary names all label columns of the store, so nothing is left to score: name "
+            "one by --properties instead"
+        )
+    there = [name for name in GROUPS[group] if name in scored]
     if len(there) == len(GROUPS[group]):
         return there, ""
     if there:
-        missing = ", ".join(name for name in GROUPS[group] if name not in available)
-        return there, f"properties: {', '.join(there)} ({group} without {missing}: no labels)"
-    names = in_order(available)
+        missing = {
+            "no labels": [name for name in GROUPS[group] if name not in (*available, *auxiliary)],
+            "auxiliary": [name for name in GROUPS[group] if name in auxiliary],
+        }
+        without = "; ".join(f"{', '.join(names)}: {why}" for why, names in missing.items() if names)
+        return there, f"properties: {', '.join(there)} ({group} without {without})"
+    names = in_order(scored)
+    others = "all other columns" if auxiliary else "all columns"
     return names, (
-        f"properties: {', '.join(names)} (all columns of the store, which has none of {group})"
+        f"properties: {', '.join(names)} ({others} of the store, which has none of {group})"
     )
 
 

@@ -12,7 +12,7 @@ from phase2hpc.data.crystal import Crystal, RawCrystal, UnreadableRecord
 from phase2hpc.data.graph import Graph, GraphError, GraphSettings, build_graph, first_search
 from phase2hpc.data.graph_arrays import MAX_LABEL, GraphArrays, pack
 from phase2hpc.data.readers.label_report import LabelReport
-from phase2hpc.data.splits import Splitter, UnknownSplit, make_splitter
+from phase2hpc.data.splits import Splitter, UnknownSplit, hash_rule, make_splitter
 from phase2hpc.data.validation import (
     DEFAULT_LIMITS,
     Limits,
@@ -100,6 +100,12 @@ class Converter:
     def splitter(self) -> Splitter:
         """The split of a crystal. Raises InputError for an invalid rule."""
         return make_splitter(self.split, self.seed, self.folds)
+
+    @property
+    def by_formula(self) -> bool:
+        """Whether the split of every crystal is one of its compound."""
+        rule = hash_rule(self.split) if self.split else None
+        return self.folds is not None or (rule is not None and rule[0] == "formula")
 
     def __call__(self, raws: Sequence[Raw]) -> Converted:
         graphs, results = self.convert(raws)

@@ -25,6 +25,7 @@ from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.data.rejects_report import RejectsReport, rejects_path
 from phase2hpc.data.store.verified_cache import remember, state_of
 from phase2hpc.data.store.writer import StoreWriter
+from phase2hpc.data.straddling import StraddlingCompounds
 from phase2hpc.data.validation import DEFAULT_LIMITS
 from phase2hpc.errors import InputError
 from phase2hpc.utils.worker_pool import ordered_map
@@ -121,16 +122,20 @@ def write_prepared(
         ) as writer,
         RejectsReport(rejects_path(path), report_of_failure) as report,
     ):
+        compounds = StraddlingCompounds()
         for batch in results:
             writer.append(batch.graphs)
             report.add(batch.rejections)
             summary.count(batch)
+            if not converter.by_formula:
+                compounds.add(batch.graphs)
             if progress is not None:
                 progress(batch.read)
         report.add_label_cells(summary.label_cells)
         _check_not_empty(summary)
         summary.columns = _columns(summary, converter)
         _warn_without_labels(summary, sources, converter)
+        _warn_straddling(summary, compounds.found())
         summary.seconds = time.monotonic() - begin
         summary.content_hash = writer.finish(summary.stored(), summary.columns)
     summary.rejects_report = rejects_path(path)
@@ -200,6 +205,18 @@ def _warn_without_labels(
         else (hints[0] if hints else "give labels by id_prop.csv in the folder, or --labels FILE")
     )
     message = f"no label in this store, so nothing can be trained on it: {reason}"
+    summary.notes.append(f"warning: {message}")
+    _log.warning("%s: %s", summary.store, message)
+
+
+def _warn_straddling(summary: PrepareSummary, compounds: Sequence[str]) -> None:
+    if not compounds:
+        return
+    number = "1 compound" if len(compounds) == 1 else f"{len(compounds):,} compounds"
+    message = (
+        f"{number} in train and in val or test too, for example {compounds[0]}: errors would look "
+        "smaller than they are; --split formula keeps a compound in one split"
+    )
     summary.notes.append(f"warning: {message}")
     _log.warning("%s: %s", summary.store, message)
 

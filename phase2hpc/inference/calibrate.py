@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ def fit_calibration(
 
     outputs: of the model for the val split. infer_rows: gives those for other crystals.
     """
-    train, val = training_crystals(best, store), store.split_indices("val")
+    train, val = _trained_on(best, store), store.split_indices("val")
     reported = best.scaler.reported
     return Calibration.fit(
         weights_hash=best.weights_hash,
@@ -51,10 +51,18 @@ def fit_calibration(
     )
 
 
-def training_crystals(best: TrainedModel, store: Store) -> Indices:
-    """Crystals of the store that the model was trained on."""
-    limit = best.config.training.max_samples
-    return draw_subset(store.split_indices("train"), limit, best.config.seed)
+def training_crystals(
+    store: Store, outputs: Sequence[str], max_samples: int | None, seed: int
+) -> Indices:
+    """Crystals of the train split that a model of these outputs learns from: those with a label,
+    at most ``max_samples`` of them, drawn by the seed."""
+    return draw_subset(store.labelled(outputs, store.split_indices("train")), max_samples, seed)
+
+
+def _trained_on(best: TrainedModel, store: Store) -> Indices:
+    config = best.config
+    outputs = (*config.properties, *config.auxiliary)
+    return training_crystals(store, outputs, config.training.max_samples, config.seed)
 
 
 def calibrate(
@@ -76,9 +84,7 @@ def calibrate(
     source = Store.open(path)
     _check_store(run, best, source, chosen=store is not None)
     source.use_fold(best.config.fold)
-    total = len(source.split_indices("val")) + min(
-        len(training_crystals(best, source)), MAX_CRYSTALS
-    )
+    total = len(source.split_indices("val")) + min(len(_trained_on(best, source)), MAX_CRYSTALS)
     with Progress("calibrating", total, "crystals") as progress:
 
         def outputs(rows: Indices) -> Outputs:

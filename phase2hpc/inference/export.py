@@ -108,13 +108,14 @@ def _write_card(
     metrics: Metrics | None,
 ) -> None:
     run = runs[0]
+    models = [TrainedModel.load(one.weights) for one in runs]
     text = model_card(
         exported.path.resolve().name,
-        TrainedModel.load(run.weights),
+        models[0],
         _public_manifest(run.read_manifest(), exported.id),
         (metrics or {}).get("test", {}),
         licence=licence,
-        members=len(runs),
+        starts=[_start_of(model.config) for model in models],
         calibrated=all(one.calibration.is_file() for one in runs),
     )
     write_atomically(exported.model_card, text)
@@ -122,8 +123,12 @@ def _write_card(
 
 def _public_config(config: RunConfig) -> RunConfig:
     """The settings without paths: of the run that weights were taken from, its name."""
-    source = config.init_from and RunDirectory(Path(config.init_from)).id
-    return config.model_copy(update={"runtime": RuntimeSettings(), "init_from": source or None})
+    return config.model_copy(update={"runtime": RuntimeSettings(), "init_from": _start_of(config)})
+
+
+def _start_of(config: RunConfig) -> str | None:
+    """The name of the run that the initial weights are from."""
+    return RunDirectory(Path(config.init_from)).id if config.init_from else None
 
 
 def _public_manifest(manifest: Manifest, run_id: str) -> Manifest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -36,10 +36,11 @@ def model_card(
     metrics: Mapping[str, Mapping[str, Any]],
     *,
     licence: str,
-    members: int = 1,
+    starts: Sequence[str | None] = (None,),
     calibrated: bool = False,
 ) -> str:
-    """The card. metrics: of the test crystals, by property; members: of an ensemble."""
+    """The card. metrics: of the test crystals, by property. starts: of each model, the run that
+    its initial weights are from."""
     known = set(best.elements)
     missing = [SYMBOLS[z] for z in range(1, MAX_ATOMIC_NUMBER + 1) if z not in known]
     is_sample = manifest.store is not None and Path(manifest.store).stem == SAMPLE
@@ -52,13 +53,12 @@ def model_card(
         epoch=best.epoch,
         count=len(best.scaler.reported),
         properties=", ".join(best.scaler.reported),
-        members=f"\nThe mean of {members} models of one recipe." if members > 1 else "",
+        members=f"\nThe mean of {len(starts)} models of one recipe." if len(starts) > 1 else "",
         crystals="an unknown number of" if crystals is None else f"{crystals:,}",
         store=manifest.store or "unknown",
         store_hash=manifest.store_hash or "unknown",
-        start=f"\nIt began with the weights of {Path(start).name}, whose data count as well."
-        if (start := best.config.init_from)
-        else "",
+        auxiliary=_auxiliary(best),
+        start=_start(starts),
         data=_SAMPLE_DATA if is_sample else "Origin and terms of the data: not stated.",
         licence=licence,
         # JSON strings are YAML.
@@ -69,6 +69,22 @@ def model_card(
         uncertainty=_CALIBRATED if calibrated else _NOT_CALIBRATED,
         citations=_SAMPLE_CITATIONS if is_sample else "",
     )
+
+
+def _auxiliary(best: TrainedModel) -> str:
+    names = best.config.auxiliary
+    if not names:
+        return ""
+    labels = ", ".join(names)
+    return f"\nLabels of {labels} were trained too, to help the others; they are not predicted."
+
+
+def _start(starts: Sequence[str | None]) -> str:
+    names = dict.fromkeys(Path(start).name for start in starts if start)
+    if not names:
+        return ""
+    subject = "It" if len(starts) == 1 else "They" if all(starts) else "Some of them"
+    return f"\n{subject} began with the weights of {', '.join(names)}, whose data count as well."
 
 
 def _errors(best: TrainedModel, metrics: Mapping[str, Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from phase2hpc.config.level_settings import overrides, preset_of
-from phase2hpc.config.properties import GROUPS
+from phase2hpc.config.properties import GROUPS, columns_text
 from phase2hpc.errors import InputError
 from phase2hpc.runs.ensemble import Ensemble
 from phase2hpc.runs.manifest import Manifest
@@ -208,6 +208,9 @@ def _setting_facts(run: RunDirectory, m: Manifest) -> list[tuple[str, str]]:
     seconds = _training_seconds(run)
     parameters = tables.ABSENT if m.parameters is None else f"{m.parameters:,}"
     return [
+        ("auxiliary properties", ", ".join(config.auxiliary) or "none"),
+        ("settings of columns", columns_text(config.columns) or "none"),
+        ("fold", str(config.fold or "none")),
         ("learning rate", f"{config.training.lr:g}"),
         ("batch size", str(config.training.batch_size)),
         ("preset", preset_of(config)),

@@ -94,8 +94,7 @@ def new_config(
                 f"{', '.join(both)}: in --properties and in --auxiliary, give it in one of them"
             )
     else:
-        scored = [name for name in available if name not in auxiliary]
-        names, line = property_table.resolve_default(row.properties, scored)
+        names, line = property_table.resolve_default(row.properties, available, auxiliary)
         if line and announce:
             print(line, flush=True)
     property_table.check_columns((*names, *auxiliary))

@@ -66,8 +66,10 @@ def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_st
     state, step, path = found
     _check_numerics_version(state, path, accept_changes)
     changed = changed_settings(saved, trainer.config)
+    restart = new_store or bool(changed & CHANGES_THE_ORDER)
+    if not restart:
+        restart = _other_crystals(trainer, run, manifest, accept_changes)
     try:
-        restart = new_store or bool(changed & CHANGES_THE_ORDER)
         load_state_dict(trainer, state, restart_epoch=restart)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
@@ -86,6 +88,29 @@ def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_st
         )
     _print_version_changes(manifest)
     print(f"resuming from step {step} of {trainer.total_steps} ({path.name})")
+    return True
+
+
+def _other_crystals(
+    trainer: Trainer, run: RunDirectory, manifest: Manifest, accept_changes: bool
+) -> bool:
+    """True for a run of a version that also drew crystals without a label of its properties.
+
+    Raises InputError where that is not accepted.
+    """
+    before, now = manifest.training_crystals, len(trainer.train)
+    if before in (None, now):
+        return False
+    difference = (
+        f"run {run.id} drew {before:,} training crystals, also those without a label of its "
+        f"properties, which this version leaves out ({now:,} have one)"
+    )
+    if not accept_changes:
+        raise InputError(
+            f"--resume: {difference}: resume with that version, or with this one and "
+            "--accept-changes"
+        )
+    print(difference)
     return True
 
 

@@ -174,6 +174,13 @@ def _start_run(
     config = new_config(request, store.path, columns, announce=world.is_main)
     trainer = _make_trainer(config, store, world)
     if world.is_main:
+        whole = store.split_indices("train")
+        if unlabelled := len(whole) - len(store.labelled(trainer.outputs, whole)):
+            print(
+                f"{unlabelled:,} of {len(whole):,} crystals of the train split have no label of "
+                "the properties to train and are left out",
+                flush=True,
+            )
         for name, scale in trainer.scaler.scales.items():
             if config.column(name).scale == "auto":
                 print(f"{name}: scale {scale} (auto: chosen by the skew of its labels)", flush=True)

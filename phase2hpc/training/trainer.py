@@ -20,10 +20,10 @@ from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.device_arrays import PaddedBatch
 from phase2hpc.data.loader import make_loader, to_device
 from phase2hpc.data.padding import PaddedShapes
-from phase2hpc.data.sampler import draw_subset
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import Outputs, compositions, infer
+from phase2hpc.inference.calibrate import training_crystals
 from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
 from phase2hpc.inference.target_scaler import TargetScaler, composition_baseline
@@ -92,12 +92,10 @@ class Trainer:
         # Properties that the model has heads for.
         self.outputs = (*config.properties, *config.auxiliary)
         self.val = store.split_indices("val")
-        self.train = draw_subset(
-            store.split_indices("train"), self.settings.max_samples, config.seed
-        )
-        for name, indices in (("train", self.train), ("val", self.val)):
-            if len(indices) == 0:
+        for name in ("train", "val"):
+            if len(store.split_indices(name)) == 0:
                 raise InputError(f"{store.path}: its {name} split is empty, prepare it again")
+        self.train = training_crystals(store, self.outputs, self.settings.max_samples, config.seed)
         if not np.isfinite(self.labels(self.val)).any():
             raise InputError(
                 f"{store.path}: no crystal of its val split has a label of "

@@ -151,6 +151,16 @@ def test_properties_by_default():
         resolve_default("core4", [])
 
 
+def test_auxiliary_columns_are_none_of_the_properties_by_default() -> None:
+    names, line = resolve_default("core4", ["band_gap", "bulk_modulus", "mine"], ["bulk_modulus"])
+    assert names == ["band_gap"]
+    assert line.endswith("shear_modulus: no labels; bulk_modulus: auxiliary)")
+    names, line = resolve_default("core4", ["mine", "other"], ["other"])
+    assert names == ["mine"] and "all other columns" in line
+    with pytest.raises(InputError, match="nothing is left to score"):
+        resolve_default("core4", ["mine"], ["mine"])
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [

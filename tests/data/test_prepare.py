@@ -19,7 +19,9 @@ import pytest
 from paths import SAMPLE
 
 from phase2hpc.config.properties import ColumnSettings
+from phase2hpc.data.composition import composition_key
 from phase2hpc.data.convert import Converter, Rejection, graphs_of
+from phase2hpc.data.elements import ATOMIC_NUMBERS
 from phase2hpc.data.graph import GraphSettings
 from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.readers.json_records import raw_crystal
@@ -229,6 +231,25 @@ def test_split_rules(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nonsense"):
         prepare_store([source], tmp_path / "file2.h5", workers=1, split="nonsense")
     assert not list(tmp_path.glob("*file2*.h5")) and not list(tmp_path.glob(".*.partial"))
+
+
+def test_compounds_in_train_and_test_by_own_splits_are_said(tmp_path: Path) -> None:
+    rows = records(150)
+    a = write_source(tmp_path / "a.jsonl", rows)
+    train = next(row for row in rows if row["split"] == "train")
+    again = [{**train, "id": f"again-{part}", "split": part} for part in ("train", "test")]
+    b = write_source(tmp_path / "b.jsonl", again)
+    formula = composition_key([ATOMIC_NUMBERS[symbol] for symbol in train["species"]])
+    summary = prepare_store([a, b], tmp_path / "joint.h5", workers=1)
+    (note,) = summary.notes
+    assert "1 compound in train and in val or test" in note and f"example {formula}:" in note
+    # Alone neither has it, nor have both by formula.
+    assert not prepare_store([a], tmp_path / "a.h5", workers=1).notes
+    b.write_text(b.read_text().splitlines()[0] + "\n")
+    assert not prepare_store([a, b], tmp_path / "same.h5", workers=1).notes
+    write_source(b, again)
+    by_formula = prepare_store([a, b], tmp_path / "formula.h5", workers=1, split="formula")
+    assert not by_formula.notes
 
 
 def test_empty_splits_and_no_crystal(tmp_path: Path) -> None:

@@ -66,6 +66,13 @@ def test_nothing_of_this_machine_is_exported(
     best.save(run)
     exported = export_runs([run], tmp_path / "given")
     assert exported.read_config().init_from == "before"
+    card = exported.model_card.read_text()
+    assert "It began with the weights of before, whose data count as well." in card
+    other = RunDirectory(shutil.copytree(run.path, tmp_path / "run_two"))
+    best.config = config.model_copy(update={"init_from": str(tmp_path / "run_earlier")})
+    best.save(other)
+    card = export_runs([run, other], tmp_path / "both").model_card.read_text()
+    assert "They began with the weights of before, earlier, whose data count as well." in card
     private = (
         str(tmp_path), str(trained["cgcnn"].path.parents[1]), str(Path.home()),
         f'"{socket.gethostname()}"',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,16 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tiny import LITTLE, Tiny
 
 from phase2hpc.analysis.comparison import compare
+from phase2hpc.analysis.report import report_html
 from phase2hpc.analysis.run_results import results_of_run
+from phase2hpc.cluster.monitor.scheduler import SlurmScheduler
 from phase2hpc.config.properties import ColumnSettings, parse_columns, parse_renames
 from phase2hpc.data.composition import composition_key
+from phase2hpc.data.elements import ATOMIC_NUMBERS
 from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.info import read_info
@@ -25,9 +30,12 @@ from phase2hpc.data.store.merge import merge_stores
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_store
 from phase2hpc.errors import InputError, StoppedEarly
+from phase2hpc.inference.export import export_runs
 from phase2hpc.inference.labelled_predictions import read_labelled_predictions
 from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.runs.listing import show_text
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.runs.state import status_of
 from phase2hpc.training.request import TrainRequest, check_request
 from phase2hpc.training.runner import train
 from phase2hpc.training.trainer import Trainer
@@ -189,8 +197,52 @@ def test_auxiliary_properties_are_trained_and_not_reported(store: Path, tmp_path
     )
     losses = json.loads(run.history.read_text())[0]["train_losses"]
     assert set(losses) == {"size", "tail", "flag"} and all(losses.values())
+    shown = show_text([status_of(run, SlurmScheduler())])
+    for line in ("auxiliary properties *tail, flag", "columns *size:unit=atoms,.*tail:unit=GPa"):
+        assert re.search(line, shown), line
+    assert "tail, flag" in report_html([results_of_run(run)])
+    card = export_runs([run], tmp_path / "exported").model_card.read_text()
+    assert "\nLabels of tail, flag were trained too" in card
     with pytest.raises(InputError, match="size: in --properties and in --auxiliary"):
         train(request(store, tmp_path, properties="size", auxiliary="size"))
+
+
+def test_crystals_without_a_label_of_the_run_are_left_out(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their elements are not known to the model, and no distance is measured to them."""
+    unlabelled = next(iter(tiny.of_split("train")[0]["species"]))
+    records = []
+    for record in tiny.records:
+        own = {} if unlabelled in record["species"] else {"size": float(len(record["species"]))}
+        records.append({**record, "properties": {**own, "other": 1.0}})
+    source = tmp_path / "half.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    prepare_store([source], tmp_path / "half.h5", workers=1)
+    counted = [r for r in records if r["split"] == "train" and "size" in r["properties"]]
+    asked = request(tmp_path / "half.h5", tmp_path, properties="size")
+    asked = replace(asked, overrides={**asked.overrides, "max_samples": 1000})
+    run = train(asked)
+    assert "left out" in capsys.readouterr().out
+    assert run.read_manifest().training_crystals == len(counted)
+    best = TrainedModel.load(run.best)
+    assert ATOMIC_NUMBERS[unlabelled] not in best.elements
+    assert len(load_file(run.calibration)["embedding.crystals"]) == len(counted)
+    everything = train(replace(asked, auxiliary="other", run_id="all"))
+    assert everything.read_manifest().training_crystals == len(tiny.of_split("train"))
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_a_run_that_drew_unlabelled_crystals_is_not_resumed_in_silence(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(store, tmp_path, properties="size", run_id="old")
+    run = train(replace(asked, overrides={**asked.overrides, "epochs": 1}))
+    run.update_manifest(training_crystals=run.read_manifest().training_crystals + 3)
+    again = replace(asked, resume=True, overrides={"epochs": 2})
+    with pytest.raises(InputError, match="drew .* training crystals, also those without a label"):
+        train(again)
+    assert train(replace(again, accept_changes=True)).read_manifest().state == "finished"
 
 
 def test_a_run_with_folds_and_settings_resumes_exactly(

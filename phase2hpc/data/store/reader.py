@@ -154,6 +154,12 @@ class Store:
         missing = np.full(len(self), np.nan, dtype=np.float32)
         return np.stack([self.labels.get(name, missing)[indices] for name in names], axis=1)
 
+    def labelled(
+        self, names: Sequence[str], indices: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.integer]:
+        """Those of these crystals that have a label of at least one of the columns."""
+        return indices[np.isfinite(self.label_matrix(names, indices)).any(axis=1)]
+
     def atomic_numbers(self, indices: npt.NDArray[np.integer]) -> list[npt.NDArray[np.uint8]]:
         """Atomic numbers of the atoms of each of these crystals."""
         rows = [slice(int(self.node_ptr[i]), int(self.node_ptr[i + 1])) for i in indices]
