@@ -198,6 +198,12 @@ def export(
         str | None,
         typer.Option("--license", metavar="LICENCE", help="Licence of the weights, for the card."),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="TEXT", help="Origin and terms of the training data, for the card."
+        ),
+    ] = None,
     models_dir: ModelsDir = Path("models"),
 ) -> None:
     """Export a finished model to a new folder, which predict --run reads.
@@ -211,4 +217,4 @@ def export(
     from phase2hpc.utils.output_path import warn_if_lost
 
     warn_if_lost(folder)
-    print(f"exported: {export_runs(found, folder, licence=licence).path}")
+    print(f"exported: {export_runs(found, folder, licence=licence, data=data).path}")

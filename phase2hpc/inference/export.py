@@ -11,7 +11,7 @@ from phase2hpc.checkpointing.exported_model import save_exported
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.config.settings import RuntimeSettings
 from phase2hpc.errors import InputError, Phase2Error
-from phase2hpc.inference.model_card import model_card
+from phase2hpc.inference.model_card import Terms, model_card
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.model_selection import whole_ensemble
@@ -22,7 +22,6 @@ from phase2hpc.utils.os_errors import path_error
 
 Metrics = dict[str, dict[str, dict[str, Any]]]
 
-NO_LICENCE = "not stated"
 # Facts of a run that others need; paths, hosts, jobs and messages stay behind.
 _PUBLIC = frozenset(
     {
@@ -35,13 +34,18 @@ _PUBLIC = frozenset(
 
 
 def export_runs(
-    runs: Sequence[RunDirectory], folder: Path, *, licence: str | None = None
+    runs: Sequence[RunDirectory],
+    folder: Path,
+    *,
+    licence: str | None = None,
+    data: str | None = None,
 ) -> RunDirectory:
     """Write a finished run, or the members of an ensemble in subfolders, to ``folder``.
 
     Weights as safetensors, settings, scaler, calibration, metrics, manifest and a model card. The
-    folder can be given to ``predict --run`` and ``load_model``. Raises InputError where a run is
-    not finished or the folder is not empty.
+    folder can be given to ``predict --run`` and ``load_model``. licence, data: of the weights, and
+    origin and terms of the training data, for the card. Raises InputError where a run is not
+    finished or the folder is not empty.
     """
     for run in runs:
         if run.read_manifest().state != "finished":
@@ -52,15 +56,16 @@ def export_runs(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: already exists: give a new or an empty folder")
     exported = RunDirectory(folder)
+    terms = Terms(licence or "not stated", data or "")
     was_there = folder.exists()
     try:
         if len(runs) == 1:
-            _write(runs[0], exported, licence or NO_LICENCE)
+            _write(runs[0], exported, terms)
         else:
             for run in runs:
                 member = RunDirectory(folder / f"{PREFIX}{run.id}")
-                _write(run, member, licence or NO_LICENCE)
-            _write_ensemble(runs, exported, licence or NO_LICENCE)
+                _write(run, member, terms)
+            _write_ensemble(runs, exported, terms)
     except (OSError, Phase2Error) as error:
         _clear(exported, was_there)
         reason = error if isinstance(error, OSError) else error.__cause__
@@ -72,7 +77,7 @@ def export_runs(
     return exported
 
 
-def _write(run: RunDirectory, exported: RunDirectory, licence: str) -> None:
+def _write(run: RunDirectory, exported: RunDirectory, terms: Terms) -> None:
     """Write the files; the manifest last, which makes the folder a model."""
     best = TrainedModel.load(run.weights)
     save_exported(exported, best.state())
@@ -85,11 +90,11 @@ def _write(run: RunDirectory, exported: RunDirectory, licence: str) -> None:
     for source, target in files:
         if source.is_file():
             write_atomically(target, source.read_bytes())
-    _write_card([run], exported, licence, read_metrics(run))
+    _write_card([run], exported, terms, read_metrics(run))
     exported.write_manifest(_public_manifest(run.read_manifest(), exported.id))
 
 
-def _write_ensemble(runs: Sequence[RunDirectory], exported: RunDirectory, licence: str) -> None:
+def _write_ensemble(runs: Sequence[RunDirectory], exported: RunDirectory, terms: Terms) -> None:
     """Write the card and, of a whole ensemble, its own errors."""
     ensemble = whole_ensemble(runs)
     metrics = None
@@ -98,13 +103,13 @@ def _write_ensemble(runs: Sequence[RunDirectory], exported: RunDirectory, licenc
         target = RunDirectory(exported.path / ensemble.results.path.name)
         if metrics is not None:
             write_atomically(target.metrics_json, ensemble.results.metrics_json.read_bytes())
-    _write_card(runs, exported, licence, metrics)
+    _write_card(runs, exported, terms, metrics)
 
 
 def _write_card(
     runs: Sequence[RunDirectory],
     exported: RunDirectory,
-    licence: str,
+    terms: Terms,
     metrics: Metrics | None,
 ) -> None:
     run = runs[0]
@@ -114,7 +119,7 @@ def _write_card(
         models[0],
         _public_manifest(run.read_manifest(), exported.id),
         (metrics or {}).get("test", {}),
-        licence=licence,
+        terms=terms,
         starts=[_start_of(model.config) for model in models],
         calibrated=all(one.calibration.is_file() for one in runs),
     )

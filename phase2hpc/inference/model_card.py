@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 from phase2hpc.data.elements import MAX_ATOMIC_NUMBER, SYMBOLS
 from phase2hpc.inference.trained_model import TrainedModel
@@ -29,13 +29,20 @@ over all of them and not for every kind of crystal."""
 _NOT_CALIBRATED = "The model is not calibrated: its predictions have no interval."
 
 
+class Terms(NamedTuple):
+    """What nobody but the author knows. data: origin and terms of the training data, or ""."""
+
+    licence: str
+    data: str
+
+
 def model_card(
     name: str,
     best: TrainedModel,
     manifest: Manifest,
     metrics: Mapping[str, Mapping[str, Any]],
     *,
-    licence: str,
+    terms: Terms,
     starts: Sequence[str | None] = (None,),
     calibrated: bool = False,
 ) -> str:
@@ -59,10 +66,11 @@ def model_card(
         store_hash=manifest.store_hash or "unknown",
         auxiliary=_auxiliary(best),
         start=_start(starts),
-        data=_SAMPLE_DATA if is_sample else "Origin and terms of the data: not stated.",
-        licence=licence,
+        data="\n".join(text for text in (_SAMPLE_DATA if is_sample else "", terms.data) if text)
+        or "Origin and terms of the data: not stated.",
+        licence=terms.licence,
         # JSON strings are YAML.
-        quoted_licence=json.dumps(licence),
+        quoted_licence=json.dumps(terms.licence),
         errors=_errors(best, metrics),
         missing=", ".join(missing) or "none",
         cutoff=f"{best.graph_settings.cutoff:g}",

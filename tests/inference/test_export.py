@@ -94,7 +94,8 @@ def test_the_weights_are_read_without_phase2hpc(trained, tmp_path) -> None:
 def test_the_card_says_what_others_need(trained, tmp_path, command) -> None:
     run = trained["cgcnn"]
     folder = tmp_path / "given"
-    assert command("export", run.path, folder, "--license", "CC BY 4.0")[0] == 0
+    data = ("--data", "Labels of our group, $5 each.")
+    assert command("export", run.path, folder, "--license", "CC BY 4.0", *data)[0] == 0
     card = (folder / "README.md").read_text()
     metadata = yaml.safe_load(card.split("---")[1])
     assert metadata["license"] == "CC BY 4.0" and "cgcnn" in metadata["tags"]
@@ -102,7 +103,8 @@ def test_the_card_says_what_others_need(trained, tmp_path, command) -> None:
     assert all(f"\n## {title}\n" in card for title in titles)
     metrics = json.loads(run.metrics_json.read_text())["test"]["formation_energy"]
     assert f"{metrics['mae']:#.4g} ± {metrics['mae_se']:#.2g}" in card
-    assert "$" not in card and "40 crystals" in card
+    assert card.count("$") == 1 and "\nLabels of our group, $5 each.\n" in card
+    assert "40 crystals" in card and "not stated" not in card
 
 
 @pytest.mark.parametrize(
