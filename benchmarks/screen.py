@@ -31,7 +31,9 @@ FOLDS = 10
 # The recipe of all: what a group says is set over it.
 RECIPE: dict[str, Any] = {"epochs": 12, "batch_size": 32, "lr": 2e-3, "weight_decay": 0.1}
 SEVEN = list(PROPERTIES)[:7]
-FULL: dict[str, Any] = {"properties": SEVEN}
+# The groups before "gaps" are of models without these.
+BEFORE: dict[str, Any] = {"electron_parity": False, "one_sided_bounds": False}
+FULL: dict[str, Any] = {"properties": SEVEN} | BEFORE
 # The first variant of a group is the one that the others are compared with. Groups share runs.
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "encoder": {
@@ -46,11 +48,17 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "decay_0.3": FULL | {"weight_decay": 0.3},
     },
     "shape": {"full": FULL, "deep": FULL | {"channels": (48, 24, 12), "layers": 4}},
-    "tasks": {"full": FULL, **{f"only_{name}": {"properties": [name]} for name in SEVEN}},
+    "tasks": {"full": FULL, **{f"only_{name}": BEFORE | {"properties": [name]} for name in SEVEN}},
     "size": {
         "full": FULL,
         "small": FULL | {"preset": "small"},
         "large": FULL | {"preset": "large"},
+    },
+    "gaps": {
+        "full": FULL,
+        "one_sided": FULL | {"one_sided_bounds": True},
+        "parity": FULL | {"electron_parity": True},
+        "parity_one_sided": {"properties": SEVEN},
     },
 }
 
