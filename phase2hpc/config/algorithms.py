@@ -135,6 +135,9 @@ class Algorithm:
         return {name: version} if version else {}
 
 
+# Settings of presets that models of older versions lack; they do not tell presets apart.
+ADDED_SETTINGS = frozenset({"electron_parity"})
+
 # In every preset of e3nn.
 _E3NN_PRESETS: Mapping[str, Any] = {
     "element_descriptors": True,

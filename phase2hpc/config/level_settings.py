@@ -6,6 +6,7 @@ import functools
 from typing import Any, NamedTuple
 
 from phase2hpc.config.algorithm_registry import algorithm_named
+from phase2hpc.config.algorithms import ADDED_SETTINGS
 from phase2hpc.config.run_config import RunConfig, build_config
 
 
@@ -22,7 +23,7 @@ def preset_of(config: RunConfig) -> str:
     algorithm = algorithm_named(config.algorithm)
     values = config.model.model_dump()
     for name, preset in algorithm.presets.items():
-        if all(values[key] == value for key, value in preset.items()):
+        if all(values[key] == value for key, value in preset.items() if key not in ADDED_SETTINGS):
             return name
     return algorithm.levels[config.level].preset
 

@@ -63,7 +63,7 @@ class RunConfig(BaseModel):
     def from_json(cls, text: str, where: str) -> RunConfig:
         """Parse a configuration. Raises InputError; ``where`` names the file in its message."""
         try:
-            return cls.model_validate(json.loads(text))
+            return cls.model_validate(_of_older_versions(json.loads(text)))
         except ValidationError as error:
             raise InputError(f"{where}: {first_problem(error, 'setting', flat=True)}") from None
         except InputError as error:
@@ -87,6 +87,14 @@ class RunConfig(BaseModel):
         for group in (self.model, self.training):
             flat |= group.model_dump(mode="json")
         return flat
+
+
+def _of_older_versions(loaded: object) -> object:
+    """With the values that settings had before there were these settings."""
+    training = loaded.get("training") if isinstance(loaded, dict) else None
+    if isinstance(training, dict):
+        training.setdefault("one_sided_bounds", False)
+    return loaded
 
 
 def build_config(

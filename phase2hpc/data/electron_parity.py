@@ -1,9 +1,10 @@
-"""Whether a crystal's number of electrons is odd, which message passing cannot count.
+"""Whether a crystal's number of electrons is odd, which means over atoms cannot count.
 
 With an odd number of electrons in the primitive cell a band is half filled: without a magnetic
 moment the crystal is a metal (Ashcroft and Mermin, Solid State Physics, 1976, chapter 12). With an
 odd number in the formula unit and an even one in the cell, it is closed-shell only if formula units
-pair. Mean features of atoms cannot tell LiSO4, a metal in this sense, from Li2SO4, an insulator.
+pair. A mean over atoms is the same for a cell and its double, and tells compositions apart, but not
+odd numbers from even ones.
 """
 
 from __future__ import annotations

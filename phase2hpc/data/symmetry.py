@@ -72,7 +72,7 @@ def primitive_size(
         cell.is_mapped(cell.coords + (cell.coords[partner] - first)) for partner in cell.rarest[1:]
     )
     # Where distortions are as large as the tolerance, what is found may be no group.
-    return atoms if atoms % translations else atoms // translations
+    return atoms if cell.formula_units % translations else atoms // translations
 
 
 def is_centrosymmetric(
@@ -137,7 +137,7 @@ def _spglib_cell(
 
 
 class _Cell:
-    """Atoms of a cell. rarest: those of the rarest element."""
+    """Atoms of a cell. rarest: those of the rarest element. formula_units: their number."""
 
     def __init__(
         self,
@@ -148,6 +148,7 @@ class _Cell:
         counts = np.bincount(atomic_numbers)
         number = np.where(counts, counts, counts.max() + 1).argmin()
         self.rarest = np.flatnonzero(atomic_numbers == number)
+        self.formula_units = int(np.gcd.reduce(counts))
         self.coords = np.asarray(frac_coords, dtype=np.float64)
         self._lattice = np.asarray(lattice, dtype=np.float64)
         self._same = atomic_numbers[:, None] == atomic_numbers

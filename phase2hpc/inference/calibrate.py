@@ -84,7 +84,13 @@ def calibrate(
     source = Store.open(path)
     _check_store(run, best, source, chosen=store is not None)
     source.use_fold(best.config.fold)
-    total = len(source.split_indices("val")) + min(len(_trained_on(best, source)), MAX_CRYSTALS)
+    trained_on = _trained_on(best, source)
+    if not len(trained_on):
+        raise InputError(
+            f"{path}: no crystal of its train split has a label of the model's properties: give "
+            "the store that the model was trained on"
+        )
+    total = len(source.split_indices("val")) + min(len(trained_on), MAX_CRYSTALS)
     with Progress("calibrating", total, "crystals") as progress:
 
         def outputs(rows: Indices) -> Outputs:

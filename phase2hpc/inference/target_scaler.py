@@ -158,7 +158,8 @@ class TargetScaler:
     @property
     def scaled_lower_bound(self) -> npt.NDArray[np.float64]:
         """(P,) lower bounds on the common scale; -inf for none, and for zero on a log scale."""
-        bound = self.transform(self.lower_bound[None])[0]
+        # Rounded as labels are: one that is at its bound must be found there.
+        bound = self.transform(self.lower_bound[None].astype(np.float32))[0]
         return np.where(np.isnan(bound), -np.inf, bound)
 
     def _bend(self, labels: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+# Of a loss of 3e-4. The loss of a property whose labels are all at its bound becomes exactly zero.
+MIN_LOG_SCALE = -8.0
+
 
 class MultiTaskLoss(nn.Module):
     """Huber loss on scaled targets, each property weighted by a learned or an equal weight.
@@ -26,6 +29,7 @@ class MultiTaskLoss(nn.Module):
     """
 
     label_fraction: Tensor
+    # (P,) of scaled predictions, -inf for none.
     lower_bound: Tensor
     weight: Tensor
 
@@ -36,15 +40,12 @@ class MultiTaskLoss(nn.Module):
         huber_delta: float,
         learned_weights: bool,
         label_weight_power: float,
-        lower_bound: Tensor | None = None,
     ) -> None:
-        """lower_bound: (P,) of scaled predictions, -inf for none."""
         super().__init__()
         self.huber_delta = huber_delta
         self.register_buffer("label_fraction", label_fraction, persistent=False)
-        if lower_bound is None:
-            lower_bound = torch.full_like(label_fraction, -torch.inf)
-        self.register_buffer("lower_bound", lower_bound, persistent=False)
+        none = torch.full_like(label_fraction, -torch.inf)
+        self.register_buffer("lower_bound", none, persistent=False)
         weight = label_fraction**label_weight_power
         self.register_buffer("weight", weight / weight.sum(), persistent=False)
         self.log_scale = nn.Parameter(torch.zeros_like(label_fraction)) if learned_weights else None
@@ -59,13 +60,15 @@ class MultiTaskLoss(nn.Module):
         """
         labelled = torch.isfinite(target)
         # Masked before the loss: NaN x 0 would give a NaN gradient.
-        error = torch.where(labelled, prediction - target.nan_to_num(0.0), 0.0)
-        error = torch.where(target <= self.lower_bound, error.clamp(min=0.0), error).abs()
+        bounded = torch.maximum(target, self.lower_bound)
+        error = torch.where(labelled, prediction - bounded.nan_to_num(0.0), 0.0)
+        error = torch.where(bounded <= self.lower_bound, error.clamp(min=0.0), error).abs()
         delta = self.huber_delta
         huber = torch.where(error < delta, 0.5 * error**2 / delta, error - 0.5 * delta)
         counted = labelled * weight.unsqueeze(1) / (batch_size * self.label_fraction)
         losses = (huber * counted).sum(dim=0)
         weighed = losses
         if self.log_scale is not None:
-            weighed = torch.exp(-self.log_scale) * losses + self.log_scale * counted.sum(dim=0)
+            log_scale = self.log_scale.clamp(min=MIN_LOG_SCALE)
+            weighed = torch.exp(-log_scale) * losses + log_scale * counted.sum(dim=0)
         return (self.weight * weighed).sum(), losses.detach()

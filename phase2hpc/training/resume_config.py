@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from phase2hpc.config import properties as property_table
 from phase2hpc.config.algorithm_registry import algorithm_named
+from phase2hpc.config.algorithms import ADDED_SETTINGS
 from phase2hpc.config.run_config import RunConfig, build_config
 from phase2hpc.errors import InputError
 from phase2hpc.runs.registry import find_run, newest_to_resume
@@ -50,8 +51,9 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
         )
     groups = (saved.training, saved.model, saved.runtime)
     flat = {key: value for group in groups for key, value in group.model_dump().items()}
-    # A requested preset overrides its settings.
-    flat |= algorithm_named(request.algorithm).presets.get(request.overrides.get("preset", ""), {})
+    # A requested preset overrides its settings, but those of newer versions.
+    preset = algorithm_named(request.algorithm).presets.get(request.overrides.get("preset", ""), {})
+    flat |= {name: value for name, value in preset.items() if name not in ADDED_SETTINGS}
     names = saved.properties
     if request.properties:
         names = tuple(property_table.resolve(request.properties, list(saved.properties)))

@@ -13,7 +13,7 @@ from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.training.resume_config import CHANGES_THE_ORDER, changed_settings
 from phase2hpc.training.trainer import Trainer
-from phase2hpc.training.trainer_state import NUMERICS_VERSION, load_state_dict
+from phase2hpc.training.trainer_state import DRAWS_UNLABELLED, NUMERICS_VERSION, load_state_dict
 from phase2hpc.utils.dependencies import installed_versions
 from phase2hpc.utils.error_text import first_line
 
@@ -64,11 +64,9 @@ def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_st
             print(f"run {run.id} has no checkpoint yet: it starts from the beginning")
         return False
     state, step, path = found
-    _check_numerics_version(state, path, accept_changes)
+    other_crystals = _check_numerics_version(trainer, state, path, accept_changes)
     changed = changed_settings(saved, trainer.config)
-    restart = new_store or bool(changed & CHANGES_THE_ORDER)
-    if not restart:
-        restart = _other_crystals(trainer, run, manifest, accept_changes)
+    restart = new_store or other_crystals or bool(changed & CHANGES_THE_ORDER)
     try:
         load_state_dict(trainer, state, restart_epoch=restart)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -91,29 +89,6 @@ def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_st
     return True
 
 
-def _other_crystals(
-    trainer: Trainer, run: RunDirectory, manifest: Manifest, accept_changes: bool
-) -> bool:
-    """True for a run of a version that also drew crystals without a label of its properties.
-
-    Raises InputError where that is not accepted.
-    """
-    before, now = manifest.training_crystals, len(trainer.train)
-    if before in (None, now):
-        return False
-    difference = (
-        f"run {run.id} drew {before:,} training crystals, also those without a label of its "
-        f"properties, which this version leaves out ({now:,} have one)"
-    )
-    if not accept_changes:
-        raise InputError(
-            f"--resume: {difference}: resume with that version, or with this one and "
-            "--accept-changes"
-        )
-    print(difference)
-    return True
-
-
 def _replace_lost_best(trainer: Trainer, run: RunDirectory) -> None:
     """Replace a missing or damaged best.pt by the current weights."""
     world = trainer.world
@@ -129,14 +104,30 @@ def _replace_lost_best(trainer: Trainer, run: RunDirectory) -> None:
         )  # fmt: skip
 
 
-def _check_numerics_version(state: dict[str, Any], path: Path, accept_changes: bool) -> None:
+def _check_numerics_version(
+    trainer: Trainer, state: dict[str, Any], path: Path, accept_changes: bool
+) -> bool:
+    """True where the version that wrote the state drew other crystals.
+
+    Raises InputError where its steps differ from this version's and that is not accepted.
+    """
     there: int = state["numerics_version"]
-    if there != NUMERICS_VERSION and not accept_changes:
+    if there == NUMERICS_VERSION:
+        return False
+    unlabelled = trainer.crystals_without_label
+    if there == DRAWS_UNLABELLED and not unlabelled:
+        return False
+    difference = f"numerics version {there} there, {NUMERICS_VERSION} here"
+    if unlabelled:
+        difference += (
+            f"; crystals without a label of the run's properties, here {unlabelled:,}, are left out"
+        )
+    if not accept_changes:
         raise InputError(
             f"--resume: {path} was written by a phase2hpc whose steps compute other numbers "
-            f"(numerics version {there} there, {NUMERICS_VERSION} here): resume with that version, "
-            "or with this one and --accept-changes"
+            f"({difference}): resume with that version, or with this one and --accept-changes"
         )
+    return unlabelled > 0
 
 
 def _print_version_changes(manifest: Manifest) -> None:

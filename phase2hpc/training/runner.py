@@ -174,13 +174,7 @@ def _start_run(
     config = new_config(request, store.path, columns, announce=world.is_main)
     trainer = _make_trainer(config, store, world)
     if world.is_main:
-        whole = store.split_indices("train")
-        if unlabelled := len(whole) - len(store.labelled(trainer.outputs, whole)):
-            print(
-                f"{unlabelled:,} of {len(whole):,} crystals of the train split have no label of "
-                "the properties to train and are left out",
-                flush=True,
-            )
+        _say_unlabelled(trainer)
         for name, scale in trainer.scaler.scales.items():
             if config.column(name).scale == "auto":
                 print(f"{name}: scale {scale} (auto: chosen by the skew of its labels)", flush=True)
@@ -245,9 +239,21 @@ def _restored_trainer(
     new_store = store_has_changed(run, manifest, store, accept_changes)
     trainer = _make_trainer(config, store, world)
     restored = restore(trainer, run, accept_changes=accept_changes, new_store=new_store)
+    if world.is_main and not restored:
+        _say_unlabelled(trainer)
     if config.init_from is not None and not restored:
         trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).weights))
     return trainer
+
+
+def _say_unlabelled(trainer: Trainer) -> None:
+    if unlabelled := trainer.crystals_without_label:
+        whole = len(trainer.store.split_indices("train"))
+        print(
+            f"{unlabelled:,} of {whole:,} crystals of the train split have no label of "
+            "the properties to train and are left out",
+            flush=True,
+        )
 
 
 def _acquire_lease(

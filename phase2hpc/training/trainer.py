@@ -108,7 +108,7 @@ class Trainer:
         labels = self.training_labels[self.train]
         _check_columns(config, store)
         auxiliary = len(config.auxiliary)
-        self.set_scaler(TargetScaler.fit(self.outputs, labels, config.columns, auxiliary=auxiliary))
+        self.scaler = TargetScaler.fit(self.outputs, labels, config.columns, auxiliary=auxiliary)
         self.loader = make_loader(
             store,
             self.train,
@@ -143,10 +143,8 @@ class Trainer:
             huber_delta=self.settings.huber_delta,
             learned_weights=self.settings.task_weights == "learned",
             label_weight_power=self.settings.label_weight_power,
-            lower_bound=torch.tensor(self.scaler.scaled_lower_bound, dtype=self.dtype)
-            if self.settings.one_sided_bounds
-            else None,
         ).to(self.device)
+        self.set_scaler(self.scaler)
         self.averaged = AveragedModel(self.model, self.settings.ema_decay)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, self.loss, self.settings.weight_decay),
@@ -201,10 +199,19 @@ class Trainer:
             self.graphed_update = GraphedUpdate(self._update, self.optimizer, self.model)
 
     def set_scaler(self, scaler: TargetScaler) -> None:
+        """Put targets and their lower bounds on the scales of ``scaler``."""
         self.scaler = scaler
         scaled = torch.tensor(scaler.transform(self.training_labels), dtype=self.dtype)
         # In place, since CUDA graphs read them.
         self.targets.copy_(scaled)
+        if self.settings.one_sided_bounds:
+            self.loss.lower_bound.copy_(torch.tensor(scaler.scaled_lower_bound, dtype=self.dtype))
+
+    @property
+    def crystals_without_label(self) -> int:
+        """Number of crystals of the train split that have no label of the outputs."""
+        whole = self.store.split_indices("train")
+        return len(whole) - len(self.store.labelled(self.outputs, whole))
 
     def labels(
         self, indices: npt.NDArray[np.int64], properties: Sequence[str] | None = None

@@ -11,8 +11,10 @@ from phase2hpc.training.trainer import Trainer
 
 # Increase it with every change of the numerical result of a step: a run started under another value
 # resumes only with --accept-changes. 1: phase2hpc 0.1. 2: convolutions and heads as joint
-# products, fused AdamW. 3: one-sided bounds in the loss.
+# products, fused AdamW. 3: crystals without a label are not drawn.
 NUMERICS_VERSION = 3
+# Versions that draw crystals without a label, and whose steps are the same where there are none.
+DRAWS_UNLABELLED = 2
 
 
 def state_dict(trainer: Trainer) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phase2hpc.config.algorithms import ALGORITHMS, LEVEL_NAMES
+from phase2hpc.config.level_settings import overrides, preset_of
 from phase2hpc.config.run_config import RunConfig, build_config, parse_assignments
 from phase2hpc.errors import InputError
 
@@ -43,8 +44,8 @@ def test_every_number_of_every_level_can_be_overridden(algorithm, level):
 
 
 def test_a_setting_beats_the_preset_whatever_the_order():
-    for overrides in ({"preset": "small", "layers": 9}, {"layers": 9, "preset": "small"}):
-        model = build(overrides).model
+    for given_settings in ({"preset": "small", "layers": 9}, {"layers": 9, "preset": "small"}):
+        model = build(given_settings).model
         assert (model.channels, model.layers) == ((16, 8), 9)
 
 
@@ -223,3 +224,16 @@ def test_identity_is_what_changes_the_result():
     assert build(init_from="x").identity() != base
     # A checkpoint holds it as JSON.
     assert json.loads(json.dumps(base)) == base
+
+
+@pytest.mark.parametrize("preset", ["small", "medium", "large"])
+def test_a_configuration_of_an_older_version_keeps_its_meaning(preset: str) -> None:
+    """Settings that came later had no part in it, and do not hide its preset."""
+    config = build_config("e3nn", "std", ["band_gap"], {"preset": preset})
+    loaded = json.loads(config.to_json())
+    del loaded["training"]["one_sided_bounds"], loaded["model"]["electron_parity"]
+    older = RunConfig.from_json(json.dumps(loaded), "here")
+    assert older.training.one_sided_bounds is False and older.model.electron_parity is False
+    assert preset_of(older) == preset
+    names = [override.name for override in overrides(older)]
+    assert names == [*["preset"][: preset != "medium"], "electron_parity", "one_sided_bounds"]

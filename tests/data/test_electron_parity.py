@@ -7,9 +7,11 @@ import json
 
 import numpy as np
 import pytest
+from crystals import arrays_of
 from paths import SAMPLE
 from pymatgen.core import Lattice, Structure
 
+from phase2hpc.data.crystal import RawCrystal
 from phase2hpc.data.electron_parity import (
     EVEN,
     ODD_CELL,
@@ -18,6 +20,8 @@ from phase2hpc.data.electron_parity import (
     parity_by_composition,
 )
 from phase2hpc.data.elements import ATOMIC_NUMBERS
+from phase2hpc.data.graph import GraphSettings
+from phase2hpc.data.loader import collate
 
 
 def parity(structure: Structure) -> int:
@@ -52,7 +56,8 @@ def crystal(group: str, lattice: Lattice, *sites: tuple[str, list[float]]) -> St
 )  # fmt: skip
 def test_known_crystals_in_every_cell(structure: Structure, expected: int) -> None:
     primitive = structure.get_primitive_structure()
-    for same in (structure, primitive, primitive * (2, 1, 1), primitive * (3, 1, 2)):
+    for same in (structure, primitive, primitive * (2, 1, 1), primitive * (3, 1, 2),
+                 primitive * (5, 4, 4)):  # fmt: skip
         moved = same.copy()
         moved.translate_sites(range(len(moved)), [0.123, 0.456, 0.789])
         moved.perturb(1e-4)
@@ -65,6 +70,23 @@ def test_dimers_pair_the_electrons() -> None:
         chain = Structure(Lattice.orthorhombic(6.0, 9.0, 9.0), ["Na", "Na"],
                           [[0, 0, 0], [shift, 0, 0]])  # fmt: skip
         assert parity(chain) == expected
+
+
+def test_graphs_know_it_whole_in_blocks_and_in_batches() -> None:
+    """Asked for one by one or together, in any order, and again."""
+    cell = np.diag([6.0, 9.0, 9.0])
+    crystals = [
+        RawCrystal(f"{second}", "here", cell, ["Na", second], np.array([[0.0] * 3, [x, 0.0, 0.0]]))
+        for second, x in (("Na", 0.5), ("Cl", 0.4), ("Na", 0.45), ("F", 0.5), ("O", 0.5))
+    ]
+    expected = [ODD_CELL, EVEN, ODD_FORMULA, EVEN, ODD_CELL]
+    arrays = arrays_of(crystals, GraphSettings())
+    assert arrays.electron_parity(np.array([2])).tolist() == [ODD_FORMULA]
+    order = np.array([4, 2, 0, 1, 2, 3])
+    for _ in range(2):
+        assert arrays.electron_parity(order).tolist() == [expected[i] for i in order]
+    assert arrays.block(1, 4).electron_parity(np.arange(3)).tolist() == expected[1:4]
+    assert collate(arrays, order).electron_parity.tolist() == [expected[i] for i in order]
 
 
 def test_many_crystals_at_once_and_none() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -198,3 +199,24 @@ def test_composition_baseline_leaves_unseen_elements_at_zero() -> None:
     y[0] = 4.0
     single = composition_baseline(x, y).numpy()
     assert np.isfinite(single).all() and 0 < float((x[0] @ single)[0]) < 4.0
+
+
+@pytest.mark.parametrize("scale", ["linear", "asinh", "log"])
+@pytest.mark.parametrize("bound", [0.1, 0.3, 1.0, 1.7])
+def test_a_label_at_its_bound_is_found_there(scale: Any, bound: float) -> None:
+    """Labels have single precision, in which most bounds have no equal."""
+    rng = np.random.default_rng(0)
+    values = bound + rng.exponential(size=(50, 1)) * rng.integers(0, 2, size=(50, 1))
+    values = values.astype(np.float32).astype(np.float64)
+    columns = {"mine": ColumnSettings(lower_bound=bound, scale=scale)}
+    for first in range(20):
+        scaler = TargetScaler.fit(["mine"], values[first:], columns)
+        here = scaler.transform(values)[:, 0] <= scaler.scaled_lower_bound[0]
+        assert here.tolist() == (values[:, 0] == np.float32(bound)).tolist()
+
+
+def test_without_a_bound_nothing_is_at_it() -> None:
+    values = np.array([[-1e30, 2.0], [0.0, 3.0], [1.0, 9.0]])
+    columns = {"mine": ColumnSettings(lower_bound=0.0, scale="log")}
+    scaler = TargetScaler.fit(["other", "mine"], values, columns)
+    assert scaler.scaled_lower_bound.tolist() == [-np.inf, -np.inf]

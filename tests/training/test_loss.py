@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -221,19 +222,36 @@ def test_saved_state_is_the_learned_weights_only() -> None:
 
 def test_a_label_at_its_bound_is_met_by_every_prediction_below() -> None:
     """And by none above; labels above the bound, and properties without one, are as they were."""
-    bound = torch.tensor([-0.5, -torch.inf], dtype=torch.float64)
-    options = {"huber_delta": 0.1, "learned_weights": False, "label_weight_power": 0.0}
-    one, two = torch.ones(2).double(), torch.ones(6).double()
-    one_sided = MultiTaskLoss(one, lower_bound=bound, **options)  # type: ignore[arg-type]
-    both_sided = MultiTaskLoss(one, **options)  # type: ignore[arg-type]
-    target = torch.tensor([-0.5, -0.5, -0.7, 0.3, 0.3, math.nan]).double().unsqueeze(1).expand(6, 2)
-    values = torch.tensor([-2.0, 0.1, -2.0, -2.0, 0.9, 5.0]).double().unsqueeze(1).expand(6, 2)
-    gradients = []
-    for loss in (one_sided, both_sided):
-        prediction = values.clone().requires_grad_(True)
-        loss(prediction, target, two, 1)[0].backward()
-        assert prediction.grad is not None
-        gradients.append(prediction.grad)
-    assert gradients[0][:, 0].tolist() == [0.0, 0.5, 0.0, -0.5, 0.5, 0.0]
-    assert torch.equal(gradients[0][:, 1], gradients[1][:, 1])
-    assert gradients[1][:, 0].tolist() == [-0.5, 0.5, -0.5, -0.5, 0.5, 0.0]
+    rows = [  # label, prediction, and sign of the gradient
+        (-0.5, -2.0, 0), (-0.5, -0.5, 0), (-0.5, 0.1, 1),
+        (-0.7, -2.0, 0), (-0.7, -0.6, 0), (-0.7, 0.1, 1),
+        (0.3, -2.0, -1), (0.3, 0.9, 1), (math.nan, 5.0, 0),
+    ]  # fmt: skip
+    target, values, signs = (torch.tensor(column).double() for column in zip(*rows, strict=True))
+    loss = make_loss(learned=False, power=0.0, fraction=torch.ones(2).double())
+    loss.lower_bound[0] = -0.5
+    prediction = values.unsqueeze(1).repeat(1, 2).requires_grad_(True)
+    both = target.unsqueeze(1).expand(-1, 2)
+    loss(prediction, both, torch.ones(len(rows)).double(), 1)[0].backward()
+    assert prediction.grad is not None
+    assert prediction.grad[:, 0].sign().tolist() == signs.tolist()
+    assert prediction.grad[:, 1].sign().nan_to_num().tolist() == [
+        float(np.sign(p - t)) if t == t else 0.0 for t, p, _ in rows
+    ]
+
+
+def test_a_property_whose_labels_are_all_at_the_bound_stays_finite() -> None:
+    """Its loss is zero, which has no logarithm."""
+    loss = make_loss(fraction=torch.ones(1).double())
+    loss.lower_bound[:] = 0.0
+    zeros, ones = torch.zeros(4, 1).double(), torch.ones(4).double()
+    optimizer = torch.optim.SGD(loss.parameters(), lr=10.0)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss(zeros - 1.0, zeros, ones, 4)[0].backward()
+        optimizer.step()
+    prediction = (zeros + 0.05).requires_grad_(True)
+    total, _ = loss(prediction, zeros, ones, 4)
+    total.backward()
+    assert torch.isfinite(total) and prediction.grad is not None
+    assert 0.0 < float(prediction.grad.sum()) < 1e4

@@ -36,6 +36,7 @@ from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.listing import show_text
 from phase2hpc.runs.run_directory import RunDirectory
 from phase2hpc.runs.state import status_of
+from phase2hpc.training import trainer_state
 from phase2hpc.training.request import TrainRequest, check_request
 from phase2hpc.training.runner import train
 from phase2hpc.training.trainer import Trainer
@@ -233,16 +234,54 @@ def test_crystals_without_a_label_of_the_run_are_left_out(
     assert "left out" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("unlabelled", [True, False])
 def test_a_run_that_drew_unlabelled_crystals_is_not_resumed_in_silence(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unlabelled: bool, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where there are such crystals; the epoch in work then begins anew."""
+    source, store = tmp_path / "own.jsonl", tmp_path / "own.h5"
+    with source.open("w") as file:
+        for number, record in enumerate(tiny.records):
+            own = {} if unlabelled and number % 3 == 0 else {"size": 1.0 * len(record["species"])}
+            print(json.dumps({**record, "properties": own}), file=file)
+    prepare_store([source], store, workers=1)
     asked = request(store, tmp_path, properties="size", run_id="old")
-    run = train(replace(asked, overrides={**asked.overrides, "epochs": 1}))
-    run.update_manifest(training_crystals=run.read_manifest().training_crystals + 3)
+    with monkeypatch.context() as older:
+        older.setattr(trainer_state, "NUMERICS_VERSION", trainer_state.DRAWS_UNLABELLED)
+        train(replace(asked, overrides={**asked.overrides, "epochs": 1}))
     again = replace(asked, resume=True, overrides={"epochs": 2})
-    with pytest.raises(InputError, match="drew .* training crystals, also those without a label"):
+    if unlabelled:
+        with pytest.raises(InputError, match="crystals without a label of the run's properties"):
+            train(again)
+        again = replace(again, accept_changes=True)
+    assert train(again).read_manifest().state == "finished"
+
+
+@pytest.mark.parametrize("changed", ["seed", "max_samples"])
+def test_bounds_follow_the_scaler_of_a_resumed_run(
+    changed: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other crystals would give another scaler; the run keeps its own, and so do its bounds."""
+    asked = request(tiny.store, tmp_path, properties="band_gap", run_id="one")
+    train(replace(asked, overrides={**asked.overrides, "epochs": 1}))
+    overrides: dict[str, Any] = {"epochs": 2}
+    again = replace(asked, resume=True, accept_changes=True, overrides=overrides)
+    again = replace(again, seed=7) if changed == "seed" else again
+    if changed == "max_samples":
+        overrides["max_samples"] = 30
+    seen = []
+    graphed = Trainer.optimise
+
+    def looked_at(self: Trainer, *arguments: Any) -> bool:
+        zeros = self.targets[self.training_labels[:, 0] == 0.0]
+        assert len(zeros) and (zeros == self.loss.lower_bound).all()
+        seen.append(1)
+        return graphed(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "optimise", looked_at)
         train(again)
-    assert train(replace(again, accept_changes=True)).read_manifest().state == "finished"
+    assert seen
 
 
 def test_a_run_with_folds_and_settings_resumes_exactly(
