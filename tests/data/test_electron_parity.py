@@ -80,7 +80,7 @@ def test_graphs_know_it_whole_in_blocks_and_in_batches() -> None:
         for second, x in (("Na", 0.5), ("Cl", 0.4), ("Na", 0.45), ("F", 0.5), ("O", 0.5))
     ]
     expected = [ODD_CELL, EVEN, ODD_FORMULA, EVEN, ODD_CELL]
-    arrays = arrays_of(crystals, GraphSettings())
+    arrays = arrays_of(crystals, GraphSettings(), float64=True)
     assert arrays.electron_parity(np.array([2])).tolist() == [ODD_FORMULA]
     order = np.array([4, 2, 0, 1, 2, 3])
     for _ in range(2):
