@@ -201,7 +201,7 @@ def export(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="TEXT", help="Origin and terms of the training data, for the card."
+            "--data", metavar="ORIGIN", help="Origin and terms of the training data, for the card."
         ),
     ] = None,
     models_dir: ModelsDir = Path("models"),

@@ -60,7 +60,9 @@ def model_card(
         epoch=best.epoch,
         count=len(best.scaler.reported),
         properties=", ".join(best.scaler.reported),
-        members=f"\nThe mean of the predictions of {len(starts)} models." if len(starts) > 1 else "",
+        members=f"\nThe mean of the predictions of {len(starts)} models."
+        if len(starts) > 1
+        else "",
         crystals="an unknown number of" if crystals is None else f"{crystals:,}",
         store=manifest.store or "unknown",
         store_hash=manifest.store_hash or "unknown",

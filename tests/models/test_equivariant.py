@@ -273,7 +273,7 @@ def features_by_layer(model: EquivariantEncoder, batch: Data) -> list[Features]:
     order, operators = model.geometry(batch, model.pairs)
     back = order.argsort()
     species = batch.z[order]
-    embedding = model.embedding(species)
+    embedding = model.embedding(species, batch.batch[order], batch.electron_parity)
     features: Features = {0: embedding.unsqueeze(1)}
     out = []
     for layer in model.layers:
