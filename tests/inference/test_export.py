@@ -135,7 +135,7 @@ def test_an_exported_ensemble_predicts_as_its_members(
     folder = tmp_path / "given"
     names = ",".join(str(run.path) for run in runs)
     assert command("export", names, folder)[0] == 0
-    assert "The mean of 2 models" in (folder / "README.md").read_text()
+    assert "The mean of the predictions of 2 models" in (folder / "README.md").read_text()
     outputs = []
     for model in (names, folder):
         output = tmp_path / "preds.csv"
