@@ -85,9 +85,7 @@ train cgcnn tuned --store "$folder/jarvis_dft3d_15k.h5" --epochs 10 --batch-size
   --init-from "$cgcnn/run_student" --set weight_decay=0.1 --set head_dropout=0.1
 
 # One more round, with the parity of the electrons and one-sided bounds: it learns from the ensemble.
-average teacher-4 student-3-tuned 0.85 student-3 0.15
-average teacher-5 student-4-tuned 0.85 student-4 0.15
-soft soft-third "$runs"/run_teacher-{0,4,5}
+soft soft-third "$runs"/run_member-{0,1,2}
 settings=()
 joint student-6 soft-third.h5 12 --seed 6 --set weight_decay=0.3 --column mp_gap:min=0
 fine_tune student-6-tuned student-6 0.1 --seed 6

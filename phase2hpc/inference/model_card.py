@@ -30,7 +30,7 @@ _NOT_CALIBRATED = "The model is not calibrated: its predictions have no interval
 
 
 class Terms(NamedTuple):
-    """What nobody but the author knows. data: origin and terms of the training data, or ""."""
+    """Terms of a model, from its author. data: origin and terms of the training data, or ""."""
 
     licence: str
     data: str

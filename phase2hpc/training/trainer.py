@@ -144,6 +144,7 @@ class Trainer:
             learned_weights=self.settings.task_weights == "learned",
             label_weight_power=self.settings.label_weight_power,
         ).to(self.device)
+        # Targets, and their bounds in the loss.
         self.set_scaler(self.scaler)
         self.averaged = AveragedModel(self.model, self.settings.ema_decay)
         self.optimizer = torch.optim.AdamW(

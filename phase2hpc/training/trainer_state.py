@@ -13,7 +13,7 @@ from phase2hpc.training.trainer import Trainer
 # resumes only with --accept-changes. 1: phase2hpc 0.1. 2: convolutions and heads as joint
 # products, fused AdamW. 3: crystals without a label are not drawn.
 NUMERICS_VERSION = 3
-# Versions that draw crystals without a label, and whose steps are the same where there are none.
+# The version that drew crystals without a label; where there are none, its steps are the same.
 DRAWS_UNLABELLED = 2
 
 

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from crystals import arrays_of
+from crystals import arrays_of, spacegroup
 from paths import SAMPLE
 from pymatgen.core import Lattice, Structure
 
@@ -32,24 +32,19 @@ def parity(structure: Structure) -> int:
     return found
 
 
-def crystal(group: str, lattice: Lattice, *sites: tuple[str, list[float]]) -> Structure:
-    species, coords = zip(*sites, strict=True)
-    return Structure.from_spacegroup(group, lattice, species, coords)
-
-
 @pytest.mark.parametrize(
     ("structure", "expected"),
     [
-        (crystal("Fm-3m", Lattice.cubic(4.05), ("Al", [0] * 3)), ODD_CELL),
-        (crystal("Im-3m", Lattice.cubic(4.29), ("Na", [0] * 3)), ODD_CELL),
-        (crystal("Fm-3m", Lattice.cubic(5.64), ("Na", [0] * 3), ("Cl", [0.5] * 3)), EVEN),
-        (crystal("Fd-3m", Lattice.cubic(5.43), ("Si", [0.125] * 3)), EVEN),
+        (spacegroup("Fm-3m", Lattice.cubic(4.05), ("Al", [0] * 3)), ODD_CELL),
+        (spacegroup("Im-3m", Lattice.cubic(4.29), ("Na", [0] * 3)), ODD_CELL),
+        (spacegroup("Fm-3m", Lattice.cubic(5.64), ("Na", [0] * 3), ("Cl", [0.5] * 3)), EVEN),
+        (spacegroup("Fd-3m", Lattice.cubic(5.43), ("Si", [0.125] * 3)), EVEN),
         # Molecules of two: odd atoms, an even cell.
-        (crystal("Cmce", Lattice.orthorhombic(7.27, 4.79, 9.79), ("I", [0, 0.154, 0.117])),
+        (spacegroup("Cmce", Lattice.orthorhombic(7.27, 4.79, 9.79), ("I", [0, 0.154, 0.117])),
          ODD_FORMULA),
-        (crystal("Pm-3m", Lattice.cubic(4.0), ("La", [0] * 3), ("Ti", [0.5] * 3),
+        (spacegroup("Pm-3m", Lattice.cubic(4.0), ("La", [0] * 3), ("Ti", [0.5] * 3),
                  ("O", [0.5, 0.5, 0])), ODD_CELL),
-        (crystal("Pm-3m", Lattice.cubic(4.0), ("Ba", [0] * 3), ("Ti", [0.5] * 3),
+        (spacegroup("Pm-3m", Lattice.cubic(4.0), ("Ba", [0] * 3), ("Ti", [0.5] * 3),
                  ("O", [0.5, 0.5, 0])), EVEN),
     ],
     ids=["Al", "Na", "NaCl", "Si", "I2", "LaTiO3", "BaTiO3"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,21 @@ def test_soft_labels_are_given_to_training_crystals_alone(tmp_path: Path) -> Non
         labels = after["properties"]
         assert columns <= labels.keys() and labels | before["properties"] == labels
         assert labels.keys() <= columns | before["properties"].keys()
+
+
+def test_soft_gaps_of_metals_are_zero_and_contradict_no_label() -> None:
+    make = runpy.run_path(str(ROOT / "benchmarks/soft_labels.py"))["with_soft_labels"]
+    names = GROUPS["priority7"]
+    fields = [PROPERTIES[name].jarvis_field for name in ("band_gap", "band_gap_mbj")]
+
+    def gaps(gap: float, mbj: float, **labels: float) -> list[float | None]:
+        known = {"band_gap": gap, "band_gap_mbj": mbj}
+        values = [known.get(name, 1.0) for name in names]
+        found = make({"properties": labels}, values)["properties"]
+        return [found.get(field) for field in fields]
+
+    assert gaps(0.019, 0.3) == [0.0, 0.3]
+    assert gaps(0.5, 0.01, mp_gap=1.0) == [0.5, 0.0]
+    assert gaps(0.5, 0.01, mp_gap=0.0) == [None, 0.0]
+    # A label of the crystal's own stays.
+    assert gaps(0.5, 0.6, mp_gap=0.0, optb88vdw_bandgap=0.4) == [0.4, None]

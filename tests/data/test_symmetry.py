@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import spglib
+from crystals import spacegroup
 from paths import SAMPLE
 from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
@@ -21,11 +22,6 @@ CENTROSYMMETRIC = ["-1", "2/m", "mmm", "4/m", "4/mmm", "-3", "-3m", "6/m", "6/mm
 def piezoelectric(structure: Structure) -> bool:
     numbers = np.array([site.specie.Z for site in structure])
     return is_piezoelectric(structure.lattice.matrix, structure.frac_coords, numbers)
-
-
-def spacegroup(group: str, lattice: Lattice, *sites: tuple[str, list[float]]) -> Structure:
-    species, coords = zip(*sites, strict=True)
-    return Structure.from_spacegroup(group, lattice, species, coords)
 
 
 @pytest.mark.parametrize(

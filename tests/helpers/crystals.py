@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from paths import SAMPLE
+from pymatgen.core import Lattice, Structure
 from torch_geometric.data import Data
 
 from phase2hpc.config.algorithms import ALGORITHMS
@@ -135,6 +136,12 @@ def arrays_of(raws: Sequence[RawCrystal], settings: GraphSettings, *, float64: b
         assert not isinstance(result, Rejection), result
         pairs.append(result)
     return pack(pairs, float64=float64)
+
+
+def spacegroup(group: str, lattice: Lattice, *sites: tuple[str, list[float]]) -> Structure:
+    """A crystal of a space group from its element and coordinates by orbit."""
+    species, coords = zip(*sites, strict=True)
+    return Structure.from_spacegroup(group, lattice, species, coords)
 
 
 def batch_of(
