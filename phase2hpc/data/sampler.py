@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
 
 Indices = npt.NDArray[np.int64]
@@ -109,6 +110,14 @@ def draw_subset(indices: npt.ArrayLike, max_samples: int | None, seed: int) -> I
         raise InputError(f"max samples {max_samples}: must be at least 1")
     generator = _generator(seed, _SUBSET_STREAM)
     return np.sort(generator.choice(everything, size=max_samples, replace=False))
+
+
+def training_crystals(
+    store: Store, outputs: Sequence[str], max_samples: int | None, seed: int
+) -> Indices:
+    """Crystals of the train split that a model of these outputs learns from: those with a label,
+    at most ``max_samples`` of them, drawn by the seed."""
+    return draw_subset(store.labelled(outputs, store.split_indices("train")), max_samples, seed)
 
 
 def partition_by_window(indices: Indices, bounds: Indices) -> list[Indices]:

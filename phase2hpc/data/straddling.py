@@ -17,11 +17,12 @@ class StraddlingCompounds:
         self._splits: dict[str, int] = {}
 
     def add(self, block: GraphArrays) -> None:
-        """Count these crystals too."""
+        """Count these crystals too, but for those of no split (-1)."""
         for row, split in enumerate(block.split.tolist()):
-            begin, end = block.node_ptr[row : row + 2]
-            key = composition_key(block.atomic_number[begin:end])
-            self._splits[key] = self._splits.get(key, 0) | 1 << split
+            if split >= 0:
+                begin, end = block.node_ptr[row : row + 2]
+                key = composition_key(block.atomic_number[begin:end])
+                self._splits[key] = self._splits.get(key, 0) | 1 << split
 
     def found(self) -> list[str]:
         """Reduced formulas that are in train and in val or test."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from phase2hpc.data.sampler import draw_subset
+from phase2hpc.data.sampler import draw_subset, training_crystals
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_once
 from phase2hpc.errors import InputError
@@ -49,14 +49,6 @@ def fit_calibration(
         targets=store.label_matrix(reported, val),
         max_atoms=int((store.node_ptr[train + 1] - store.node_ptr[train]).max()),
     )
-
-
-def training_crystals(
-    store: Store, outputs: Sequence[str], max_samples: int | None, seed: int
-) -> Indices:
-    """Crystals of the train split that a model of these outputs learns from: those with a label,
-    at most ``max_samples`` of them, drawn by the seed."""
-    return draw_subset(store.labelled(outputs, store.split_indices("train")), max_samples, seed)
 
 
 def _trained_on(best: TrainedModel, store: Store) -> Indices:

@@ -20,10 +20,10 @@ from phase2hpc.data.crystal_data import CrystalData
 from phase2hpc.data.device_arrays import PaddedBatch
 from phase2hpc.data.loader import make_loader, to_device
 from phase2hpc.data.padding import PaddedShapes
+from phase2hpc.data.sampler import training_crystals
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
 from phase2hpc.inference.batched import Outputs, compositions, infer
-from phase2hpc.inference.calibrate import training_crystals
 from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
 from phase2hpc.inference.target_scaler import TargetScaler, composition_baseline

@@ -12,17 +12,14 @@ from typing import Any
 import numpy as np
 
 from phase2hpc.config.properties import ColumnSettings
-from phase2hpc.data.composition import composition_key
 from phase2hpc.data.graph_arrays import GraphArrays
 from phase2hpc.data.split_counts import SplitCounts
-from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verified_cache import remember, state_of
 from phase2hpc.data.store.verify import verify_once
 from phase2hpc.data.store.writer import StoreWriter
+from phase2hpc.data.straddling import StraddlingCompounds
 from phase2hpc.errors import InputError
-
-TRAIN, TEST = SPLITS.index("train"), SPLITS.index("test")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def merge_stores(
     Splits are kept. A crystal that two stores contain, with equal content, is taken once.
     Raises InputError where an id stands for two different crystals, where graph settings or
     precision differ, where ``out`` exists, and where a compound is in train in one store and in
-    test in another (a leak that would understate test errors).
+    val or test in another (a leak that would understate their errors).
     """
     if len(paths) < 2:
         raise InputError("merging takes at least two stores")
@@ -73,7 +70,8 @@ def merge_stores(
     columns = _columns(stores)
     first = stores[0].info
     seen: dict[str, tuple[bytes, int]] = {}
-    compounds = _Compounds()
+    compounds = StraddlingCompounds()
+    by_store = [StraddlingCompounds() for _ in stores]
     added = {str(store.path): 0 for store in stores}
     duplicates = 0
     counts = SplitCounts()
@@ -96,7 +94,6 @@ def merge_stores(
                     known, owner = seen.setdefault(identifier, (digest, number))
                     if owner == number:
                         new.append(place)
-                        compounds.add(number, crystal)
                     elif known == digest:
                         duplicates += 1
                     else:
@@ -108,39 +105,25 @@ def merge_stores(
                 added[str(store.path)] += len(new)
                 kept = block if len(new) == len(block) else block.take(np.array(new))
                 writer.append(kept)
+                compounds.add(kept)
+                by_store[number].add(kept)
                 counts.add(kept)
-        compounds.check()
+        _check_compounds(compounds, by_store)
         digest_of_all = writer.finish({"kept": writer.crystals, **asdict(counts)}, columns)
     remember(state_of(out), digest_of_all)
     return MergeSummary(out, sum(added.values()), added, duplicates, digest_of_all)
 
 
-class _Compounds:
-    """Splits of each compound, by store."""
-
-    def __init__(self) -> None:
-        self._splits: dict[str, dict[int, set[int]]] = {}
-
-    def add(self, store: int, crystal: GraphArrays) -> None:
-        formula = composition_key(crystal.atomic_number)
-        splits = self._splits.setdefault(formula, {}).setdefault(store, set())
-        splits.add(int(crystal.split[0]))
-
-    def check(self) -> None:
-        """Raise InputError for compounds that are in train and test only because of the merge."""
-        both = {TRAIN, TEST}
-        straddling = [
-            formula
-            for formula, by_store in self._splits.items()
-            if both <= set().union(*by_store.values())
-            and not any(both <= splits for splits in by_store.values())
-        ]
-        if straddling:
-            raise InputError(
-                f"{len(straddling)} compounds, for example {straddling[0]}, are in train in one "
-                "store and in test in another: prepare all sources together, or each with --split "
-                "formula"
-            )
+def _check_compounds(merged: StraddlingCompounds, by_store: Sequence[StraddlingCompounds]) -> None:
+    """InputError for compounds that are in train and another split only because of the merge."""
+    known = {formula for compounds in by_store for formula in compounds.found()}
+    straddling = [formula for formula in merged.found() if formula not in known]
+    if straddling:
+        raise InputError(
+            f"{len(straddling)} compounds, for example {straddling[0]}, are in train in one store "
+            "and in val or test in another: prepare all sources together, or each with --split "
+            "formula"
+        )
 
 
 def _check_equal_settings(stores: Sequence[Store]) -> None:

@@ -414,12 +414,13 @@ def test_merge_refuses_what_does_not_fit(arrays: GraphArrays, tmp_path: Path) ->
     assert set(tmp_path.iterdir()) == {old, new}
 
 
-def test_merge_refuses_compounds_in_train_and_test(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_merge_refuses_compounds_in_train_and_another_split(split: str, tmp_path: Path) -> None:
     old, new = tmp_path / "old.h5", tmp_path / "new.h5"
     raw = sample_raws(1)[0]
     raw.split = "train"
     write_store(old, graphs([raw]), SETTINGS)
-    raw.id, raw.split = "polymorph", "test"
+    raw.id, raw.split = "polymorph", split
     write_store(new, graphs([raw]), SETTINGS)
     with pytest.raises(InputError, match="1 compounds"):
         merge_stores([old, new], tmp_path / "out.h5")
