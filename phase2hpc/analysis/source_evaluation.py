@@ -178,10 +178,7 @@ def _labelled(raws: Iterable[Raw], found: Evaluation) -> Iterator[Raw]:
 def _check_columns(
     found: Evaluation, sources: Sequence[str], rename: Mapping[tuple[str, str], str]
 ) -> None:
-    for (_, old), new in rename.items():
-        if new not in found.cells.columns:
-            columns = ", ".join(found.cells.columns) or "none"
-            raise InputError(f"--rename {old}={new}: no label column '{old}', there are: {columns}")
+    found.cells.check_renames(rename)
     for name, unit in found.cells.units.items():
         if name in found.properties and unit != found.units[name]:
             raise InputError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from phase2hpc.data.crystal import RawCrystal
 from phase2hpc.data.readers.labels import renamed
+from phase2hpc.data.readers.registry import describe
 from phase2hpc.data.splits import SPLITS
 from phase2hpc.data.store.raw_crystals import raw_crystals
 from phase2hpc.data.store.reader import Store
@@ -75,7 +76,10 @@ def labelled_crystals(
             f"columns: {there}): choose another --split, or name a column by --rename "
             "COLUMN=PROPERTY"
         )
-    return (replace(raw, labels=renamed(raw.labels, names)) for raw in raw_crystals(store, chosen))
+    return (
+        replace(raw, labels=renamed(raw.labels, names, describe(path)))
+        for raw in raw_crystals(store, chosen)
+    )
 
 
 def _hash_of(run: RunDirectory) -> str | None:

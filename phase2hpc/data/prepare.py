@@ -152,7 +152,9 @@ def read_sources(
     for source in sources:
         names = renames_of(source, converter)
         for raw in read(source, labels=labels, partition=partition):
-            yield replace(raw, labels=renamed(raw.labels, names)) if names else raw
+            if names:
+                raw = replace(raw, labels=renamed(raw.labels, names, describe(source)))
+            yield raw
 
 
 def renames_of(source: Source, converter: Converter) -> dict[str, str]:
@@ -173,12 +175,7 @@ def _columns(summary: PrepareSummary, converter: Converter) -> dict[str, ColumnS
     for name in converter.columns:
         if name not in summary.labels:
             raise InputError(f"--column {name}: no label column of this name, there are: {names}")
-    for (source, old), new in converter.rename.items():
-        if new not in summary.label_cells.columns:
-            where = f"{source}:" if source else ""
-            raise InputError(
-                f"--rename {where}{old}={new}: no label column '{old}', there are: {names}"
-            )
+    summary.label_cells.check_renames(converter.rename)
     units = summary.label_cells.units
     columns = {}
     for name in summary.labels:

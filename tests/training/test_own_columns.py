@@ -355,6 +355,9 @@ def test_two_sources_with_renamed_columns(source: Path, tiny: Tiny, tmp_path: Pa
     other = tmp_path / "b.jsonl"
     records = [{**r, "id": f"b-{r['id']}"} for r in tiny.records]
     other.write_text("".join(json.dumps(record) + "\n" for record in records))
+    first = tmp_path / "a.jsonl"
+    with_another = ({**r, "properties": {**r["properties"], "only_a": 1}} for r in tiny.records)
+    first.write_text("".join(json.dumps(record) + "\n" for record in with_another))
     names = parse_renames(["b.jsonl:optb88vdw_bandgap=mp_gap"])
     path = tmp_path / "both.h5"
     summary = prepare_store([tiny.source, other], path, rename=names, workers=1)
@@ -363,9 +366,18 @@ def test_two_sources_with_renamed_columns(source: Path, tiny: Tiny, tmp_path: Pa
     half = len(opened) // 2
     assert np.isnan(opened.labels["mp_gap"][:half]).all()
     assert np.isnan(opened.labels["band_gap"][half:]).all()
-    for wrong, message in (("c.jsonl:a=b", "no such source"), ("a=b", "no label column 'a'")):
+    # Also where another column, or another source, has the name.
+    for wrong, message in (
+        ("c.jsonl:a=b", "no such source"),
+        ("a=b", "no label column 'a'"),
+        ("gap=band_gap", "no label column 'gap'"),
+        ("b.jsonl:gap=band_gap", "no label column 'gap' in b.jsonl, in all sources there are: "),
+        ("b.jsonl:only_a=band_gap", "no label column 'only_a' in b.jsonl"),
+    ):
         with pytest.raises(InputError, match=message):
-            prepare_store([other], tmp_path / "x.h5", rename=parse_renames([wrong]), workers=1)
+            prepare_store(
+                [first, other], tmp_path / "x.h5", rename=parse_renames([wrong]), workers=1
+            )
     with pytest.raises(InputError, match="--column nothing: no label column"):
         columns = parse_columns(["nothing:min=0"])
         prepare_store([other], tmp_path / "x.h5", columns=columns, workers=1)

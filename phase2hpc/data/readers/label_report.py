@@ -42,10 +42,14 @@ class ColumnReport:
 
 
 class LabelReport:
-    """``ColumnReport`` by property name; reports of consecutive batches can be added."""
+    """``ColumnReport`` by property name; reports of consecutive batches can be added.
 
-    def __init__(self, columns: Mapping[str, ColumnReport] | None = None) -> None:
-        self.columns: dict[str, ColumnReport] = dict(columns or {})
+    renamed: (source, old name) of the columns that were given another name.
+    """
+
+    def __init__(self) -> None:
+        self.columns: dict[str, ColumnReport] = {}
+        self.renamed: set[tuple[str, str]] = set()
 
     def add_record(self, identifier: str, place: str, labels: Mapping[str, float]) -> None:
         """Count the label cells of one record. place: of the record, "file:line" or "file#number".
@@ -72,6 +76,7 @@ class LabelReport:
                 column.not_numbers.append((identifier, text, where))
         for name, unit in labels.units.items():
             self._set_unit(name, unit)
+        self.renamed |= labels.renamed
 
     def add(self, later: LabelReport) -> None:
         """Add the report of the records that follow. Raises InputError as ``add_record``."""
@@ -86,6 +91,23 @@ class LabelReport:
             room = MAX_CELLS - len(column.not_numbers)
             column.not_numbers += new.not_numbers[: max(0, room)]
             self._set_unit(name, new.unit)
+        self.renamed |= later.renamed
+
+    def check_renames(self, renames: Mapping[tuple[str, str], str]) -> None:
+        """InputError for a new name of a column that its source, or any where it names none, has
+        not. renames: as of ``parse_renames``."""
+        everywhere = {old for _, old in self.renamed}
+        names = ", ".join(self.columns) or "none"
+        for (source, old), new in renames.items():
+            if source and (source, old) not in self.renamed:
+                raise InputError(
+                    f"--rename {source}:{old}={new}: no label column '{old}' in {source}, in all "
+                    f"sources there are: {names}"
+                )
+            if old not in everywhere:
+                raise InputError(
+                    f"--rename {old}={new}: no label column '{old}', there are: {names}"
+                )
 
     def _column(self, name: str) -> ColumnReport:
         found = self.columns.get(name)
@@ -137,18 +159,20 @@ class LabelReport:
                 yield kind not in NOT_TAKEN, _line(name, column, kind, cells)
 
     def to_json(self) -> dict[str, Any]:
-        return {name: asdict(column) for name, column in self.columns.items()}
+        columns = {name: asdict(column) for name, column in self.columns.items()}
+        return {"columns": columns, "renamed": sorted(self.renamed)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LabelReport:
         """The report that ``to_json`` came from."""
-        columns = {}
-        for name, value in values.items():
+        report = cls()
+        report.renamed = {(source, old) for source, old in values["renamed"]}
+        for name, value in values["columns"].items():
             column = ColumnReport(**value)
             column.kinds = {kind: CellCount(**cells) for kind, cells in value["kinds"].items()}
             column.not_numbers = [tuple(cell) for cell in value["not_numbers"]]
-            columns[name] = column
-        return cls(columns)
+            report.columns[name] = column
+        return report
 
 
 _LOCATION = re.compile(r"[:#]\d+$")

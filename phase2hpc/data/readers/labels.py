@@ -55,13 +55,15 @@ class Labels(dict[str, float]):
 
     cells: those that are not plainly numbers. missing: properties whose cell is a missing marker.
     units: by property, of columns that name theirs. place: "file:line" of the record's labels,
-    where that is not the structure's own.
+    where that is not the structure's own. renamed: (source, old name) of those that ``renamed``
+    has given another name.
     """
 
     cells: tuple[LabelCell, ...] = ()
     missing: tuple[str, ...] = ()
     units: Mapping[str, str] = {}
     place: str = ""
+    renamed: frozenset[tuple[str, str]] = frozenset()
 
 
 def label_value(value: Any) -> float | None:
@@ -134,8 +136,11 @@ def labels_in(
     return labels
 
 
-def renamed(labels: Mapping[str, float], names: Mapping[str, str]) -> Labels:
-    """The same labels under other names; a label whose new name is taken stays as a cell."""
+def renamed(labels: Mapping[str, float], names: Mapping[str, str], source: str = "") -> Labels:
+    """The same labels under other names; a label whose new name is taken stays as a cell.
+
+    source: name of the file or folder that they are from.
+    """
     result = Labels()
     of = labels if isinstance(labels, Labels) else Labels(labels)
     cells = [cell._replace(name=names.get(cell.name, cell.name)) for cell in of.cells]
@@ -148,6 +153,8 @@ def renamed(labels: Mapping[str, float], names: Mapping[str, str]) -> Labels:
     result.cells, result.place = tuple(cells), of.place
     result.missing = tuple(names.get(name, name) for name in of.missing)
     result.units = {names.get(name, name): text for name, text in of.units.items()}
+    there = {*of, *of.missing, *(cell.name for cell in of.cells)}
+    result.renamed = frozenset((source, name) for name in names if name in there)
     return result
 
 

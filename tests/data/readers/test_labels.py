@@ -161,6 +161,8 @@ def test_renamed() -> None:
     new = renamed(labels, {"gap": "mp_gap", "bad": "worse", "gone": "left"})
     assert new == {"mp_gap": 1.0} and new.units == {"mp_gap": "eV"} and new.missing == ("left",)
     assert new.cells == (("worse", "text", "x"),)
+    assert new.renamed == {("", "gap"), ("", "bad"), ("", "gone")}
+    assert not renamed(labels, {"other": "x"}).renamed
     taken = renamed(Labels(a=1.0, b=2.0), {"b": "a"})
     assert taken == {"a": 1.0} and taken.cells[0].kind == "duplicate"
     assert not math.isnan(taken["a"])
