@@ -13,13 +13,26 @@ OF_THE_START = ("init_from", "freeze")
 
 
 def trained(
-    store: Path, models_dir: Path, name: str, *, level: str = "std", **options: Any
+    store: Path,
+    models_dir: Path,
+    name: str,
+    *,
+    algorithm: str = "e3nn",
+    level: str = "std",
+    **options: Any,
 ) -> RunDirectory:
-    """The finished e3nn run ``name``. Raises InputError where it was started with other options."""
-    run = RunDirectory(models_dir / family_folder("e3nn", level) / f"run_{name}")
+    """The finished run ``name``. Raises InputError where it was started with other options."""
+    run = RunDirectory(models_dir / family_folder(algorithm, level) / f"run_{name}")
     started = run.manifest.exists()
     if started:
         options = {key: value for key, value in options.items() if key not in OF_THE_START}
     return phase2hpc.train(
-        store, level=level, models_dir=models_dir, run_id=name, resume=started, threads=1, **options
+        store,
+        algorithm=algorithm,
+        level=level,
+        models_dir=models_dir,
+        run_id=name,
+        resume=started,
+        threads=1,
+        **options,
     )

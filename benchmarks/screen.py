@@ -24,7 +24,7 @@ from resumable_run import trained
 import phase2hpc
 from phase2hpc.config.properties import PROPERTIES
 from phase2hpc.runs.registry import read_metrics
-from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.runs.run_directory import RunDirectory, family_folder
 from phase2hpc.utils.package_files import sample_source
 
 FOLDS = 10
@@ -34,6 +34,7 @@ SEVEN = list(PROPERTIES)[:7]
 # The groups before "gaps" are of models without these.
 BEFORE: dict[str, Any] = {"electron_parity": False, "one_sided_bounds": False}
 FULL: dict[str, Any] = {"properties": SEVEN} | BEFORE
+CGCNN: dict[str, Any] = {"algorithm": "cgcnn", "epochs": 20, "batch_size": 64, "lr": 1.5e-3}
 # The first variant of a group is the one that the others are compared with. Groups share runs.
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "encoder": {
@@ -59,6 +60,10 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "one_sided": FULL | {"one_sided_bounds": True},
         "parity": FULL | {"electron_parity": True},
         "parity_one_sided": {"properties": SEVEN},
+    },
+    "cgcnn": {
+        "cgcnn_full": CGCNN | {"properties": SEVEN},
+        "cgcnn_only_formation_energy": CGCNN | {"properties": ["formation_energy"]},
     },
 }
 
@@ -90,7 +95,8 @@ def run_id(variant: str, fold: int) -> str:
 
 def train(folder: Path, store: Path, variant: str, fold: int, options: dict[str, Any]) -> None:
     models = folder / "models"
-    run = RunDirectory(models / "multitask_std_e3nn" / f"run_{run_id(variant, fold)}")
+    family = family_folder(options.get("algorithm", "e3nn"), "std")
+    run = RunDirectory(models / family / f"run_{run_id(variant, fold)}")
     if run.path.exists() and read_metrics(run) is not None:
         return
     print(f"{variant}, fold {fold}", flush=True)
