@@ -70,6 +70,8 @@ class _Checkpoint(_Schema):
     skipped: dict[str, int | float]
     best_score: float
     best_epoch: int = Field(ge=0)
+    # What the order of crystals in an epoch follows from; None in states of older versions.
+    order: dict[str, Any] | None = None
 
 
 _SCHEMAS: dict[Kind, type[_Schema]] = {"best": _Best, "checkpoint": _Checkpoint}

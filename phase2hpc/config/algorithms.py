@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 LEVEL_NAMES = ("smoke", "lite", "std", "pro", "max")
 
@@ -54,6 +54,13 @@ class EquivariantSettings(ModelSettings):
     gate_basis_size: int = Field(
         0, ge=0, le=256, description="Gaussians of the gate on each message's scalars; 0: no gate"
     )
+
+    @field_validator("gate_basis_size")
+    @classmethod
+    def _no_single_gaussian(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("0 (no gate) or at least 2")
+        return value
 
 
 class CGCNNSettings(ModelSettings):

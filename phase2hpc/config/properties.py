@@ -205,13 +205,19 @@ def resolve(spec: str, available: Sequence[str]) -> list[str]:
     return in_order(wanted)
 
 
+def names_of(group: str) -> tuple[str, ...]:
+    """The properties of a group, or those of a comma list."""
+    return GROUPS.get(group) or tuple(name.strip() for name in group.split(","))
+
+
 def resolve_default(
     group: str, available: Sequence[str], auxiliary: Sequence[str] = ()
 ) -> tuple[list[str], str]:
     """Properties to train by default, and a line for the user, "" where it is the whole group.
 
-    The default are those of the level's group that the store has; if it has none, all its columns;
-    either without the auxiliary ones. Raises InputError for a store without other label columns.
+    The default are those of the level's group or comma list that the store has; if it has none, all
+    its columns; either without the auxiliary ones. Raises InputError for a store without other
+    label columns.
     """
     if not available:
         raise InputError(
@@ -224,13 +230,14 @@ def resolve_default(
             "--auxiliary names all label columns of the store, so nothing is left to score: name "
             "one by --properties instead"
         )
-    there = [name for name in GROUPS[group] if name in scored]
-    if len(there) == len(GROUPS[group]):
+    wanted = names_of(group)
+    there = [name for name in wanted if name in scored]
+    if len(there) == len(wanted):
         return there, ""
     if there:
         missing = {
-            "no labels": [name for name in GROUPS[group] if name not in (*available, *auxiliary)],
-            "auxiliary": [name for name in GROUPS[group] if name in auxiliary],
+            "no labels": [name for name in wanted if name not in (*available, *auxiliary)],
+            "auxiliary": [name for name in wanted if name in auxiliary],
         }
         without = "; ".join(f"{', '.join(names)}: {why}" for why, names in missing.items() if names)
         return there, f"properties: {', '.join(there)} ({group} without {without})"

@@ -36,7 +36,10 @@ __all__ = ["PrepareSummary", "prepare_store"]
 BATCH_SIZE = 128
 # The one process that reads the sources cannot keep more workers busy.
 MAX_DEFAULT_WORKERS = 8
-DUPLICATE = "duplicate id: only the first crystal with this id is used, ids must be unique"
+DUPLICATE = (
+    "duplicate id: only the first crystal with this id is read, whether it is kept or rejected; "
+    "ids must be unique"
+)
 _log = logging.getLogger(__name__)
 
 

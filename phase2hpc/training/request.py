@@ -67,7 +67,7 @@ def check_request(request: TrainRequest) -> None:
     if request.store is None:
         for spec in asked:
             property_table.resolve(spec, ())
-    _build(request, None, property_table.GROUPS[row.properties])
+    _build(request, None, property_table.names_of(row.properties))
 
 
 def new_config(

@@ -10,6 +10,7 @@ from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.algorithms import ADDED_SETTINGS
 from phase2hpc.config.run_config import RunConfig, build_config
 from phase2hpc.errors import InputError
+from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.registry import find_run, newest_to_resume
 from phase2hpc.runs.run_directory import RunDirectory, family_folder
 from phase2hpc.training.request import TrainRequest
@@ -18,8 +19,6 @@ from phase2hpc.utils.absolute_path import absolute_path
 # A resumed run may train for more epochs, and in smaller microbatches after running out of memory.
 # A change of any other setting that affects the result needs --accept-changes.
 MAY_CHANGE_ON_RESUME = frozenset({"epochs", "max_edges"})
-# These change the order of crystals, so that the current epoch has to be restarted.
-CHANGES_THE_ORDER = frozenset({"batch_size", "max_samples", "seed", "fold"})
 # These change the shapes of weights and optimiser state and cannot be accepted.
 CHANGES_THE_SHAPE = frozenset({"properties", "auxiliary", "task_weights"})
 
@@ -64,6 +63,7 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
     columns = {**saved.columns}
     for name, given in request.columns.items():
         columns[name] = given.over(saved.column(name))
+    columns = {n: c for n, c in columns.items() if c != property_table.default_settings(n)}
     config = build_config(
         request.algorithm,
         request.level,
@@ -80,15 +80,29 @@ def resumed_config(request: TrainRequest, run: RunDirectory) -> RunConfig:
         columns=columns,
         fold=saved.fold if request.fold is None else request.fold,
     )
-    _check_changes(run, saved, config, request.accept_changes)
+    difference = _check_changes(run, saved, config, request.accept_changes)
+    if difference and not is_complete(run.read_manifest(), config):
+        print(f"run {run.id} resumes with other settings ({difference})")
     return config
 
 
-def _check_changes(run: RunDirectory, saved: RunConfig, now: RunConfig, accept: bool) -> None:
-    changed = changed_settings(saved, now) - MAY_CHANGE_ON_RESUME
-    if not changed:
-        return
+def is_complete(manifest: Manifest, config: RunConfig) -> bool:
+    """Whether a run has nothing left to train with these settings."""
+    if manifest.state != "finished" or manifest.epochs < config.training.epochs:
+        return False
+    patience = config.training.patience
+    of_patience = manifest.epoch < manifest.epochs
+    # As ``TrainingLoop`` ends: best_epoch is 0 before the first.
+    waited = manifest.epoch - (manifest.best_epoch or 0)
+    return not of_patience or (patience is not None and waited >= patience)
+
+
+def _check_changes(run: RunDirectory, saved: RunConfig, now: RunConfig, accept: bool) -> str:
+    """The accepted changes of settings, in words."""
     before, after = saved.identity(), now.identity()
+    changed = {key for key in before if before[key] != after[key]} - MAY_CHANGE_ON_RESUME
+    if not changed:
+        return ""
     difference = "; ".join(
         f"{key}: {before[key]} in the run, {after[key]} requested"
         for key in before
@@ -106,10 +120,4 @@ def _check_changes(run: RunDirectory, saved: RunConfig, now: RunConfig, accept: 
             f"--accept-changes: {', '.join(sorted(shape))} cannot change in run {run.id} "
             f"({difference}): start a new run, from its weights by --init-from {run.path}"
         )
-    print(f"run {run.id} resumes with other settings ({difference})")
-
-
-def changed_settings(saved: RunConfig, now: RunConfig) -> set[str]:
-    """Settings that change the result and differ."""
-    before, after = saved.identity(), now.identity()
-    return {key for key in before if before[key] != after[key]}
+    return difference

@@ -11,9 +11,13 @@ from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.run_directory import RunDirectory
-from phase2hpc.training.resume_config import CHANGES_THE_ORDER, changed_settings
 from phase2hpc.training.trainer import Trainer
-from phase2hpc.training.trainer_state import DRAWS_UNLABELLED, NUMERICS_VERSION, load_state_dict
+from phase2hpc.training.trainer_state import (
+    DRAWS_UNLABELLED,
+    NUMERICS_VERSION,
+    load_state_dict,
+    order_of,
+)
 from phase2hpc.utils.dependencies import installed_versions
 from phase2hpc.utils.error_text import first_line
 
@@ -23,15 +27,11 @@ log = logging.getLogger(__name__)
 PACKAGES_OF_RESULTS = ("phase2hpc", "torch", "e3nn", "numpy")
 
 
-def store_has_changed(
-    run: RunDirectory, manifest: Manifest, store: Store, accept_changes: bool
-) -> bool:
-    """True if the run was trained on a store with another content hash.
-
-    Raises InputError where it was and that is not accepted. A submitted run has no hash yet.
-    """
+def check_store(run: RunDirectory, manifest: Manifest, store: Store, accept_changes: bool) -> None:
+    """Raise InputError where the run was trained on a store with another content hash and that is
+    not accepted. A submitted run has no hash yet."""
     if manifest.store_hash in (None, store.content_hash):
-        return False
+        return
     difference = (
         f"run {run.id} is trained on another store ({manifest.store}, content hash "
         f"{str(manifest.store_hash)[:12]}; {store.path} has {store.content_hash[:12]})"
@@ -42,10 +42,9 @@ def store_has_changed(
             "--accept-changes"
         )
     print(difference)
-    return True
 
 
-def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_store: bool) -> bool:
+def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool) -> bool:
     """Load the run's newest checkpoint into the trainer; False if it has no checkpoint.
 
     Raises InputError for a checkpoint that does not match the model or needs accepted changes.
@@ -65,8 +64,10 @@ def restore(trainer: Trainer, run: RunDirectory, *, accept_changes: bool, new_st
         return False
     state, step, path = found
     other_crystals = _check_numerics_version(trainer, state, path, accept_changes)
-    changed = changed_settings(saved, trainer.config)
-    restart = new_store or other_crystals or bool(changed & CHANGES_THE_ORDER)
+    # The checkpoint's own: a process killed before its first one leaves its settings in the
+    # directory.
+    order = state.get("order") or order_of(saved, manifest.store_hash)
+    restart = other_crystals or order != order_of(trainer.config, trainer.store.content_hash)
     try:
         load_state_dict(trainer, state, restart_epoch=restart)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

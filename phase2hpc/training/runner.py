@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ from phase2hpc.training.ensemble_setup import create_ensemble, ensemble_to_resum
 from phase2hpc.training.evaluation import evaluate
 from phase2hpc.training.loop import TrainingLoop
 from phase2hpc.training.request import TrainRequest, check_request, new_config
-from phase2hpc.training.resume_config import resumed_config, run_to_resume
-from phase2hpc.training.resume_state import restore, store_has_changed
+from phase2hpc.training.resume_config import is_complete, resumed_config, run_to_resume
+from phase2hpc.training.resume_state import check_store, restore
 from phase2hpc.training.run_setup import never_started, new_directory, write_first_files
 from phase2hpc.training.stop_request import StopRequest
 from phase2hpc.training.trainer import Trainer
@@ -105,6 +105,9 @@ def _device(request: TrainRequest) -> str:
 
 def _new_ensemble(request: TrainRequest, world: World) -> Ensemble:
     store, columns = _requested_store(request, world)
+    # As that of a single run: an invalid request leaves no directory.
+    first = replace(request, seed=request.seeds[0])
+    _started_trainer(new_config(first, store.path, columns, announce=False), store, world)
     ensemble = world.run_on_main(
         lambda: create_ensemble(request, store.path, store.content_hash, columns)
     )
@@ -172,17 +175,14 @@ def _start_run(
     """Start a new run; its directory is created last, so that an invalid request leaves none."""
     store, columns = _requested_store(request, world)
     config = new_config(request, store.path, columns, announce=world.is_main)
-    trainer = _make_trainer(config, store, world)
+    trainer, taken = _started_trainer(config, store, world)
     if world.is_main:
         _say_unlabelled(trainer)
         for name, scale in trainer.scaler.scales.items():
             if config.column(name).scale == "auto":
                 print(f"{name}: scale {scale} (auto: chosen by the skew of its labels)", flush=True)
-    if config.init_from is not None:
-        source = RunDirectory(Path(config.init_from))
-        taken = trainer.initialise_from(TrainedModel.load(source.weights))
-        if world.is_main:
-            print(f"start from {source.path.name}: {taken}", flush=True)
+        if taken:
+            print(taken, flush=True)
     family = family_folder(request.algorithm, request.level)
     run = world.run_on_main(lambda: new_directory(request.models_dir, family, request.run_id))
 
@@ -228,7 +228,7 @@ def _restored_trainer(
 ) -> Trainer | None:
     """A trainer with the run's newest state; None where the run is finished."""
     manifest = world.run_on_main(run.read_manifest)
-    if manifest.state == "finished" and manifest.epochs >= config.training.epochs:
+    if is_complete(manifest, config):
         if world.is_main:
             print(f"run {run.id} is already finished, nothing to resume: {run.path}")
         return None
@@ -236,14 +236,29 @@ def _restored_trainer(
         world.run_on_main(lambda: _verified_store(config.runtime.store)), world
     )
     store.use_fold(config.fold)
-    new_store = store_has_changed(run, manifest, store, accept_changes)
+    check_store(run, manifest, store, accept_changes)
     trainer = _make_trainer(config, store, world)
-    restored = restore(trainer, run, accept_changes=accept_changes, new_store=new_store)
+    restored = restore(trainer, run, accept_changes=accept_changes)
     if world.is_main and not restored:
         _say_unlabelled(trainer)
-    if config.init_from is not None and not restored:
-        trainer.initialise_from(TrainedModel.load(RunDirectory(Path(config.init_from)).weights))
+    if not restored:
+        _initialise(trainer)
     return trainer
+
+
+def _started_trainer(config: RunConfig, store: Store, world: World) -> tuple[Trainer, str]:
+    """A trainer at the start of a run, and what it has taken over from another, in a line."""
+    trainer = _make_trainer(config, store, world)
+    return trainer, _initialise(trainer)
+
+
+def _initialise(trainer: Trainer) -> str:
+    """Take over weights where the run starts from another; what these are, in a line."""
+    if trainer.config.init_from is None:
+        return ""
+    source = RunDirectory(Path(trainer.config.init_from))
+    taken = trainer.initialise_from(TrainedModel.load(source.weights))
+    return f"start from {source.path.name}: {taken}"
 
 
 def _say_unlabelled(trainer: Trainer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from phase2hpc.checkpointing.rng_state import rng_state, seed_everything, set_rng_state
+from phase2hpc.config.run_config import RunConfig
 from phase2hpc.inference.target_scaler import TargetScaler
 from phase2hpc.training.nonfinite_steps import NonfiniteSteps
 from phase2hpc.training.trainer import Trainer
@@ -35,6 +36,19 @@ def state_dict(trainer: Trainer) -> dict[str, Any]:
         "skipped": trainer.skipped.state_dict(),
         "best_score": trainer.best_score,
         "best_epoch": trainer.best_epoch,
+        "order": order_of(trainer.config, trainer.store.content_hash),
+    }
+
+
+def order_of(config: RunConfig, store_hash: str | None) -> dict[str, Any]:
+    """What the order of crystals in an epoch follows from."""
+    training = config.training
+    return {
+        "store": store_hash,
+        "fold": config.fold,
+        "seed": config.seed,
+        "batch_size": training.batch_size,
+        "max_samples": training.max_samples,
     }
 
 

@@ -145,6 +145,7 @@ def test_properties_by_default():
     assert resolve_default("core4", list(PROPERTIES)) == (list(GROUPS["core4"]), "")
     names, line = resolve_default("core4", ["band_gap", "mine"])
     assert names == ["band_gap"] and "without formation_energy, bulk_modulus" in line
+    assert resolve_default("band_gap, mine", ["mine", "band_gap"]) == (["band_gap", "mine"], "")
     names, line = resolve_default("core4", ["mine", "spillage"])
     assert names == ["spillage", "mine"] and "all columns of the store" in line
     with pytest.raises(InputError, match="no labels, so there is nothing to train"):

@@ -163,6 +163,13 @@ def test_what_cannot_be(arguments: list[str], words: str, command: Command, tmp_
     assert code == 2 and words in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+def test_an_invalid_request_leaves_no_directory(train_tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--max-samples|batch_size|label"):
+        train_tiny(tmp_path, run_id="e", seeds=SEEDS, properties="all9", max_samples=1)
+    assert not list(tmp_path.glob("*/*"))
+    assert train_tiny(tmp_path, run_id="e", seeds=(0,), epochs=1).metrics_json.exists()
+
+
 def test_members_without_calibration_have_one_sigma_everywhere(
     ensemble: Ensemble, tiny: Any, command: Command, tmp_path: Path, caplog: Any
 ) -> None:

@@ -17,6 +17,7 @@ from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import Phase2Error, StoppedEarly
 from phase2hpc.inference.out_of_memory import OutOfMemory, out_of_memory_errors
 from phase2hpc.runs.run_directory import RunDirectory
+from phase2hpc.training.loop import TrainingLoop
 from phase2hpc.training.nonfinite_steps import LOWER_RATE, MAX_CONSECUTIVE
 from phase2hpc.training.trainer import Trainer
 from phase2hpc.training.trainer_state import state_dict
@@ -261,11 +262,20 @@ def test_resume_after_an_accepted_change_in_mid_epoch(train_tiny, tmp_path, monk
             os.kill(os.getpid(), signal.SIGTERM)
         return good
 
+    def failing(self):
+        raise MemoryError
+
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "optimise", stopping)
         with pytest.raises(StoppedEarly, match="step 7 of 15"):
             train_tiny(tmp_path)
-    run = train_tiny(tmp_path, resume=True, accept_changes=True, seed=7)
+    # Killed when the new settings are in the directory and no checkpoint has them yet.
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "fit", failing)
+        with pytest.raises(MemoryError):
+            train_tiny(tmp_path, resume=True, accept_changes=True, seed=7)
+    run = train_tiny(tmp_path, resume=True)
+    assert run.read_config().seed == 7
     records = json.loads(run.history.read_text())
     assert [record["step"] for record in records] == [5, 12, 17]
     reference = train_tiny(tmp_path / "reference")

@@ -345,6 +345,20 @@ def test_a_finished_run_is_said_in_one_line(trained, command) -> None:
     assert before == {p: p.read_bytes() for p in run.path.iterdir() if p.is_file()}
 
 
+def test_a_run_that_patience_ended_goes_on_with_more(train_tiny, tmp_path, capsys) -> None:
+    run = train_tiny(tmp_path, epochs=30, patience=1, lr=0.05)
+    ended = run.read_manifest()
+    assert ended.state == "finished" and ended.epoch < ended.epochs == 30
+    capsys.readouterr()
+    train_tiny(tmp_path, resume=True, accept_changes=True, weight_decay=0.1)
+    assert capsys.readouterr().out.splitlines() == [
+        f"run one is already finished, nothing to resume: {run.path}"
+    ]
+    train_tiny(tmp_path, resume=True, accept_changes=True, patience=100)
+    assert "patience: 1 in the run, 100 requested" in capsys.readouterr().out
+    assert run.read_manifest().epoch == 30
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
