@@ -1,11 +1,14 @@
 """Weighted mean of the weights of runs that began from the same weights, as a run of its own.
 
 python benchmarks/average_weights.py RUN ID RUN=SHARE [RUN=SHARE ...] [--ensemble NAME I N]
+    [--recipe RUN]
 
 Shares add up to 1. Heads are converted to the scale of RUN, whose settings the new run has; it is
 written beside RUN as run_ID, with metrics, predictions and calibration of its own. Without an ID
 (``-``) its errors on val are printed only, to choose the shares by. With --ensemble it is member I
-(from 0) of N of the ensemble NAME, whose own results are written with the last of them.
+(from 0) of N of the ensemble NAME, whose own results are written with the last of them. With
+--recipe it gets the settings of another run, as the members of an ensemble must have the same:
+what its encoder has and the older one lacks is zero, so that the predictions stay as they are.
 (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022.)
 """
 
@@ -13,14 +16,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import shutil
 from pathlib import Path
 
 import torch
 
+from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.trained_model import TrainedModel
-from phase2hpc.models.multitask import MultiTaskModel
+from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.runs.run_directory import PREFIX, RunDirectory
 from phase2hpc.training.ensemble_results import write_if_complete
 from phase2hpc.training.evaluation import evaluate
@@ -51,6 +54,7 @@ def main() -> None:
     parser.add_argument("id")
     parser.add_argument("shares", nargs="+", metavar="RUN=SHARE")
     parser.add_argument("--ensemble", nargs=3, metavar=("NAME", "I", "N"), default=[None] * 3)
+    parser.add_argument("--recipe", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pairs = [text.rsplit("=", 1) for text in arguments.shares]
@@ -59,8 +63,15 @@ def main() -> None:
         parser.error("the shares do not add up to 1")
     source = RunDirectory(arguments.run)
     best = TrainedModel.load(source.best)
-    best.model = averaged(best, shares)
     config = source.read_config()
+    if arguments.recipe is not None:
+        own = {name: getattr(config, name) for name in ("seed", "init_from", "runtime")}
+        config = RunDirectory(arguments.recipe).read_config().model_copy(update=own)
+        algorithm = algorithm_named(config.algorithm)
+        newer = build_model(algorithm, config.model, best.graph_settings, best.scaler.properties)
+        best.copy_into(newer, best.scaler)
+        best.config, best.model = config, newer
+    best.model = averaged(best, shares)
     trainer = Trainer(config, Store.open(config.runtime.store or default_store()))
     if arguments.id == "-":
         val = trainer.store.split_indices("val")
@@ -73,7 +84,7 @@ def main() -> None:
         return
     run = RunDirectory(source.path.parent / f"{PREFIX}{arguments.id}")
     run.path.mkdir()
-    shutil.copy(source.config, run.config)
+    run.write_config(config)
     best.save(run)
     evaluate(trainer, run, trainer.infer_on_all_ranks, lambda: None)
     name, member, size = arguments.ensemble
