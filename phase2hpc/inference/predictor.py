@@ -63,7 +63,7 @@ class Inferred:
     """Results for n crystals, NaN where unknown.
 
     values: (n, R) predictions of the reported properties. estimate: their uncertainty.
-    remoteness: (n,) distance to the training crystals over its limit. vectors: (n, F) crystal
+    remoteness: (n,) mean of ``TrainingEmbedding.remoteness``. vectors: (n, F) crystal
     vectors under the one model; None for several.
     """
 
@@ -282,8 +282,8 @@ class Predictor:
         ]
         if known:
             distances = np.stack([e.distance(found.vectors) for e, found in known])
-            limits = np.array([[embedding.limit] for embedding, _ in known])
-            remoteness = (distances / limits).mean(axis=0)
+            far = [e.remoteness(d) for (e, _), d in zip(known, distances, strict=True)]
+            remoteness = np.mean(far, axis=0)
         if self._estimator is not None:
             estimate = self._estimator.estimate(outputs, distances, self.interval)
         return Inferred(
