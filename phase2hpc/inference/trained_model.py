@@ -153,6 +153,21 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
+def _shape_text(shape: torch.Size | None) -> str:
+    return "none" if shape is None else "x".join(map(str, shape)) or "one number"
+
+
+def graph_differences(there: GraphSettings, here: GraphSettings) -> str:
+    """The settings in which they differ, with both values, ``there`` first; "" for none."""
+    others = here.to_dict()
+    return ", ".join(
+        f"{name} {'none' if value is None else value} and "
+        f"{'none' if others[name] is None else others[name]}"
+        for name, value in there.to_dict().items()
+        if value != others[name]
+    )
+
+
 def _rescale_head(model: MultiTaskModel, column: int, factor: float, offset: float) -> None:
     """Change predictions z of a property to factor z + offset."""
     head = model.heads[column]
