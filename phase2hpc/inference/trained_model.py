@@ -113,11 +113,19 @@ class TrainedModel:
         """
         own, here = self.model.encoder.state_dict(), model.encoder.state_dict()
         more = [name for name in ADDED_WEIGHTS if name in here and name not in own]
-        shapes = _shapes(model.encoder)
-        if _shapes(self.model.encoder) != {n: s for n, s in shapes.items() if n not in more}:
+        there, shapes = _shapes(self.model.encoder), _shapes(model.encoder)
+        differing = [
+            name
+            for name in shapes | there
+            if name not in more and there.get(name) != shapes.get(name)
+        ]
+        if differing:
+            first = differing[0]
             raise InputError(
                 f"--init-from: its {self.config.algorithm} {self.config.level} encoder has other "
-                "shapes than this run's; use the same algorithm and preset"
+                f"weights than this run's, the first of {len(differing)} that differ: {first} "
+                f"({_shape_text(there.get(first))} there, {_shape_text(shapes.get(first))} here): "
+                "use its algorithm, preset and model settings"
             )
         model.encoder.load_state_dict(own | {name: torch.zeros_like(here[name]) for name in more})
         shared = [

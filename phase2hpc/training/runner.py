@@ -20,7 +20,7 @@ from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_once
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
-from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.inference.trained_model import TrainedModel, graph_differences
 from phase2hpc.runs.ensemble import Ensemble
 from phase2hpc.runs.job_id import current_job_id
 from phase2hpc.runs.lease import Lease, LeaseLost
@@ -180,9 +180,17 @@ def _start_run(
                 print(f"{name}: scale {scale} (auto: chosen by the skew of its labels)", flush=True)
     if config.init_from is not None:
         source = RunDirectory(Path(config.init_from))
-        taken = trainer.initialise_from(TrainedModel.load(source.weights))
+        best = TrainedModel.load(source.weights)
+        taken = trainer.initialise_from(best)
         if world.is_main:
             print(f"start from {source.path.name}: {taken}", flush=True)
+            differences = graph_differences(best.graph_settings, store.graph_settings)
+            if differences:
+                log.warning(
+                    "start from %s: it was trained on other graphs than those of %s (its and "
+                    "theirs: %s), to which its encoder has to adapt",
+                    source.path.name, store.path, differences,
+                )  # fmt: skip
     family = family_folder(request.algorithm, request.level)
     run = world.run_on_main(lambda: new_directory(request.models_dir, family, request.run_id))
 
