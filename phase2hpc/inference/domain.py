@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class Domain:
     def outside(self, crystal: Crystal, graph: Graph, remoteness: float) -> str:
         """Reasons why a crystal is outside the domain, "" where it is inside.
 
-        remoteness: distance to the training crystals over its limit, NaN where unknown.
+        remoteness: of ``TrainingEmbedding.remoteness``; NaN for a model without calibration.
         """
         reasons = []
         if unseen := sorted(set(crystal.numbers.tolist()) - self.elements):
@@ -49,7 +50,9 @@ class Domain:
             atoms = primitive_size(crystal.lattice, crystal.frac_coords, crystal.numbers)
             if atoms > FAR_LARGER * self.max_atoms:
                 reasons.append(f"large cell: {atoms} atoms, in training at most {self.max_atoms}")
-        if remoteness > 1.0:
+        if math.isinf(remoteness):
+            reasons.append("likeness unknown: fewer than two training crystals, or all alike")
+        elif remoteness > 1.0:
             reasons.append(
                 f"unlike the training crystals: {remoteness:.2g} times as far from the nearest of "
                 f"them as {INSIDE:.0%} of them are"

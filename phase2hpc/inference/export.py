@@ -11,7 +11,9 @@ from phase2hpc.checkpointing.exported_model import save_exported
 from phase2hpc.config.run_config import RunConfig
 from phase2hpc.config.settings import RuntimeSettings
 from phase2hpc.errors import InputError, Phase2Error
+from phase2hpc.inference.ensemble_members import check_members
 from phase2hpc.inference.model_card import Terms, model_card
+from phase2hpc.inference.predictor import calibration_of
 from phase2hpc.inference.trained_model import TrainedModel
 from phase2hpc.runs.manifest import Manifest
 from phase2hpc.runs.model_selection import whole_ensemble
@@ -45,7 +47,7 @@ def export_runs(
     Weights as safetensors, settings, scaler, calibration, metrics, manifest and a model card. The
     folder can be given to ``predict --run`` and ``load_model``. licence, data: of the weights, and
     origin and terms of the training data, for the card. Raises InputError where a run is not
-    finished or the folder is not empty.
+    finished, the runs cannot be averaged (``check_members``) or the folder is not empty.
     """
     for run in runs:
         if run.read_manifest().state != "finished":
@@ -55,17 +57,18 @@ def export_runs(
         raise InputError(f"two runs are named '{twice}', and each has its folder: rename one")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: already exists: give a new or an empty folder")
+    models = [TrainedModel.load(run.weights) for run in runs]
+    check_members(runs, models)
     exported = RunDirectory(folder)
     terms = Terms(licence or "not stated", data or "")
     was_there = folder.exists()
     try:
         if len(runs) == 1:
-            _write(runs[0], exported, terms)
+            _write(runs[0], models[0], exported, terms)
         else:
-            for run in runs:
-                member = RunDirectory(folder / f"{PREFIX}{run.id}")
-                _write(run, member, terms)
-            _write_ensemble(runs, exported, terms)
+            for run, model in zip(runs, models, strict=True):
+                _write(run, model, RunDirectory(folder / f"{PREFIX}{run.id}"), terms)
+            _write_ensemble(runs, models, exported, terms)
     except (OSError, Phase2Error) as error:
         _clear(exported, was_there)
         reason = error if isinstance(error, OSError) else error.__cause__
@@ -77,9 +80,8 @@ def export_runs(
     return exported
 
 
-def _write(run: RunDirectory, exported: RunDirectory, terms: Terms) -> None:
+def _write(run: RunDirectory, best: TrainedModel, exported: RunDirectory, terms: Terms) -> None:
     """Write the files; the manifest last, which makes the folder a model."""
-    best = TrainedModel.load(run.weights)
     save_exported(exported, best.state())
     exported.write_config(_public_config(best.config))
     files = [
@@ -90,11 +92,16 @@ def _write(run: RunDirectory, exported: RunDirectory, terms: Terms) -> None:
     for source, target in files:
         if source.is_file():
             write_atomically(target, source.read_bytes())
-    _write_card([run], exported, terms, read_metrics(run))
+    _write_card([run], [best], exported, terms, read_metrics(run))
     exported.write_manifest(_public_manifest(run.read_manifest(), exported.id))
 
 
-def _write_ensemble(runs: Sequence[RunDirectory], exported: RunDirectory, terms: Terms) -> None:
+def _write_ensemble(
+    runs: Sequence[RunDirectory],
+    models: Sequence[TrainedModel],
+    exported: RunDirectory,
+    terms: Terms,
+) -> None:
     """Write the card and, of a whole ensemble, its own errors."""
     ensemble = whole_ensemble(runs)
     metrics = None
@@ -103,25 +110,27 @@ def _write_ensemble(runs: Sequence[RunDirectory], exported: RunDirectory, terms:
         target = RunDirectory(exported.path / ensemble.results.path.name)
         if metrics is not None:
             write_atomically(target.metrics_json, ensemble.results.metrics_json.read_bytes())
-    _write_card(runs, exported, terms, metrics)
+    _write_card(runs, models, exported, terms, metrics)
 
 
 def _write_card(
     runs: Sequence[RunDirectory],
+    models: Sequence[TrainedModel],
     exported: RunDirectory,
     terms: Terms,
     metrics: Metrics | None,
 ) -> None:
-    run = runs[0]
-    models = [TrainedModel.load(one.weights) for one in runs]
+    calibrations = [calibration_of(model, run) for model, run in zip(models, runs, strict=True)]
     text = model_card(
         exported.path.resolve().name,
-        models[0],
-        _public_manifest(run.read_manifest(), exported.id),
+        models,
+        [_public_manifest(run.read_manifest(), exported.id) for run in runs],
         (metrics or {}).get("test", {}),
         terms=terms,
         starts=[_start_of(model.config) for model in models],
-        calibrated=all(one.calibration.is_file() for one in runs),
+        # As one, that is on the same crystals.
+        calibrated=None not in calibrations
+        and len({found.validation for found in calibrations if found}) == 1,
     )
     write_atomically(exported.model_card, text)
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from phase2hpc.inference.uncertainty import Estimate
 
 Array = npt.NDArray[np.float64]
-# Columns of a property after its name.
 
 
 @dataclass(frozen=True)

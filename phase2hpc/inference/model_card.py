@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -38,35 +38,36 @@ class Terms(NamedTuple):
 
 def model_card(
     name: str,
-    best: TrainedModel,
-    manifest: Manifest,
+    models: Sequence[TrainedModel],
+    manifests: Sequence[Manifest],
     metrics: Mapping[str, Mapping[str, Any]],
     *,
     terms: Terms,
     starts: Sequence[str | None] = (None,),
     calibrated: bool = False,
 ) -> str:
-    """The card. metrics: of the test crystals, by property. starts: of each model, the run that
-    its initial weights are from."""
-    known = set(best.elements)
+    """The card of a model or of an ensemble of ``check_members``.
+
+    metrics: of the test crystals, by property. starts: of each model, the run that its initial
+    weights are from. calibrated: as one.
+    """
+    best = models[0]
+    elements = [frozenset(model.elements) for model in models]
+    known = frozenset.intersection(*elements)
     missing = [SYMBOLS[z] for z in range(1, MAX_ATOMIC_NUMBER + 1) if z not in known]
-    is_sample = manifest.store is not None and Path(manifest.store).stem == SAMPLE
-    crystals = manifest.training_crystals
+    is_sample = any(m.store is not None and Path(m.store).stem == SAMPLE for m in manifests)
     template = resources.files(__package__).joinpath("model_card.md").read_text(encoding="utf-8")
     return Template(template).substitute(
         name=name,
-        algorithm=best.config.algorithm,
-        level=best.config.level,
-        epoch=best.epoch,
+        algorithms=", ".join(dict.fromkeys(model.config.algorithm for model in models)),
+        kinds=_kinds(models),
         count=len(best.scaler.reported),
         properties=", ".join(best.scaler.reported),
-        members=f"\nThe mean of the predictions of {len(starts)} models."
-        if len(starts) > 1
+        members=f"\nThe mean of the predictions of {len(models)} models."
+        if len(models) > 1
         else "",
-        crystals="an unknown number of" if crystals is None else f"{crystals:,}",
-        store=manifest.store or "unknown",
-        store_hash=manifest.store_hash or "unknown",
-        auxiliary=_auxiliary(best),
+        crystals=" and on ".join(dict.fromkeys(map(_crystals, manifests))),
+        auxiliary=_auxiliary(models),
         start=_start(starts),
         data="\n".join(text for text in (_SAMPLE_DATA if is_sample else "", terms.data) if text)
         or "Origin and terms of the data: not stated.",
@@ -74,6 +75,9 @@ def model_card(
         # JSON strings are YAML.
         quoted_licence=json.dumps(terms.licence),
         errors=_errors(best, metrics),
+        unseen="never occurred in training"
+        if len(set(elements)) == 1
+        else "did not occur in the training of every model",
         missing=", ".join(missing) or "none",
         cutoff=f"{best.graph_settings.cutoff:g}",
         uncertainty=_CALIBRATED if calibrated else _NOT_CALIBRATED,
@@ -81,12 +85,40 @@ def model_card(
     )
 
 
-def _auxiliary(best: TrainedModel) -> str:
-    names = best.config.auxiliary
+def _kinds(models: Sequence[TrainedModel]) -> str:
+    """Algorithms and levels, each with the epochs of its weights."""
+    epochs: dict[str, dict[int, None]] = {}
+    for model in models:
+        kind = f"{model.config.algorithm}, level {model.config.level}"
+        epochs.setdefault(kind, {})[model.epoch] = None
+    return "; ".join(
+        f"{kind}, weights of epoch{'s' if len(found) > 1 else ''} {_listed(found)}"
+        for kind, found in epochs.items()
+    )
+
+
+def _crystals(manifest: Manifest) -> str:
+    count = manifest.training_crystals
+    return (
+        f"{'an unknown number of' if count is None else f'{count:,}'} crystals of the store "
+        f"`{manifest.store or 'unknown'}` (content hash `{manifest.store_hash or 'unknown'}`)"
+    )
+
+
+def _auxiliary(models: Sequence[TrainedModel]) -> str:
+    names = dict.fromkeys(name for model in models for name in model.config.auxiliary)
     if not names:
         return ""
-    labels = ", ".join(names)
-    return f"\nLabels of {labels} were trained too, to help the others; they are not predicted."
+    where = "" if all(set(m.config.auxiliary) == set(names) for m in models) else " in some models"
+    return (
+        f"\nLabels of {', '.join(names)} were trained too{where}, to help the others; they are not "
+        "predicted."
+    )
+
+
+def _listed(values: Iterable[object]) -> str:
+    *head, last = map(str, values)
+    return f"{', '.join(head)} and {last}" if head else last
 
 
 def _start(starts: Sequence[str | None]) -> str:

@@ -38,6 +38,12 @@ class PredictionRequest:
         runs = [RunDirectory(Path(run)) for run in self.runs]
         return load_predictor(runs, self.device, self.threads, self.max_atoms, self.interval)
 
+    def properties(self) -> Sequence[str]:
+        """What the models predict."""
+        from phase2hpc.inference.trained_model import TrainedModel
+
+        return TrainedModel.load(RunDirectory(Path(self.runs[0])).weights).scaler.reported
+
     def made_from(self) -> dict[str, Any]:
         """Everything that the table depends on, as JSON values."""
         return {

@@ -32,6 +32,7 @@ from phase2hpc.inference.calibration import Calibration
 from phase2hpc.inference.coverage import DEFAULT_COVERAGE
 from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.domain import Domain
+from phase2hpc.inference.ensemble_members import check_members
 from phase2hpc.inference.inputs import read_structures
 from phase2hpc.inference.out_of_memory import OutOfMemory
 from phase2hpc.inference.prediction_table import Prediction, as_frame
@@ -63,7 +64,7 @@ class Inferred:
     """Results for n crystals, NaN where unknown.
 
     values: (n, R) predictions of the reported properties. estimate: their uncertainty.
-    remoteness: (n,) distance to the training crystals over its limit. vectors: (n, F) crystal
+    remoteness: (n,) mean of ``TrainingEmbedding.remoteness``. vectors: (n, F) crystal
     vectors under the one model; None for several.
     """
 
@@ -100,19 +101,15 @@ class Predictor:
         """Load the best weights of these runs; ``limits`` of the structures to predict for.
 
         Raises:
-            InputError: weights are missing or damaged, or the models differ in properties or
-                graph settings.
+            InputError: weights are missing or damaged, or the models differ in properties, units
+                or graph settings.
         """
         self.runs = tuple(runs)
         self.device = device
         self.limits = limits
         self.models = [TrainedModel.load(run.weights, device) for run in runs]
+        check_members(runs, self.models)
         first = self.models[0]
-        for run, other in zip(runs[1:], self.models[1:], strict=True):
-            if other.scaler.reported != first.scaler.reported:
-                raise InputError(f"{run.path}: predicts other properties than {runs[0].path}")
-            if other.graph_settings != first.graph_settings:
-                raise InputError(f"{run.path}: was trained on other graphs than {runs[0].path}")
         self.properties: tuple[str, ...] = first.scaler.reported
         self.units = {name: first.scaler.units[name] for name in self.properties}
         self.graph_settings = first.graph_settings
@@ -282,8 +279,8 @@ class Predictor:
         ]
         if known:
             distances = np.stack([e.distance(found.vectors) for e, found in known])
-            limits = np.array([[embedding.limit] for embedding, _ in known])
-            remoteness = (distances / limits).mean(axis=0)
+            far = [e.remoteness(d) for (e, _), d in zip(known, distances, strict=True)]
+            remoteness = np.mean(far, axis=0)
         if self._estimator is not None:
             estimate = self._estimator.estimate(outputs, distances, self.interval)
         return Inferred(

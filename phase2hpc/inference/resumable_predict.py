@@ -52,7 +52,8 @@ def predict_table(request: PredictionRequest, output: Path, workers: int = 1) ->
             else:
                 _run_workers(tasks, progress)
         counts: Counter[str] = Counter()
-        properties: list[str] = next((content[0] for _, content in journal.chunks()), [])
+        in_journal = (content[0] for _, content in journal.chunks())
+        properties = next(in_journal, None) or request.properties()
         chunks = (records for _, (_, records) in journal.chunks())
         write_records(output, counted(chunks, counts), columns(properties))
         journal.remove()

@@ -113,11 +113,19 @@ class TrainedModel:
         """
         own, here = self.model.encoder.state_dict(), model.encoder.state_dict()
         more = [name for name in ADDED_WEIGHTS if name in here and name not in own]
-        shapes = _shapes(model.encoder)
-        if _shapes(self.model.encoder) != {n: s for n, s in shapes.items() if n not in more}:
+        there, shapes = _shapes(self.model.encoder), _shapes(model.encoder)
+        differing = [
+            name
+            for name in shapes | there
+            if name not in more and there.get(name) != shapes.get(name)
+        ]
+        if differing:
+            first = differing[0]
             raise InputError(
                 f"--init-from: its {self.config.algorithm} {self.config.level} encoder has other "
-                "shapes than this run's; use the same algorithm and preset"
+                f"weights than this run's, the first of {len(differing)} that differ: {first} "
+                f"({_shape_text(there.get(first))} there, {_shape_text(shapes.get(first))} here): "
+                "use its algorithm, preset and model settings"
             )
         model.encoder.load_state_dict(own | {name: torch.zeros_like(here[name]) for name in more})
         shared = [
@@ -151,6 +159,21 @@ def _head(model: MultiTaskModel, name: str) -> nn.Module:
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
+
+
+def _shape_text(shape: torch.Size | None) -> str:
+    return "none" if shape is None else "x".join(map(str, shape)) or "one number"
+
+
+def graph_differences(there: GraphSettings, here: GraphSettings) -> str:
+    """The settings in which they differ, with both values, ``there`` first; "" for none."""
+    others = here.to_dict()
+    return ", ".join(
+        f"{name} {'none' if value is None else value} and "
+        f"{'none' if others[name] is None else others[name]}"
+        for name, value in there.to_dict().items()
+        if value != others[name]
+    )
 
 
 def _rescale_head(model: MultiTaskModel, column: int, factor: float, offset: float) -> None:

@@ -26,7 +26,8 @@ class TrainingEmbedding:
     """Principal components of the standardised crystal vectors of training crystals.
 
     center: (F,), projection: (F, C): components = (vector - center) @ projection. crystals:
-    (n, C). limit: quantile INSIDE of the distances of training crystals to the others.
+    (n, C). limit: quantile INSIDE of the distances of training crystals to the others; 0 where
+    there is none, since they are fewer than two or all alike.
     """
 
     center: Array
@@ -36,7 +37,7 @@ class TrainingEmbedding:
 
     @classmethod
     def fit(cls, vectors: Array) -> TrainingEmbedding:
-        """From the vectors (n, F) of training crystals, n at least 2."""
+        """From the vectors (n, F) of training crystals, n at least 1."""
         exact = vectors.astype(np.float64)
         center, spread = exact.mean(axis=0), exact.std(axis=0)
         spread[spread < 1e-6 * (spread.max() or 1.0)] = np.inf
@@ -52,13 +53,19 @@ class TrainingEmbedding:
             center.astype(np.float32),
             projection.astype(np.float32),
             crystals,
-            float(np.quantile(distances, INSIDE)),
+            float(np.quantile(distances, INSIDE)) if len(crystals) > 1 else 0.0,
         )
 
     def distance(self, vectors: Array) -> npt.NDArray[np.float64]:
         """Mean distance (m,) of crystals to their NEIGHBORS nearest training crystals."""
         projected = (vectors.astype(np.float32) - self.center) @ self.projection
         return _distances(projected, self.crystals, NEIGHBORS)
+
+    def remoteness(self, distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Distances over their limit, infinite where there is none: a scale of likeness is then
+        not known, and no crystal counts as alike."""
+        # Older calibrations have NaN in place of 0.
+        return distance / self.limit if self.limit > 0.0 else np.full_like(distance, np.inf)
 
 
 def _distances(

@@ -20,7 +20,7 @@ from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.store.verify import verify_once
 from phase2hpc.errors import InputError, Phase2Error, StoppedEarly
-from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.inference.trained_model import TrainedModel, graph_differences
 from phase2hpc.runs.ensemble import Ensemble
 from phase2hpc.runs.job_id import current_job_id
 from phase2hpc.runs.lease import Lease, LeaseLost
@@ -175,14 +175,12 @@ def _start_run(
     """Start a new run; its directory is created last, so that an invalid request leaves none."""
     store, columns = _requested_store(request, world)
     config = new_config(request, store.path, columns, announce=world.is_main)
-    trainer, taken = _started_trainer(config, store, world)
+    trainer = _started_trainer(config, store, world)
     if world.is_main:
         _say_unlabelled(trainer)
         for name, scale in trainer.scaler.scales.items():
             if config.column(name).scale == "auto":
                 print(f"{name}: scale {scale} (auto: chosen by the skew of its labels)", flush=True)
-        if taken:
-            print(taken, flush=True)
     family = family_folder(request.algorithm, request.level)
     run = world.run_on_main(lambda: new_directory(request.models_dir, family, request.run_id))
 
@@ -246,19 +244,30 @@ def _restored_trainer(
     return trainer
 
 
-def _started_trainer(config: RunConfig, store: Store, world: World) -> tuple[Trainer, str]:
-    """A trainer at the start of a run, and what it has taken over from another, in a line."""
+def _started_trainer(config: RunConfig, store: Store, world: World) -> Trainer:
+    """A trainer at the start of a run; what it takes over from another is printed."""
     trainer = _make_trainer(config, store, world)
-    return trainer, _initialise(trainer)
+    _initialise(trainer, announce=world.is_main)
+    return trainer
 
 
-def _initialise(trainer: Trainer) -> str:
-    """Take over weights where the run starts from another; what these are, in a line."""
+def _initialise(trainer: Trainer, *, announce: bool = False) -> None:
+    """Take over weights where the run starts from another."""
     if trainer.config.init_from is None:
-        return ""
+        return
     source = RunDirectory(Path(trainer.config.init_from))
-    taken = trainer.initialise_from(TrainedModel.load(source.weights))
-    return f"start from {source.path.name}: {taken}"
+    best = TrainedModel.load(source.weights)
+    taken = trainer.initialise_from(best)
+    if not announce:
+        return
+    print(f"start from {source.path.name}: {taken}", flush=True)
+    store = trainer.store
+    if differences := graph_differences(best.graph_settings, store.graph_settings):
+        log.warning(
+            "start from %s: it was trained on other graphs than those of %s (its and "
+            "theirs: %s), to which its encoder has to adapt",
+            source.path.name, store.path, differences,
+        )  # fmt: skip
 
 
 def _say_unlabelled(trainer: Trainer) -> None:

@@ -27,7 +27,7 @@ from phase2hpc.inference.batched import Outputs, compositions, infer
 from phase2hpc.inference.devices import choose_device
 from phase2hpc.inference.out_of_memory import out_of_memory_errors
 from phase2hpc.inference.target_scaler import TargetScaler, composition_baseline
-from phase2hpc.inference.trained_model import TrainedModel
+from phase2hpc.inference.trained_model import TrainedModel, graph_differences
 from phase2hpc.models.distributed_batch_norm import has_batch_statistics
 from phase2hpc.models.multitask import MultiTaskModel, build_model
 from phase2hpc.training.compile import compilation_errors, compiled
@@ -243,8 +243,16 @@ class Trainer:
     def initialise_from(self, best: TrainedModel) -> str:
         """Copy another run's encoder weights, and the heads of shared properties.
 
-        Returns what was taken over and what was not.
+        Returns what was taken over and what was not. Raises InputError for an encoder that is to
+        be frozen and was trained on graphs of other settings.
         """
+        differences = graph_differences(best.graph_settings, self.store.graph_settings)
+        if differences and self.settings.frozen_epochs:
+            raise InputError(
+                "--init-from: its encoder cannot be frozen, since it was trained on other graphs "
+                f"than those of {self.store.path} (its and theirs: {differences}): prepare the "
+                "store with its --cutoff and --max-neighbors, or leave out --freeze"
+            )
         taken = best.copy_into(self.model, self.scaler)
         self.averaged = AveragedModel(self.model, self.settings.ema_decay)
         return taken

@@ -44,6 +44,7 @@ def test_inside() -> None:
 def test_each_reason_is_given() -> None:
     assert outside(salt(1), Domain({11}, SETTINGS.cutoff, 20)) == "never occurred in training: Cl"
     assert "unlike the training crystals: 1.5 times" in outside(salt(1), KNOWN, 1.5)
+    assert outside(salt(1), KNOWN, math.inf).startswith("likeness unknown: fewer than two")
     lonely = Crystal("lonely", 9.0 * np.eye(3), np.array([11], dtype=np.uint8), np.zeros((1, 3)))
     assert "no neighbour: atom 1 (Na)" in outside(lonely, KNOWN)
     both = outside(salt(1), Domain({11}, SETTINGS.cutoff, 20), 2.0)

@@ -128,6 +128,18 @@ def test_a_changed_input_starts_anew(
     assert b"00a.cif" in output.read_bytes()
 
 
+@pytest.mark.parametrize("content", ["", "[]"])
+def test_no_structures_are_a_table_with_all_columns(
+    request_: PredictionRequest, tmp_path: Path, content: str
+) -> None:
+    source = tmp_path / "none.json"
+    source.write_text(content)
+    nothing, output = replace(request_, inputs=(str(source),)), tmp_path / "out.csv"
+    predict_table(nothing, output)
+    assert output.read_text().startswith("id,input,formula,status,reason,formation_energy,")
+    assert output.read_bytes() == undisturbed(nothing, tmp_path / "whole.csv")
+
+
 @pytest.mark.slow
 def test_several_workers_write_the_same_table(
     request_: PredictionRequest, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,4 +51,20 @@ def test_the_limit_is_of_the_other_training_crystals(monkeypatch) -> None:
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_hardly_any_training_crystals(n) -> None:
     embedding = TrainingEmbedding.fit(vectors(n))
-    assert np.isfinite(embedding.distance(vectors(3, seed=1))).all()
+    distance = embedding.distance(vectors(3, seed=1))
+    assert np.isfinite(distance).all() and np.isfinite(embedding.limit)
+    assert (embedding.remoteness(distance) == np.inf).all() == (n == 1)
+
+
+def test_without_a_scale_of_likeness_no_crystal_is_alike() -> None:
+    """One training crystal, or several that are the same; and a limit as it was once saved."""
+    one = vectors(1)
+    for embedding in (
+        TrainingEmbedding.fit(one),
+        TrainingEmbedding.fit(np.repeat(one, 8, axis=0)),
+        replace(TrainingEmbedding.fit(one), limit=np.nan),
+    ):
+        for others in (one, vectors(3, seed=1)):
+            assert (embedding.remoteness(embedding.distance(others)) == np.inf).all()
+    usual = TrainingEmbedding.fit(vectors(50))
+    assert usual.remoteness(np.array([2.0 * usual.limit])) == pytest.approx([2.0])

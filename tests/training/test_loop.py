@@ -315,8 +315,11 @@ def test_init_from_copies_the_encoder_and_shared_heads(trained, train_tiny, tmp_
 
 def test_init_from_another_shape_or_nothing(trained, train_tiny, tmp_path) -> None:
     models = tmp_path / "models"
-    for algorithm, settings in (("cgcnn", {"hidden": 24}), ("e3nn", {})):
-        with pytest.raises(InputError, match="--init-from: .*same algorithm and preset"):
+    for algorithm, settings, words in (
+        ("cgcnn", {"hidden": 24}, r"embedding.weight \(\d+x16 there, \d+x24 here\)"),
+        ("e3nn", {}, r"\S+ \(\S+ there, \S+ here\)"),
+    ):
+        with pytest.raises(InputError, match=f"--init-from: .*that differ: {words}"):
             train_tiny(models, algorithm, init_from=trained["cgcnn"], **settings)
     with pytest.raises(InputError, match="no trained weights yet"):
         train_tiny(models, init_from=type(trained["cgcnn"])(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -125,6 +126,11 @@ def test_folds_are_leak_free_and_cover_everything(store: Path) -> None:
         opened.use_fold(fold)
         streamed.use_fold(fold)
         assert np.array_equal(opened.split, streamed.split)
+        assert np.array_equal(opened.arrays.split, opened.split)
+        for either in (opened, streamed):
+            assert np.array_equal(either.read_block(3, 11).split, opened.split[3:11])
+            copy = pickle.loads(pickle.dumps(either))
+            assert np.array_equal(copy.read_block(3, 11).split, opened.split[3:11])
         sets = [set(formulas[opened.split_indices(name)]) for name in SPLITS]
         assert all(sets) and not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
         tested += opened.split_indices("test").tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,8 @@ from same_run import assert_same_run
 from phase2hpc.checkpointing.manager import load_best, load_newest
 from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.config.settings import MAX_EPOCHS
+from phase2hpc.data.graph import GraphSettings
+from phase2hpc.data.prepare import prepare_store
 from phase2hpc.data.store.reader import Store
 from phase2hpc.errors import InputError, StoppedEarly
 from phase2hpc.inference.batched import infer
@@ -81,7 +84,7 @@ def test_weights_that_older_models_lack_begin_at_zero(algorithm, trained, tiny) 
     found, expected = (infer(m, store, indices, device=cpu).scaled for m in (newer, older.model))
     np.testing.assert_array_equal(found, expected)
     other = replace(best, model=built(element_descriptors=False))
-    with pytest.raises(InputError, match="other shapes"):
+    with pytest.raises(InputError, match=r"that differ: embedding\.\S+ \(none there, "):
         other.copy_into(newer, best.scaler)
 
 
@@ -144,3 +147,25 @@ def test_freeze_is_encoder_or_its_first_epochs() -> None:
         request(freeze="encoder", init_from=None)
     with pytest.raises(InputError, match="only one of them"):
         request(freeze="encoder", settings={"frozen_epochs": 3})
+
+
+def test_an_encoder_of_other_graphs_is_not_frozen_and_said(
+    trained, train_tiny, tiny, tmp_path, caplog
+) -> None:
+    store = tmp_path / "other.h5"
+    prepare_store([tiny.source], store, GraphSettings(cutoff=4.0, max_neighbors=6), workers=1)
+    options = {"init_from": trained["cgcnn"], "store": store, "epochs": 1}
+    differences = "its and theirs: cutoff 6.0 and 4.0, max_neighbors 12 and 6"
+    for frozen in (1, MAX_EPOCHS):
+        with pytest.raises(InputError, match=rf"cannot be frozen.*other\.h5 \({differences}\)"):
+            train_tiny(tmp_path / "models", frozen_epochs=frozen, **options)
+    assert not (tmp_path / "models").exists()
+    with caplog.at_level(logging.WARNING):
+        train_tiny(tmp_path / "models", **options)
+    assert f"start from run_cgcnn: it was trained on other graphs than those of {store} (" in (
+        caplog.text
+    )
+    assert differences in caplog.text
+    caplog.clear()
+    train_tiny(tmp_path / "same", init_from=trained["cgcnn"], epochs=1)
+    assert "other graphs" not in caplog.text

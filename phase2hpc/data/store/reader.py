@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,8 @@ class Store:
                 split[place] = SPLITS.index(split_in_fold(own, fold, folds))
                 place += 1
         self.split, self.fold = split, fold
+        if self.arrays is not None:
+            self.arrays = replace(self.arrays, split=split)
 
     def ids(self, indices: npt.NDArray[np.integer]) -> list[str]:
         """Ids of these crystals."""
