@@ -99,8 +99,8 @@ average member-2 joint-8-tuned 0.85 joint-8 0.15 --ensemble e3nn 2 4
 average member-3 tuned 0.85 joint 0.15 --ensemble e3nn 3 4 --recipe "$runs/run_student-6-tuned"
 
 data="Before, the weights had learned from the sample joined with train crystals of the Materials
-Project (CC BY 4.0), whose formation energies and band gaps (PBE) were auxiliary labels, and most of
-them from mean predictions of earlier models where these joint data lack a label."
+Project (CC BY 4.0), whose formation energies and band gaps (PBE) were auxiliary labels, and in part
+from mean predictions of earlier models where these joint data lack a label."
 export_model() {
   [[ -e $folder/pretrained/$3 ]] ||
     phase2hpc export "$1" --models-dir "$2" --license MIT --data "$data" "$folder/pretrained/$3"
