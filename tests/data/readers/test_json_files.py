@@ -191,3 +191,20 @@ def test_cases(name: str, ids: list[str], labels: list[dict[str, float]]) -> Non
         assert isinstance(item, RawCrystal) and dict(item.labels) == expected
         assert list(item.species) == ["Na"] * 4 + ["Cl"] * 4
         assert np.allclose(item.lattice, 5.64 * np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("shared", "ordered"),
+    [({"Fe2+": 0.5, "Fe3+": 0.5}, True), ({"Fe2+": 0.5, "Mn2+": 0.5}, False)],
+    ids=["one element", "two elements"],
+)
+def test_a_site_of_mixed_valence_is_one_atom(
+    tmp_path: Path, shared: dict[str, float], ordered: bool
+) -> None:
+    structure = Structure(Lattice.cubic(4.3), [shared, "O2-"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    (result,) = graphs_of(read(written(tmp_path / "a.json", structure.as_dict())), GraphSettings())
+    if ordered:
+        assert not isinstance(result, Rejection)
+        assert result[0].numbers.tolist() == [26, 8]
+    else:
+        assert isinstance(result, Rejection) and result.kind == "disordered"

@@ -32,6 +32,7 @@ from phase2hpc.data.readers.cif.unstated_symmetry import (
     refuse_modulated,
 )
 from phase2hpc.data.readers.truncation import ends_openly, looks_truncated
+from phase2hpc.data.shared_sites import with_whole_sites
 
 MAX_IMAGES = 100_000
 
@@ -147,20 +148,22 @@ def _crystal(block: Block, others: Sequence[Block], name: str, source: str) -> R
             f"too many atoms: {len(sites.frac)} sites times {len(rotations)} symmetry operations"
         )
     positions, site = expand(sites.frac, lattice, rotations, translations)
-    species = [sites.symbols[i] for i in site]
-    if (sites.occupancies == 1.0).all():
-        check_formula(block, species)
-        if group is None:
-            check_density(block, species, volume)
-            check_units_of_unstated_symmetry(block, species)
-    return RawCrystal(
-        id=name,
-        input=source,
-        lattice=lattice,
-        species=species,
-        frac_coords=positions,
-        occupancies=sites.occupancies[site].tolist(),
+    raw = with_whole_sites(
+        RawCrystal(
+            id=name,
+            input=source,
+            lattice=lattice,
+            species=[sites.symbols[i] for i in site],
+            frac_coords=positions,
+            occupancies=sites.occupancies[site].tolist(),
+        )
     )
+    if raw.occupancies is not None and all(occupancy == 1.0 for occupancy in raw.occupancies):
+        check_formula(block, raw.species)
+        if group is None:
+            check_density(block, raw.species, volume)
+            check_units_of_unstated_symmetry(block, raw.species)
+    return raw
 
 
 def _cell(block: Block) -> list[float]:

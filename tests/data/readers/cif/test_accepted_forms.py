@@ -89,3 +89,30 @@ def test_magnetic_operations_give_the_nuclear_structure() -> None:
         "1 x,y,z,+1\n2 x+1/2,y+1/2,z,-1\n"
     )
     assert outcome(text) == "Cl2 Na2"
+
+
+def mixed(first: str, second: str, head: str = "") -> str:
+    """Rock salt whose Na site holds two entries, each a type symbol and an occupancy."""
+    return with_column("_atom_site_occupancy", "1", "1", NUMBER + head).replace(
+        "Na1 Na 1 0 0 0\n", f"M1 {first} 0 0 0\nM2 {second} 0 0 0\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "head", "expected"),
+    [
+        ("Fe2+ .5", "Fe3+ .5", "", "Cl4 Fe4"),
+        ("Na1+ 0.5", "Na1+ 0.5", "_chemical_formula_sum 'Na Cl'\n", "Cl4 Na4"),
+        ("H .5", "D .5", "", "Cl4 H4"),
+        ("Fe2+ .5", "Mn .5", "", "disordered: site 1 (Fe2+) has occupancy 0.5, not 1"),
+        (
+            "Na1+ 0.5", "Na1+ 0.5", "_chemical_formula_sum 'Na2 Cl'\n",
+            "missing atoms: the sites make Na4 Cl4, _chemical_formula_sum says Na2 Cl (rows, "
+            "hydrogens or symmetry lost?)",
+        ),
+    ],
+)  # fmt: skip
+def test_entries_of_one_element_at_a_site(
+    first: str, second: str, head: str, expected: str
+) -> None:
+    assert outcome(mixed(first, second, head)) == expected
