@@ -22,6 +22,11 @@ def is_full(occupancy: float) -> bool:
     return abs(occupancy - 1.0) <= FULL_OCCUPANCY_TOLERANCE
 
 
+def is_ordered(raw: RawCrystal) -> bool:
+    """Whether every entry is one atom."""
+    return raw.occupancies is None or all(map(is_full, raw.occupancies))
+
+
 def with_whole_sites(raw: RawCrystal) -> RawCrystal:
     """The crystal with entries at one position, of one element and of occupancies that add up to
     1, as one site: Fe2+ 0.5 and Fe3+ 0.5, or H 0.5 and D 0.5.
@@ -29,7 +34,7 @@ def with_whole_sites(raw: RawCrystal) -> RawCrystal:
     As it is where any partial entry is left over, and where it is malformed, which validation
     says.
     """
-    if raw.occupancies is None or all(map(is_full, raw.occupancies)):
+    if raw.occupancies is None or is_ordered(raw):
         return raw
     occupancies = np.array(raw.occupancies, dtype=np.float64)
     partial = np.flatnonzero(~(np.abs(occupancies - 1.0) <= FULL_OCCUPANCY_TOLERANCE))

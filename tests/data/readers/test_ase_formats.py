@@ -108,7 +108,7 @@ LITHIUM = (
         ("Li", "11", ["Na", "H"]),
         ("Lattice", "lattice", ["Li", "H"]),
         ("Properties", "properties", ["Li", "H"]),
-        ("Lattice", "comment=\"a Lattice=1 'b\" Lattice", ["Li", "H"]),
+        ("Lattice", 'comment="a Lattice=1 \'b" Lattice', ["Li", "H"]),
     ],
 )
 def test_elements_and_keys(tmp_path: Path, old: str, new: str, species: list[str]) -> None:
