@@ -208,3 +208,24 @@ def test_a_site_of_mixed_valence_is_one_atom(
         assert result[0].numbers.tolist() == [26, 8]
     else:
         assert isinstance(result, Rejection) and result.kind == "disordered"
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        (True, 0.5), ("True", 0.5), ("true", 0.5), (False, 2.0), ("False", 2.0), ("false", 2.0),
+        (None, 2.0), ("cartesian", None),
+    ],
+)  # fmt: skip
+def test_cartesian_of_jarvis_as_text(tmp_path: Path, flag: Any, expected: float | None) -> None:
+    atoms = {
+        "lattice_mat": (4 * np.eye(3)).tolist(), "coords": [[2, 2, 2]], "elements": ["Po"],
+        "cartesian": flag,
+    }  # fmt: skip
+    (item,) = read(written(tmp_path / "a.json", [{"jid": "j", "atoms": atoms}]))
+    if expected is None:
+        assert isinstance(item, UnreadableRecord)
+        assert item.reason == "bad record: cartesian is 'cartesian', neither true nor false"
+    else:
+        assert isinstance(item, RawCrystal)
+        assert np.allclose(item.frac_coords, expected)
