@@ -52,7 +52,7 @@ def with_whole_sites(raw: RawCrystal) -> RawCrystal:
     if not (np.isfinite(lattice).all() and np.isfinite(frac).all()):
         return raw
     # 0 where it is no element, which is refused whatever its occupancy.
-    numbers = np.array([atomic_number(str(raw.species[i])) or 0 for i in partial])
+    numbers = np.array([atomic_number(str(raw.species[i])) or 0 for i in partial.tolist()])
     first = _first_of_each_site(lattice, frac[partial], numbers, parts)
     if first is None:
         return raw
