@@ -1,7 +1,7 @@
 """Validation of raw crystals; each rejection has a kind and a reason of one line.
 
 Nothing is repaired. Only notation changes: coordinates are wrapped into the cell, oxidation states
-dropped, deuterium written as hydrogen.
+dropped, deuterium written as hydrogen, entries of one element that share a site made one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy.typing as npt
 from phase2hpc.data.crystal import Crystal, RawCrystal
 from phase2hpc.data.elements import COVALENT_RADII, SYMBOLS, atomic_number
 from phase2hpc.data.neighbor_search import Pairs, pairs_within
+from phase2hpc.data.shared_sites import is_full, with_whole_sites
 
-FULL_OCCUPANCY_TOLERANCE = 1e-3
 # Beyond this a coordinate is no fraction of a cell, and wrapping it would cost digits.
 MAX_FRACTION = 1e4
 # Flatter cells make neighbour lists explode; no reduced cell of a crystal comes near.
@@ -73,6 +73,7 @@ def validate(raw: RawCrystal, limits: Limits = DEFAULT_LIMITS) -> Crystal:
 
 def check_record(raw: RawCrystal, limits: Limits = DEFAULT_LIMITS) -> Crystal:
     """As ``validate``, but for overlapping atoms, which ``refuse_overlap`` finds."""
+    raw = with_whole_sites(raw)
     lattice = _matrix(raw.lattice, "bad cell", "lattice")
     if lattice.shape != (3, 3):
         raise Rejected("bad cell", f"the lattice has shape {lattice.shape}, not (3, 3)")
@@ -169,7 +170,7 @@ def _check_occupancies(raw: RawCrystal) -> None:
             "disordered", f"{len(raw.occupancies)} occupancies for {len(raw.species)} sites"
         )
     for index, (symbol, occupancy) in enumerate(zip(raw.species, raw.occupancies, strict=True)):
-        if not abs(occupancy - 1.0) <= FULL_OCCUPANCY_TOLERANCE:
+        if not is_full(occupancy):
             raise Rejected(
                 "disordered", f"site {index + 1} ({symbol}) has occupancy {occupancy:g}, not 1"
             )

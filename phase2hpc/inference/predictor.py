@@ -24,6 +24,7 @@ from phase2hpc.data.graph import Graph
 from phase2hpc.data.graph_arrays import GraphArrays, pack
 from phase2hpc.data.loader import NUMPY_DTYPE
 from phase2hpc.data.record_partition import RecordPartition
+from phase2hpc.data.shared_sites import is_ordered, with_whole_sites
 from phase2hpc.data.store.reader import Store
 from phase2hpc.data.validation import DEFAULT_LIMITS, Limits
 from phase2hpc.errors import InputError
@@ -350,8 +351,12 @@ def _chunks(raws: Iterable[Raw]) -> Iterator[list[Raw]]:
 
 
 def _formula_of(raw: Raw) -> str:
-    """Formula of a rejected structure, empty where its species are not all elements."""
+    """Formula of a rejected structure, empty where its species are not all elements, or where a
+    site is not one atom."""
     if isinstance(raw, UnreadableRecord):
+        return ""
+    raw = with_whole_sites(raw)
+    if not is_ordered(raw):
         return ""
     numbers = [atomic_number(str(species)) for species in raw.species]
     known = [z for z in numbers if z is not None]

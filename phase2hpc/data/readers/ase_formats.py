@@ -19,6 +19,7 @@ import numpy as np
 
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.elements import SYMBOLS
+from phase2hpc.data.readers.extxyz_frame import FrameError, in_ase_spelling
 from phase2hpc.data.readers.json_records import ID_FIELDS, record_id
 from phase2hpc.data.readers.labels import labels_in
 from phase2hpc.data.readers.periodicity import VACUUM_NOTE, periodicity_problem
@@ -33,9 +34,6 @@ _FRAME_ERRORS = (
     OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError,
     ArithmeticError,
 )  # fmt: skip
-# ase makes room for each column that a comment line claims, before it reads an atom.
-_MAX_COLUMNS = 1000
-_PROPERTIES = re.compile(r"""properties\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\S+)""", re.IGNORECASE)
 _PAIR = re.compile(r"""(?:^|\s)["']?(\w+)["']?\s*=\s*("[^"]*"|'[^']*'|\S+)""")
 _DB_COLUMNS = ("id", "numbers", "positions", "cell", "pbc", "key_value_pairs")
 # Results of a calculator that are one number a structure.
@@ -62,18 +60,18 @@ def read_extxyz(path: Path, partition: RecordPartition) -> Iterator[RawCrystal |
         ) from None
     number = 0
     try:
-        for number, frame in enumerate(_frames(path)):
+        for number, (line, frame) in enumerate(_frames(path)):
             if not partition.take():
                 number += 1
                 continue
             name, place = f"{path.stem}#{number}", f"{path}#{number}"
             number += 1
-            if _claims_too_much(frame[1]):
-                reason = f"bad frame: its Properties claim more than {_MAX_COLUMNS} columns"
-                yield UnreadableRecord(name, place, reason)
-                continue
             try:
+                frame = in_ase_spelling(frame, line)
                 atoms = next(read_xyz(StringIO("".join(frame)), index=0))
+            except FrameError as error:
+                yield UnreadableRecord(name, place, str(error))
+                continue
             except (*_FRAME_ERRORS, StopIteration) as error:
                 reason = f"bad frame: {type_and_message(error)}"
                 yield UnreadableRecord(name, place, reason)
@@ -95,11 +93,12 @@ def read_extxyz(path: Path, partition: RecordPartition) -> Iterator[RawCrystal |
             )
 
 
-def _frames(path: Path) -> Iterator[list[str]]:
-    """The lines of each frame: count, comment, atoms, and up to three of VEC that follow."""
+def _frames(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of each frame: count, comment, atoms, and up to three of VEC that follow; with
+    the number of the first one in the file."""
     with open_text(path) as handle:
         lines = bounded_lines(path, handle)
-        line = next(lines, "")
+        line, number = next(lines, ""), 1
         while line.strip():
             if not re.fullmatch(r"\s*[0-9]{1,9}\s*", line):
                 shown = one_line(line.strip()[:40])
@@ -114,13 +113,8 @@ def _frames(path: Path) -> Iterator[list[str]]:
                     raise _NoNextFrame(f"it has more than {MAX_RECORD_BYTES} characters")
             if len(frame) < wanted:
                 raise _NoNextFrame(f"cut short after {len(frame)} of {wanted} lines")
-            yield frame
-
-
-def _claims_too_much(comment: str) -> bool:
-    found = _PROPERTIES.search(comment)
-    numbers = re.findall(r"\d+", found[1]) if found else []
-    return any(len(number) > 9 for number in numbers) or sum(map(int, numbers)) > _MAX_COLUMNS
+            yield number, frame
+            number += len(frame)
 
 
 def _ids_as_written(comment: str, columns: Mapping[str, Any]) -> dict[str, str]:

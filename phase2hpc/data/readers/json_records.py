@@ -141,10 +141,18 @@ def _own_geometry(record: Mapping[str, Any]) -> Geometry:
 def _jarvis_geometry(record: Mapping[str, Any]) -> Geometry:
     atoms = record.get("atoms", record)
     lattice, coords = atoms["lattice_mat"], atoms["coords"]
-    if atoms.get("cartesian"):
+    if _is_true(atoms.get("cartesian")):
         matrix = np.array(lattice, dtype=np.float64)
         coords = np.linalg.solve(matrix.T, np.array(coords, dtype=np.float64).T).T
     return Geometry(lattice, [str(symbol).strip() for symbol in atoms["elements"]], coords)
+
+
+def _is_true(flag: Any) -> bool:
+    """A boolean, or one as text."""
+    text = str(flag).strip().lower()
+    if isinstance(flag, str) and text not in ("true", "false"):
+        raise RecordError(f"bad record: cartesian is {flag[:20]!a}, neither true nor false")
+    return text == "true" if isinstance(flag, str) else bool(flag)
 
 
 def _structure_columns(record: Mapping[str, Any]) -> Mapping[str, Any]:

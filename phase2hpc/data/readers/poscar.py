@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
-from phase2hpc.data.elements import atomic_number
+from phase2hpc.data.elements import ATOMIC_NUMBERS, atomic_number
 from phase2hpc.data.readers.truncation import ends_openly, looks_truncated
 from phase2hpc.utils.text import one_line
 
@@ -129,6 +129,7 @@ def _structure(
     rows = range(first, first + total)
     coords = np.array([_floats(lines, i, "coordinates") for i in rows])
     words = [_words(lines[i]) for i in rows]
+    _refuse_further_atom(lines, rows.stop, total)
     at_end = open_end and rows.stop == len(lines)
     if at_end and looks_truncated(words[-1][2], [row[2] for row in words[:-1]]):
         raise PoscarError(
@@ -144,7 +145,32 @@ def _structure(
             raise PoscarError("bad cell: the lattice vectors span no volume")
         coords = np.linalg.solve(header.lattice.T, (coords * header.factors).T).T
     species = [s for s, n in zip(symbols, header.counts, strict=True) for _ in range(n)]
+    _refuse_other_elements(species, words, 6 if selective else 3, first)
     return RawCrystal(name, source, header.lattice, species, coords), rows.stop
+
+
+def _refuse_further_atom(lines: list[str], line: int, total: int) -> None:
+    """Refuse a row of coordinates right behind the last atom; velocities follow a blank line."""
+    words = _words(lines[line]) if line < len(lines) else []
+    if len(words) >= 3 and all(_NUMBER.fullmatch(word) for word in words[:3]):
+        raise PoscarError(
+            f"bad POSCAR: {total} atoms announced, and line {line + 1} has coordinates of a "
+            "further one"
+        )
+
+
+def _refuse_other_elements(
+    species: Sequence[str], rows: Sequence[Sequence[str]], column: int, first: int
+) -> None:
+    """Refuse rows whose last word, in ``column``, is another element than the header's; any
+    other text there is a comment, or flags."""
+    for index, (symbol, row) in enumerate(zip(species, rows, strict=True)):
+        named = _element(row[column]) if len(row) == column + 1 else ""
+        if named in ATOMIC_NUMBERS and ATOMIC_NUMBERS[named] != atomic_number(symbol):
+            raise PoscarError(
+                f"bad POSCAR: line {first + index + 1} names {named}, by the header the atom is "
+                f"{symbol}"
+            )
 
 
 def _species(lines: list[str], line: int) -> tuple[list[str] | None, list[int], int]:

@@ -24,7 +24,7 @@ from phase2hpc.data.readers.file_types import (
     known_text,
 )
 from phase2hpc.data.readers.poscar import structures_in_poscar
-from phase2hpc.data.readers.text_files import DAMAGED, decompressed, plain_name
+from phase2hpc.data.readers.text_files import DAMAGED, DOS_END, decompressed, plain_name
 from phase2hpc.data.record_partition import RecordPartition
 from phase2hpc.errors import InputError
 from phase2hpc.utils.regular_file import NotRegularFile, open_regular
@@ -182,7 +182,7 @@ def _content(path: Path) -> bytes:
         if size > MAX_BYTES:
             raise _TooLarge(too_large(f"{size / 2**20:.1f}"))
         with decompressed(file, str(path)) as content:
-            return bytes(content.read(MAX_BYTES + 1))
+            return bytes(content.read(MAX_BYTES + 1)).removesuffix(DOS_END)
 
 
 def _why_not_read(path: Path, error: Exception) -> str:

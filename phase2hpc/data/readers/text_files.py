@@ -24,6 +24,8 @@ from phase2hpc.utils.text import one_line
 
 # Characters of one record, line or frame: compressed, a few bytes may claim any number.
 MAX_RECORD_BYTES = 1 << 26
+# Ctrl-Z, with which DOS programs end a text.
+DOS_END = b"\x1a"
 # Exceptions of a file that is damaged as a whole, whichever way it is compressed.
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError)
 
@@ -141,13 +143,17 @@ def _open_member(name: str, archive: zipfile.ZipFile) -> IO[bytes]:
 
 
 def bounded_lines(path: Path, handle: TextIO) -> Iterator[str]:
-    """Lines of a text; InputError for one of MAX_RECORD_BYTES characters or more."""
+    """Lines of a text, without a DOS_END behind the last.
+
+    Raises InputError for a line of MAX_RECORD_BYTES characters or more.
+    """
     number = 0
     while line := handle.readline(MAX_RECORD_BYTES):
         number += 1
         if len(line) == MAX_RECORD_BYTES:
             raise InputError(f"{path}, line {number}: longer than {MAX_RECORD_BYTES} characters")
-        yield line
+        if line := line.removesuffix(DOS_END.decode()):
+            yield line
 
 
 def is_unicode(text: str) -> bool:

@@ -90,6 +90,72 @@ def test_case_of_a_duplicate_numeric_id(tmp_path: Path) -> None:
     assert summary.rejected == {"duplicate id": 1} and summary.kept == 31
 
 
+# ---- elements and damaged frames -----------------------------------------------------------------
+
+LITHIUM = (
+    '2\nLattice="4.08 0 0 0 4.08 0 0 0 4.1" Properties=species:S:1:pos:R:3\n'
+    "Li 0 0 0\nD 2.04 2.04 2.05\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "species"),
+    [
+        ("", "", ["Li", "H"]),
+        ("D", "T", ["Li", "H"]),
+        ("Li", "li", ["Li", "H"]),
+        ("Li", "Fe3+", ["Fe", "H"]),
+        ("Li", "11", ["Na", "H"]),
+        ("Lattice", "lattice", ["Li", "H"]),
+        ("Properties", "properties", ["Li", "H"]),
+        ("Lattice", 'comment="a Lattice=1 \'b" Lattice', ["Li", "H"]),
+    ],
+)
+def test_elements_and_keys(tmp_path: Path, old: str, new: str, species: list[str]) -> None:
+    (tmp_path / "a.xyz").write_text(LITHIUM.replace(old, new) if old else LITHIUM)
+    (item,) = read(tmp_path / "a.xyz")
+    assert isinstance(item, RawCrystal), item
+    assert item.species == species
+    assert np.allclose(item.lattice, np.diag([4.08, 4.08, 4.1]))
+    assert np.allclose(item.frac_coords, [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("D 2.04", "D", "bad frame: line 8 has 3 of 4 columns: 'D 2.04 2.05'"),
+        ("D 2.04", "D x", "bad frame: line 8, a coordinate is no number: 'D x 2.04 2.05'"),
+        ("D 2", "Wat 2", "unknown element: line 8, 'Wat' (elements H to Lr are known)"),
+        ("D 2", "118 2", "unknown element: line 8, '118' (elements H to Lr are known)"),
+        (
+            "4.08 0 0 0 4.08 0 0 0 4.1", "4.08 4.08 4.1",
+            "bad frame: line 6, its Lattice is '4.08 4.08 4.1', not nine numbers (write "
+            'Lattice="ax ay az bx by bz cx cy cz")',
+        ),
+        (
+            '"4.08 0 0 0 4.08 0 0 0 4.1"', "[[4, 0, 0], [0, 4, 0], [0, 0, 4]]",
+            "bad frame: line 6, its Lattice is '[[4, 0, 0], [0, 4, 0], [0, 0, 4]]', not nine "
+            'numbers (write Lattice="ax ay az bx by bz cx cy cz")',
+        ),
+        ("pos:R", "xyz:R", "bad frame: line 6, its Properties have no pos:R:3"),
+        ("species:S", "type:S", "bad frame: line 6, its Properties have no species:S:1"),
+        (
+            "species:S:1", "species:S",
+            "bad frame: line 6, its Properties are 'species:S:pos:R:3', not name:type:count of "
+            "each column",
+        ),
+    ],
+)  # fmt: skip
+def test_a_damaged_frame_is_named_with_its_line(
+    tmp_path: Path, old: str, new: str, reason: str
+) -> None:
+    assert old in LITHIUM
+    (tmp_path / "a.xyz").write_text(LITHIUM + LITHIUM.replace(old, new))
+    good, bad = read(tmp_path / "a.xyz")
+    assert isinstance(good, RawCrystal) and isinstance(bad, UnreadableRecord)
+    assert bad.reason == reason and bad.id == "a#1"
+
+
 # ---- periodicity ---------------------------------------------------------------------------------
 
 

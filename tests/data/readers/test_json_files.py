@@ -191,3 +191,41 @@ def test_cases(name: str, ids: list[str], labels: list[dict[str, float]]) -> Non
         assert isinstance(item, RawCrystal) and dict(item.labels) == expected
         assert list(item.species) == ["Na"] * 4 + ["Cl"] * 4
         assert np.allclose(item.lattice, 5.64 * np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("shared", "ordered"),
+    [({"Fe2+": 0.5, "Fe3+": 0.5}, True), ({"Fe2+": 0.5, "Mn2+": 0.5}, False)],
+    ids=["one element", "two elements"],
+)
+def test_a_site_of_mixed_valence_is_one_atom(
+    tmp_path: Path, shared: dict[str, float], ordered: bool
+) -> None:
+    structure = Structure(Lattice.cubic(4.3), [shared, "O2-"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    (result,) = graphs_of(read(written(tmp_path / "a.json", structure.as_dict())), GraphSettings())
+    if ordered:
+        assert not isinstance(result, Rejection)
+        assert result[0].numbers.tolist() == [26, 8]
+    else:
+        assert isinstance(result, Rejection) and result.kind == "disordered"
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        (True, 0.5), ("True", 0.5), ("true", 0.5), (False, 2.0), ("False", 2.0), ("false", 2.0),
+        (None, 2.0), ("cartesian", None),
+    ],
+)  # fmt: skip
+def test_cartesian_of_jarvis_as_text(tmp_path: Path, flag: Any, expected: float | None) -> None:
+    atoms = {
+        "lattice_mat": (4 * np.eye(3)).tolist(), "coords": [[2, 2, 2]], "elements": ["Po"],
+        "cartesian": flag,
+    }  # fmt: skip
+    (item,) = read(written(tmp_path / "a.json", [{"jid": "j", "atoms": atoms}]))
+    if expected is None:
+        assert isinstance(item, UnreadableRecord)
+        assert item.reason == "bad record: cartesian is 'cartesian', neither true nor false"
+    else:
+        assert isinstance(item, RawCrystal)
+        assert np.allclose(item.frac_coords, expected)

@@ -11,6 +11,7 @@ from json_sources import CESIUM, assert_both, resource, written
 
 from phase2hpc.data.crystal import UnreadableRecord
 from phase2hpc.data.readers.registry import read
+from phase2hpc.data.validation import validate
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -78,5 +79,12 @@ def test_mixed_species_are_several_partial_sites(tmp_path: Path) -> None:
     mixed = species(chemical_symbols=["Na", "K"], concentration=[0.5, 0.5])
     (item,) = read(written(tmp_path / "a.json", [resource(species=mixed)]))
     assert item.occupancies == [0.5, 0.5] * 4 + [1.0] * 4
+    (item,) = read(
+        written(
+            tmp_path / "b.json",
+            [resource(species=species(chemical_symbols=["Na", "Na"], concentration=[0.5, 0.5]))],
+        )
+    )
+    assert validate(item).numbers.tolist() == [11] * 4 + [17] * 4
     (other,) = read(written(tmp_path / "a.json", [resource() | {"type": "references"}]))
     assert "of type 'references'" in other.reason

@@ -245,3 +245,45 @@ def test_a_poscar_named_cif_and_the_reverse(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parent / "hostile" / "ok-bom.cif", tmp_path / "b.vasp")
     first, second = read(tmp_path)
     assert list(first.species) == SALT and sorted(second.species) == sorted(SALT)
+
+
+def test_a_further_atom_is_refused_and_what_may_follow_is_not() -> None:
+    assert reason(FORM + ".1 .1 .1\n") == (
+        "bad POSCAR: 8 atoms announced, and line 17 has coordinates of a further one"
+    )
+    assert reason(FORM + ".1 .1 .1 T T F\n").startswith("bad POSCAR: 8 atoms announced")
+    for rest in ("", "\n", " \n" + "0 0 .1\n" * 8, "Lattice velocities and vectors\n1\n" * 2):
+        assert len(crystals(FORM + rest)[0].species) == 8
+
+
+@pytest.mark.parametrize(
+    ("selective", "words", "expected"),
+    [
+        (False, "K", "bad POSCAR: line 9 names K, by the header the atom is Na"),
+        (False, "K_pv", "bad POSCAR: line 9 names K, by the header the atom is Na"),
+        (True, "T T F K", "bad POSCAR: line 10 names K, by the header the atom is Na"),
+        (False, "Na", ""),
+        (False, "Na_pv", ""),
+        (False, "Na1", ""),
+        (False, "In plane", ""),
+        (False, "F F F", ""),
+        (False, "T T T", ""),
+        (False, "# K", ""),
+        (True, "F F F", ""),
+        (True, "F F F Na", ""),
+    ],
+)
+def test_a_row_that_names_another_element(selective: bool, words: str, expected: str) -> None:
+    text = FORM.replace("Direct\n0 0 0\n", f"Direct\n0 0 0 {words}\n")
+    if selective:
+        text = text.replace("Direct", "Selective dynamics\nDirect")
+    if expected:
+        assert reason(text) == expected
+    else:
+        assert list(crystals(text)[0].species) == SALT
+
+
+def test_a_dos_end_of_file(tmp_path: Path) -> None:
+    (tmp_path / "POSCAR").write_bytes(FORM.encode() + b"\x1a")
+    (item,) = read(tmp_path / "POSCAR")
+    assert isinstance(item, RawCrystal) and list(item.species) == SALT

@@ -97,6 +97,17 @@ def check_formula(block: Block, species: Sequence[str]) -> None:
         )
 
 
+def makes_formula(block: Block, species: Sequence[str]) -> bool:
+    """Whether the atoms are ``_cell_formula_units_Z`` times ``_chemical_formula_sum``, both of
+    which are given."""
+    counts, units = formula_counts(block), formula_units(block)
+    found = Counter(atomic_number(symbol) for symbol in species)
+    if counts is None or not units or None in found:
+        return False
+    total, n = sum(counts.values()), len(species)
+    return abs(n - units * total) < 0.5 and not _fractions_differ(counts, found, total, n)
+
+
 def _fractions_differ(
     counts: Mapping[int, float], found: Mapping[int | None, int], total: float, n: int
 ) -> bool:

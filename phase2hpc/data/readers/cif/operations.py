@@ -165,6 +165,10 @@ def _first_of_equal(images: Array) -> npt.NDArray[np.bool_]:
 
 
 def _operation(text: str) -> gemmi.Op:
+    if text.endswith(",") and text.count(",") < 3:
+        raise SymmetryError(
+            f"bad symmetry operation: '{text[:40]}' (one with blanks needs quotes: 'x, y, z')"
+        )
     try:
         # Unusual cells have operations like "x, -y, 2x-z", as pymatgen writes them.
         op = gemmi.Op(re.sub(r"(\d)([xyzXYZ])", r"\1*\2", text.strip("'\" "))).wrap()

@@ -55,9 +55,10 @@ def read_sites(block: Block) -> Sites:
     if len(bad):
         site, axis = bad[0]
         text = columns[_AXES[axis]][site]
+        unknown = ", it has no position (fill it in)" if text == "?" else ""
         text = cif.as_string(text)[:20] or text
         raise CifError(
-            f"bad coordinates: _atom_site_{_AXES[axis]} of {names[site][:20]} is '{text}'"
+            f"bad coordinates: _atom_site_{_AXES[axis]} of {names[site][:20]} is '{text}'{unknown}"
         )
     types, labels = columns["type_symbol"], columns["label"]
     symbols = [

@@ -16,6 +16,14 @@ class SymmetryError(ValueError):
     """The symmetry that a file states cannot be used; the message is ``kind: detail``."""
 
 
+class OpenSettingError(SymmetryError):
+    """The origin choice is left open. ``settings``: the groups that may be meant."""
+
+    def __init__(self, message: str, settings: Sequence[gemmi.SpaceGroup]) -> None:
+        super().__init__(message)
+        self.settings = tuple(settings)
+
+
 # Suffixes of settings: as gemmi and cctbx write them, and as ICSD does.
 _EXTENSIONS = {
     "1": "1", "2": "2", "S": "1", "Z": "2", "O1": "1", "O2": "2",
@@ -24,6 +32,13 @@ _EXTENSIONS = {
 _QUALIFIER = re.compile(r"-?[abc][123]?|ba-c|-?cba|-?cab|bca|a-cb")
 _ORIGIN = re.compile(r"[\s,:(]+(?:origin|o\.?c\.?)[a-z\s]*([12])\)?$", re.IGNORECASE)
 _NUMBER_BEHIND = re.compile(r"[\s,]*\((?:no\.?|#)?\s*(\d{1,3})\)$", re.IGNORECASE)
+_SETTING_BEHIND = re.compile(r"\s*\((HR|[HRSZ])\)$", re.IGNORECASE)
+# Monoclinic symbols that do not say which axis is unique; with a 1 behind, it is b: P 21/c 1.
+_MONOCLINIC = re.compile(r"([PABCI])((?:21?)(?:/[abcnm])?|[abcnm])", re.IGNORECASE)
+_UNIQUE_B = re.compile(r"([PABCI])\s*(21?/[abcnm])\s+1", re.IGNORECASE)
+_LONG_FORMS = {"a": "{} {} 1 1", "b": "{} 1 {} 1", "c": "{} 1 1 {}"}
+# Degrees by which an angle that is meant as 90 may differ.
+_RIGHT = 0.01
 # Elements of a symbol without blanks: P4/m-32/m is P 4/m -3 2/m.
 _ELEMENT = re.compile(r"-[1-6]|(?:21|3[12]|4[123]|6[1-5]|[1-6])(?:/[a-z])?|[a-z]", re.IGNORECASE)
 
@@ -46,14 +61,15 @@ def by_name(symbol: str, cell: Sequence[float], setting: str | None = None) -> N
     Blanks, underscores and case do not matter; full symbols (F 4/m -3 2/m), old ones (F m 3 m) and
     screw axes as 2(1) are understood. A setting stands behind the symbol or in ``setting``
     (``_space_group_IT_coordinate_system_code``). ``cell``, a, b, c (angstrom) and three angles
-    (degrees), tells the hexagonal from the rhombohedral cell of an R group. Raises SymmetryError
-    for a setting that the group does not have.
+    (degrees), tells the hexagonal from the rhombohedral cell of an R group, and the unique axis of
+    a monoclinic one (P 21/b). Raises SymmetryError for a setting that the group does not have.
     """
     base, suffix = _split(symbol)
-    group = _lookup(base, cell[3], cell[5])
+    axis = _unique_axis(cell)
+    group = _lookup(base, cell[3], cell[5], axis)
     if group is None and " " not in base and base[-1:] in _EXTENSIONS and not suffix:
         # Fd-3mZ
-        group = _lookup(base[:-1], cell[3], cell[5])
+        group = _lookup(base[:-1], cell[3], cell[5], axis)
         suffix = base[-1]
     if group is None:
         return None
@@ -93,12 +109,13 @@ def number_of(group: gemmi.GroupOps) -> int | None:
 
 
 def refuse_open_setting(named: NamedGroup, name: str) -> None:
-    """Raise SymmetryError where a symbol or number leaves the origin choice open."""
+    """Raise OpenSettingError where a symbol or number leaves the origin choice open."""
     if named.open_setting:
-        hm = named.group.hm
-        raise SymmetryError(
-            f"ambiguous space group: {name} has two origin choices; write '{hm}:1' or "
-            f"'{hm}:2', or list the symmetry operations"
+        group = named.group
+        raise OpenSettingError(
+            f"ambiguous space group: {name} has two origin choices; write '{group.hm}:1' or "
+            f"'{group.hm}:2', or list the symmetry operations",
+            [entry for entry in _settings_of(group.number) if entry.hm == group.hm],
         )
 
 
@@ -108,12 +125,17 @@ def _split(symbol: str) -> tuple[str, str]:
     text = symbol.strip("'\" ").replace("_", "").replace("{", "").replace("}", "")
     text = re.sub(r"\\?bar\s*(\d)", r"-\1", text).replace("$", "")
     text = re.sub(r"(?<=[2346])\(([1-5])\)", r"\1", text)
+    text = re.sub(r"\s*/\s*", "/", text)
     number = _NUMBER_BEHIND.search(text)
     if number is not None:
         text = text[: number.start()]
     origin = _ORIGIN.search(text)
     if origin is not None:
         return text[: origin.start()].strip(), origin[1]
+    text = _SETTING_BEHIND.sub(r":\1", text)
+    unique_b = _UNIQUE_B.fullmatch(text)
+    if unique_b is not None:
+        return f"{unique_b[1]} 1 {unique_b[2]} 1", ""
     base, colon, suffix = text.partition(":")
     if not colon and " " in base and base.split()[-1].upper() in _EXTENSIONS:
         stem, _, last = base.rpartition(" ")
@@ -124,12 +146,30 @@ def _split(symbol: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=1024)
-def _lookup(symbol: str, alpha: float, gamma: float) -> gemmi.SpaceGroup | None:
-    for name in (symbol, _short_symbol(symbol)):
+def _lookup(
+    symbol: str, alpha: float, gamma: float, axis: str | None = None
+) -> gemmi.SpaceGroup | None:
+    for name in (_long_symbol(symbol, axis), symbol, _short_symbol(symbol)):
         found = gemmi.find_spacegroup_by_name(name, alpha, gamma) if name else None
         if found is not None:
             return found
     return None
+
+
+def _unique_axis(cell: Sequence[float]) -> str | None:
+    """The axis that is perpendicular to the two others, which are not so to each other."""
+    oblique = [
+        axis for axis, angle in zip("abc", cell[3:], strict=True) if abs(angle - 90) > _RIGHT
+    ]
+    return oblique[0] if len(oblique) == 1 else None
+
+
+def _long_symbol(symbol: str, axis: str | None) -> str | None:
+    """P 1 1 21/b of P 21/b where c is the unique axis."""
+    match = _MONOCLINIC.fullmatch(symbol.replace(" ", "")) if axis is not None else None
+    if axis is None or match is None:
+        return None
+    return _LONG_FORMS[axis].format(match[1].upper(), match[2].lower())
 
 
 def _short_symbol(symbol: str) -> str | None:

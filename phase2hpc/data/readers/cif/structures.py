@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import gemmi
 import numpy as np
+import numpy.typing as npt
 
 from phase2hpc.data.crystal import RawCrystal, UnreadableRecord
 from phase2hpc.data.readers.cif.block import NO_LOOP, Block, CifError, number_in
@@ -21,10 +22,11 @@ from phase2hpc.data.readers.cif.consistency import (
     check_formula,
     check_units_of_unstated_symmetry,
     check_volume,
+    makes_formula,
 )
 from phase2hpc.data.readers.cif.operations import arrays_of, check_metric, expand
-from phase2hpc.data.readers.cif.sites import read_sites, refuse_macromolecular
-from phase2hpc.data.readers.cif.space_groups import SymmetryError
+from phase2hpc.data.readers.cif.sites import Sites, read_sites, refuse_macromolecular
+from phase2hpc.data.readers.cif.space_groups import OpenSettingError, SymmetryError
 from phase2hpc.data.readers.cif.symmetry import stated_symmetry
 from phase2hpc.data.readers.cif.syntax import parse
 from phase2hpc.data.readers.cif.unstated_symmetry import (
@@ -32,6 +34,7 @@ from phase2hpc.data.readers.cif.unstated_symmetry import (
     refuse_modulated,
 )
 from phase2hpc.data.readers.truncation import ends_openly, looks_truncated
+from phase2hpc.data.shared_sites import is_ordered, with_whole_sites
 
 MAX_IMAGES = 100_000
 
@@ -134,9 +137,31 @@ def _crystal(block: Block, others: Sequence[Block], name: str, source: str) -> R
     if not np.isfinite(lattice).all() or volume < 1e-6:
         raise CifError(f"bad cell: {', '.join(f'{x:g}' for x in cell)} has no volume")
     check_volume(block, volume)
-    group = stated_symmetry(block, cell)
+    try:
+        group = stated_symmetry(block, cell)
+    except OpenSettingError as error:
+        return _by_formula(block, sites, lattice, cell, error, name, source)
     if group is None:
         refuse_evidence_against_p1(block, others, len(sites.symbols))
+    raw = _expanded(sites, lattice, cell, group, name, source)
+    if is_ordered(raw):
+        check_formula(block, raw.species)
+        if group is None:
+            check_density(block, raw.species, volume)
+            check_units_of_unstated_symmetry(block, raw.species)
+    return raw
+
+
+def _expanded(
+    sites: Sites,
+    lattice: npt.NDArray[np.float64],
+    cell: Sequence[float],
+    group: gemmi.GroupOps | None,
+    name: str,
+    source: str,
+) -> RawCrystal:
+    """All atoms of the cell that the group makes of the sites; without a group, the sites."""
+    if group is None:
         rotations, translations = np.eye(3)[None], np.zeros((1, 3))
     else:
         rotations, translations = arrays_of(group)
@@ -147,20 +172,39 @@ def _crystal(block: Block, others: Sequence[Block], name: str, source: str) -> R
             f"too many atoms: {len(sites.frac)} sites times {len(rotations)} symmetry operations"
         )
     positions, site = expand(sites.frac, lattice, rotations, translations)
-    species = [sites.symbols[i] for i in site]
-    if (sites.occupancies == 1.0).all():
-        check_formula(block, species)
-        if group is None:
-            check_density(block, species, volume)
-            check_units_of_unstated_symmetry(block, species)
-    return RawCrystal(
-        id=name,
-        input=source,
-        lattice=lattice,
-        species=species,
-        frac_coords=positions,
-        occupancies=sites.occupancies[site].tolist(),
+    return with_whole_sites(
+        RawCrystal(
+            id=name,
+            input=source,
+            lattice=lattice,
+            species=[sites.symbols[i] for i in site],
+            frac_coords=positions,
+            occupancies=sites.occupancies[site].tolist(),
+        )
     )
+
+
+def _by_formula(
+    block: Block,
+    sites: Sites,
+    lattice: npt.NDArray[np.float64],
+    cell: Sequence[float],
+    error: OpenSettingError,
+    name: str,
+    source: str,
+) -> RawCrystal:
+    """The crystal in the one origin choice that makes Z and formula of the file.
+
+    Raises the error itself where neither does, or both.
+    """
+    crystals = [
+        _expanded(sites, lattice, cell, setting.operations(), name, source)
+        for setting in error.settings
+    ]
+    agreeing = [raw for raw in crystals if is_ordered(raw) and makes_formula(block, raw.species)]
+    if len(agreeing) != 1:
+        raise error
+    return agreeing[0]
 
 
 def _cell(block: Block) -> list[float]:

@@ -70,7 +70,7 @@ def stated_symmetry(block: Block, cell: Sequence[float]) -> gemmi.GroupOps | Non
 
     Listed operations come first, then symbols, then the number. ``cell`` is a, b, c in angstrom
     and three angles in degrees. Raises SymmetryError where statements contradict each other, form
-    no group, name no known group or leave its setting open.
+    no group or name no known group, OpenSettingError where they leave its origin open.
     """
     listed = _listed_operations(block)
     setting = block.text(*SETTING_TAGS)
@@ -199,6 +199,12 @@ def _by_names(
                     f"conflicting symmetry: {source[:40]} and {other[:40]} are different settings"
                 )
         return group
+    meant = {s.named.group.hm: s.source for s in symbols if s.named is not None}
+    if len(meant) > 1:
+        first, second = list(meant.values())[:2]
+        raise SymmetryError(
+            f"conflicting symmetry: {first[:40]} and {second[:40]} are different settings"
+        )
     for statement in [*symbols, *standard]:
         if statement.named is None:
             raise SymmetryError(

@@ -89,6 +89,7 @@ def _decode(data: bytes) -> str:
             raise CifError("empty file: it holds nothing but zeros (was the disk full?)")
         raise CifError("not a CIF: it holds binary data")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\N{MINUS SIGN}", "-")
     # gemmi takes them in quoted text only. No number, symbol or operation can be made by an "x".
     return _NOT_ASCII_TEXT.sub("x", text)
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from cif_texts import CELL, NUMBER, SITES, outcome, with_column, with_head, with_labels
+
+from phase2hpc.data.crystal import RawCrystal
+from phase2hpc.data.readers.structure_files import read_structure_file
 
 FULL = "Cl4 Na4"
 
@@ -89,3 +94,77 @@ def test_magnetic_operations_give_the_nuclear_structure() -> None:
         "1 x,y,z,+1\n2 x+1/2,y+1/2,z,-1\n"
     )
     assert outcome(text) == "Cl2 Na2"
+
+
+def mixed(first: str, second: str, head: str = "") -> str:
+    """Rock salt whose Na site holds two entries, each a type symbol and an occupancy."""
+    return with_column("_atom_site_occupancy", "1", "1", NUMBER + head).replace(
+        "Na1 Na 1 0 0 0\n", f"M1 {first} 0 0 0\nM2 {second} 0 0 0\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "head", "expected"),
+    [
+        ("Fe2+ .5", "Fe3+ .5", "", "Cl4 Fe4"),
+        ("Na1+ 0.5", "Na1+ 0.5", "_chemical_formula_sum 'Na Cl'\n", "Cl4 Na4"),
+        ("H .5", "D .5", "", "Cl4 H4"),
+        ("Fe2+ .5", "Mn .5", "", "disordered: site 1 (Fe2+) has occupancy 0.5, not 1"),
+        (
+            "Na1+ 0.5", "Na1+ 0.5", "_chemical_formula_sum 'Na2 Cl'\n",
+            "missing atoms: the sites make Na4 Cl4, _chemical_formula_sum says Na2 Cl (rows, "
+            "hydrogens or symmetry lost?)",
+        ),
+    ],
+)  # fmt: skip
+def test_entries_of_one_element_at_a_site(
+    first: str, second: str, head: str, expected: str
+) -> None:
+    assert outcome(mixed(first, second, head)) == expected
+
+
+def diamond(coordinate: str, head: str) -> str:
+    """Carbon at one position of F d -3 m, whose origin choice the symbol leaves open."""
+    text = with_head("_symmetry_space_group_name_H-M 'F d -3 m'\n" + head)
+    sites = text[: text.index("Na1")].replace("5.64", "3.567")
+    return f"{sites}C1 C {coordinate} {coordinate} {coordinate}\n"
+
+
+FORMULA = "_chemical_formula_sum C\n"
+
+
+@pytest.mark.parametrize(
+    ("coordinate", "head", "expected"),
+    [
+        # 8a of choice 1 and 16c of choice 2; then 16c of choice 1 and 8a of choice 2.
+        ("0", "_cell_formula_units_Z 8\n" + FORMULA, "C8"),
+        ("0.125", "_cell_formula_units_Z 8\n" + FORMULA, "C8"),
+        ("0", "_cell_formula_units_Z 12\n" + FORMULA, "ambiguous space group"),
+        ("0", "_cell_formula_units_Z 8\n_chemical_formula_sum Si\n", "ambiguous space group"),
+        ("0", "_cell_formula_units_Z 8\n", "ambiguous space group"),
+        ("0", FORMULA, "ambiguous space group"),
+        # In either choice it is on 32e.
+        ("0.2", "_cell_formula_units_Z 32\n" + FORMULA, "ambiguous space group"),
+    ],
+)
+def test_an_origin_choice_that_z_and_formula_settle(
+    coordinate: str, head: str, expected: str
+) -> None:
+    assert outcome(diamond(coordinate, head)).split(":")[0] == expected
+
+
+def test_symbols_that_mean_different_open_settings_are_refused() -> None:
+    text = with_head(
+        "_symmetry_space_group_name_H-M 'P b a n'\n_space_group_name_H-M_full 'P n c b'\n"
+    )
+    assert outcome(text) == (
+        "conflicting symmetry: symbol P b a n and symbol P n c b are different settings"
+    )
+
+
+def test_a_dos_end_of_file_and_a_unicode_minus(tmp_path: Path) -> None:
+    text = with_head(NUMBER).replace("Cl .5", "Cl \N{MINUS SIGN}.5")
+    (tmp_path / "a.cif").write_bytes(text.encode() + b"\x1a")
+    (item,) = read_structure_file(tmp_path / "a.cif")
+    assert isinstance(item, RawCrystal) and len(item.species) == 8
+    assert outcome(text) == FULL

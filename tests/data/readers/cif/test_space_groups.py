@@ -22,7 +22,8 @@ SYMBOLS = {
 
 @pytest.mark.parametrize("symbol", SYMBOLS)
 def test_symbols_as_people_write_them(symbol: str) -> None:
-    named = by_name(symbol, [4.0, 4.0, 6.0, 90.0, 90.0, 120.0])
+    gamma = 120.0 if symbol[0] in "RH" else 90.0
+    named = by_name(symbol, [4.0, 4.0, 6.0, 90.0, 90.0, gamma])
     assert named is not None and not named.open_setting
     assert named.group.xhm() == SYMBOLS[symbol]
 
@@ -36,3 +37,34 @@ def test_all_groups_of_the_tables_are_groups_and_found_by_their_names() -> None:
             cell = [4.0, 4.0, 4.0, 90.0, 90.0, 120.0 if entry.ext == "H" else 90.0]
             named = by_name(entry.xhm(), cell)
             assert named is not None and named.group.xhm() == entry.xhm()
+
+
+BETA, GAMMA, ALPHA = ((5.0, 6.0, 7.0, *angles) for angles in (
+    (90.0, 99.0, 90.0), (90.0, 90.0, 99.0), (99.0, 90.0, 90.0)
+))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("symbol", "cell", "expected"),
+    [
+        ("P 21/b", GAMMA, "P 1 1 21/b"), ("P21/a", GAMMA, "P 1 1 21/a"), ("P 2", GAMMA, "P 1 1 2"),
+        ("p 2/M", GAMMA, "P 1 1 2/m"), ("P 2/m", ALPHA, "P 2/m 1 1"), ("B b", GAMMA, "B 1 1 b"),
+        ("P 21/b", ALPHA, "P 21/b 1 1"), ("P 2", BETA, "P 1 2 1"), ("P 21/a", BETA, "P 1 21/a 1"),
+        ("P 21/c", BETA, "P 1 21/c 1"), ("P 21/c 1", BETA, "P 1 21/c 1"),
+        ("P21/n 1", BETA, "P 1 21/n 1"), ("P 21 / c", BETA, "P 1 21/c 1"),
+        # No group of a c axis: as the symbol is read without a cell.
+        ("P 21/c", GAMMA, "P 1 21/c 1"), ("P 1 21/c 1", GAMMA, "P 1 21/c 1"),
+        ("R -3 c (H)", (5.0, 5.0, 7.0, 90.0, 90.0, 120.0), "R -3 c:H"),
+        ("R -3 c (R)", (5.0, 5.0, 5.0, 60.0, 60.0, 60.0), "R -3 c:R"),
+    ],
+)  # fmt: skip
+def test_the_cell_tells_the_unique_axis(
+    symbol: str, cell: tuple[float, ...], expected: str
+) -> None:
+    named = by_name(symbol, cell)
+    assert named is not None and named.group.xhm() == expected
+
+
+def test_a_symbol_that_no_axis_of_the_cell_fits_is_unknown() -> None:
+    assert by_name("P 21/b", BETA) is None
+    assert by_name("P 21/b", (5.0, 6.0, 7.0, 90.0, 90.0, 90.0)) is None

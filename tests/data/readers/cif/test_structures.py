@@ -130,9 +130,9 @@ BAD_FILES = {
     ),
     "cell in picometre": (changed("5.64", "564"), "volume:"),
     "cell in nanometre": (changed("5.64", "0.564"), "volume:"),
-    "unknown coordinate": (changed("Cl 0.5", "Cl ?"), "fract_x of Cl1 is '?'"),
+    "unknown coordinate": (changed("Cl 0.5", "Cl ?"), "fract_x of Cl1 is '?', it has no position"),
     "coordinate as an impossible ratio": (changed("Cl 0.5", "Cl 1/0"), "bad coordinates"),
-    "typographic minus": (changed("Cl 0.5", "Cl \u22120.5"), "bad coordinates"),
+    "a dash as minus": (changed("Cl 0.5", "Cl \u20130.5"), "bad coordinates"),
     "Cartesian only": (changed("fract", "Cartn"), "only Cartesian"),
     "one axis only": (CELL + "_atom_site_label Na1\n_atom_site_fract_x 0\n", "no coordinates"),
     "neither labels nor types": (
@@ -161,6 +161,10 @@ BAD_FILES = {
     ),
     "no operation": (
         changed(SYMMETRY, OPERATIONS + "x,y,z\nx,y\n"), "bad symmetry operation: 'x,y'",
+    ),
+    "operations with blanks and no quotes": (
+        changed(SYMMETRY, OPERATIONS + "x, y, z\n-x, -y, z\n"),
+        "bad symmetry operation: 'x,' (one with blanks needs quotes: 'x, y, z')",
     ),
     "singular operation": (changed(SYMMETRY, OPERATIONS + "x,y,z\nx,x,z\n"), "bad symmetry"),
     "unknown symbol": (changed("F m -3 m", "Q m m"), "unknown space group: 'Q m m'"),
