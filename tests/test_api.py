@@ -333,7 +333,7 @@ def test_several_runs_are_an_ensemble(
         assert frame[name][0] == pytest.approx(np.mean(values))
     with pytest.raises(phase2hpc.InputError, match="vectors of 2 models are unrelated"):
         model.features(SALT)
-    with pytest.raises(phase2hpc.InputError, match="predicts other properties"):
+    with pytest.raises(phase2hpc.InputError, match="they predict other properties"):
         phase2hpc.load_model([runs[0], trained["cgcnn"]])
 
 

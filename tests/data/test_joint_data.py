@@ -66,6 +66,27 @@ def test_the_sample_is_in_it_unchanged_but_for_mp_labels_of_train(
     assert with_mp_labels > 8_000
 
 
+def test_substituted_crystals_are_new_compounds_of_train_without_labels(tmp_path: Path) -> None:
+    given = read(SAMPLE)[:300]
+    source, out = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl.gz"
+    with gzip.open(source, "wt") as file:
+        file.writelines(f"{json.dumps(record)}\n" for record in given)
+    script = ROOT / "benchmarks/substituted_crystals.py"
+    subprocess.run([sys.executable, script, source, out, "200"], check=True, timeout=120)
+    both = read(out)
+    assert both[:300] == given
+    new = both[300:]
+    assert len({record["id"] for record in new}) == len(new) == 200
+    train = {r["id"]: r["species"] for r in given if r["split"] == "train"}
+    for record in new:
+        assert record["split"] == "train" and not record["properties"]
+        assert formula_split(numbers(record)) == "train"
+        old = train[record["id"].partition("-substituted-")[0]]
+        exchanged = set(zip(old, record["species"], strict=True))
+        assert old != record["species"]
+        assert len(set(old)) == len(set(record["species"])) == len(exchanged)
+
+
 def test_soft_labels_are_given_to_training_crystals_alone(tmp_path: Path) -> None:
     """And only where there is no label."""
     sample = read(SAMPLE)
