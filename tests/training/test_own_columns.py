@@ -316,7 +316,7 @@ def test_a_run_with_folds_and_settings_resumes_exactly(
         train(replace(asked, columns=parse_columns(["tail:scale=asinh"])))
     # Settings that are the column's anyway.
     again = train(
-        replace(asked, columns=parse_columns(["size:unit=atoms,scale=auto", "gap:min=0"]))
+        replace(asked, columns=parse_columns(["size:unit=atoms,scale=auto", "gap:scale=linear"]))
     )
     assert again.predictions_test.read_text() == runs[1].predictions_test.read_text()
 
@@ -328,7 +328,7 @@ def test_a_run_with_folds_and_settings_resumes_exactly(
         ({"overrides": {"device": "gpu"}}, "'device' = 'gpu'"),
         ({"overrides": {"lr": float("nan")}}, "'lr' = nan"),
         ({"overrides": {"batch_size": 0}}, "'batch_size' = 0"),
-        ({"algorithm": "e3nn", "overrides": {"gate_basis_size": 1}}, "0 .no gate. or at least 2"),
+        ({"algorithm": "e3nn", "overrides": {"gate_basis_size": 1}}, "0 (no gate) or at least 2"),
         ({"properties": "core5"}, "unknown property 'core5'"),
         ({"auxiliary": "gap"}, "unknown property 'gap'"),
         ({"fold": 0}, "'fold' = 0"),
