@@ -24,6 +24,11 @@ class StraddlingCompounds:
                 key = composition_key(block.atomic_number[begin:end])
                 self._splits[key] = self._splits.get(key, 0) | 1 << split
 
+    def merge(self, others: StraddlingCompounds) -> None:
+        """Count the crystals that ``others`` has counted too."""
+        for key, splits in others._splits.items():
+            self._splits[key] = self._splits.get(key, 0) | splits
+
     def found(self) -> list[str]:
         """Reduced formulas that are in train and in val or test."""
         return [key for key, splits in self._splits.items() if splits & _TRAIN and splits > _TRAIN]

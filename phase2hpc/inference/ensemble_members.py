@@ -24,7 +24,7 @@ def check_members(runs: Sequence[RunDirectory], models: Sequence[TrainedModel]) 
 
 
 def _difference(this: TrainedModel, first: TrainedModel) -> str:
-    """What the two differ in, ``this`` one named before the other; "" for nothing."""
+    """The difference between the two, ``this`` one named before the other; "" for nothing."""
     own, other = this.scaler.reported, first.scaler.reported
     if set(own) != set(other):
         parts = [

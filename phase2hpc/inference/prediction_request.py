@@ -39,7 +39,7 @@ class PredictionRequest:
         return load_predictor(runs, self.device, self.threads, self.max_atoms, self.interval)
 
     def properties(self) -> Sequence[str]:
-        """What the models predict."""
+        """The properties that the models predict."""
         from phase2hpc.inference.trained_model import TrainedModel
 
         return TrainedModel.load(RunDirectory(Path(self.runs[0])).weights).scaler.reported

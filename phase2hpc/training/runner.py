@@ -237,9 +237,9 @@ def _restored_trainer(
     check_store(run, manifest, store, accept_changes)
     trainer = _make_trainer(config, store, world)
     restored = restore(trainer, run, accept_changes=accept_changes)
-    if world.is_main and not restored:
-        _say_unlabelled(trainer)
     if not restored:
+        if world.is_main:
+            _say_unlabelled(trainer)
         _initialise(trainer)
     return trainer
 

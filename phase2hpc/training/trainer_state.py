@@ -41,7 +41,7 @@ def state_dict(trainer: Trainer) -> dict[str, Any]:
 
 
 def order_of(config: RunConfig, store_hash: str | None) -> dict[str, Any]:
-    """What the order of crystals in an epoch follows from."""
+    """The settings from which the order of crystals in an epoch follows."""
     training = config.training
     return {
         "store": store_hash,

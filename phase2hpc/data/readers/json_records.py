@@ -149,10 +149,12 @@ def _jarvis_geometry(record: Mapping[str, Any]) -> Geometry:
 
 def _is_true(flag: Any) -> bool:
     """A boolean, or one as text."""
-    text = str(flag).strip().lower()
-    if isinstance(flag, str) and text not in ("true", "false"):
+    if not isinstance(flag, str):
+        return bool(flag)
+    text = flag.strip().lower()
+    if text not in ("true", "false"):
         raise RecordError(f"bad record: cartesian is {flag[:20]!a}, neither true nor false")
-    return text == "true" if isinstance(flag, str) else bool(flag)
+    return text == "true"
 
 
 def _structure_columns(record: Mapping[str, Any]) -> Mapping[str, Any]:

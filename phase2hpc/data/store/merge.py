@@ -70,8 +70,7 @@ def merge_stores(
     columns = _columns(stores)
     first = stores[0].info
     seen: dict[str, tuple[bytes, int]] = {}
-    compounds = StraddlingCompounds()
-    by_store = [StraddlingCompounds() for _ in stores]
+    compounds = [StraddlingCompounds() for _ in stores]
     added = {str(store.path): 0 for store in stores}
     duplicates = 0
     counts = SplitCounts()
@@ -105,17 +104,19 @@ def merge_stores(
                 added[str(store.path)] += len(new)
                 kept = block if len(new) == len(block) else block.take(np.array(new))
                 writer.append(kept)
-                compounds.add(kept)
-                by_store[number].add(kept)
+                compounds[number].add(block)
                 counts.add(kept)
-        _check_compounds(compounds, by_store)
+        _check_compounds(compounds)
         digest_of_all = writer.finish({"kept": writer.crystals, **asdict(counts)}, columns)
     remember(state_of(out), digest_of_all)
     return MergeSummary(out, sum(added.values()), added, duplicates, digest_of_all)
 
 
-def _check_compounds(merged: StraddlingCompounds, by_store: Sequence[StraddlingCompounds]) -> None:
+def _check_compounds(by_store: Sequence[StraddlingCompounds]) -> None:
     """InputError for compounds that are in train and another split only because of the merge."""
+    merged = StraddlingCompounds()
+    for compounds in by_store:
+        merged.merge(compounds)
     known = {formula for compounds in by_store for formula in compounds.found()}
     straddling = [formula for formula in merged.found() if formula not in known]
     if straddling:

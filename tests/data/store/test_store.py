@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -427,6 +428,11 @@ def test_merge_refuses_compounds_in_train_and_another_split(split: str, tmp_path
     raw.split = "train"
     write_store(new, graphs([raw]), SETTINGS)
     assert merge_stores([old, new], tmp_path / "out.h5").crystals == 2
+    # One store has the compound in both on its own, also where another has one of its crystals.
+    other = replace(raw, id="other", split=split)
+    write_store(new, graphs([raw, other]), SETTINGS)
+    write_store(old, graphs([raw]), SETTINGS)
+    assert merge_stores([old, new], tmp_path / "both.h5").crystals == 2
 
 
 def test_nothing_here_needs_torch() -> None:
