@@ -25,7 +25,9 @@ class MultiTaskLoss(nn.Module):
 
     Learned weights (Kendall et al., CVPR 2018, arXiv:1705.07115) replace a property's loss by
     exp(-s) loss + s, with one parameter s per property, both over the labelled crystals: a
-    property without labels in a batch has no gradient.
+    property without labels in a batch has no gradient. s leaves out labels at the bound that are
+    met: they would lower the mean loss of a gap and raise its weight, at the cost of the others
+    (benchmarks/RESULTS.md).
     """
 
     label_fraction: Tensor
@@ -62,7 +64,9 @@ class MultiTaskLoss(nn.Module):
         # Masked before the loss: NaN x 0 would give a NaN gradient.
         bounded = torch.maximum(target, self.lower_bound)
         error = torch.where(labelled, prediction - bounded.nan_to_num(0.0), 0.0)
-        error = torch.where(bounded <= self.lower_bound, error.clamp(min=0.0), error).abs()
+        at_bound = bounded <= self.lower_bound
+        error = torch.where(at_bound, error.clamp(min=0.0), error).abs()
+        met = at_bound & (error == 0.0)
         delta = self.huber_delta
         huber = torch.where(error < delta, 0.5 * error**2 / delta, error - 0.5 * delta)
         counted = labelled * weight.unsqueeze(1) / (batch_size * self.label_fraction)
@@ -70,5 +74,5 @@ class MultiTaskLoss(nn.Module):
         weighed = losses
         if self.log_scale is not None:
             log_scale = self.log_scale.clamp(min=MIN_LOG_SCALE)
-            weighed = torch.exp(-log_scale) * losses + log_scale * counted.sum(dim=0)
+            weighed = torch.exp(-log_scale) * losses + log_scale * (counted * ~met).sum(dim=0)
         return (self.weight * weighed).sum(), losses.detach()

@@ -215,6 +215,21 @@ def test_learned_weight_settles_at_the_logarithm_of_its_loss() -> None:
     assert loss.log_scale.tolist() == pytest.approx([math.log(2.0), math.log(0.5)], abs=1e-6)
 
 
+def test_learned_weight_leaves_out_labels_at_the_bound_that_are_met() -> None:
+    """s settles at the logarithm of the mean loss over the others: 2 of one in four here."""
+    loss = make_loss(fraction=torch.ones(1).double())
+    loss.lower_bound[:] = 0.0
+    prediction = torch.tensor([[2.05], [-1.0], [-3.0], [0.0]], dtype=torch.float64)
+    target, ones = torch.zeros(4, 1).double(), torch.ones(4).double()
+    optimizer = torch.optim.SGD(loss.parameters(), lr=2.0)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss(prediction, target, ones, 4)[0].backward()
+        optimizer.step()
+    assert loss.log_scale is not None
+    assert float(loss.log_scale) == pytest.approx(math.log(2.0), abs=1e-6)
+
+
 def test_saved_state_is_the_learned_weights_only() -> None:
     assert list(make_loss().state_dict()) == ["log_scale"]
     assert list(make_loss(learned=False).state_dict()) == []
