@@ -1,7 +1,7 @@
 """Weighted mean of the weights of runs that began from the same weights, as a run of its own.
 
 python benchmarks/average_weights.py RUN ID RUN=SHARE [RUN=SHARE ...] [--ensemble NAME I N]
-    [--recipe RUN]
+    [--recipe RUN] [--half]
 
 Shares add up to 1. Heads are converted to the scale of RUN, whose settings the new run has; it is
 written beside RUN as run_ID, with metrics, predictions and calibration of its own. Without an ID
@@ -9,6 +9,7 @@ written beside RUN as run_ID, with metrics, predictions and calibration of its o
 (from 0) of N of the ensemble NAME, whose own results are written with the last of them. With
 --recipe it gets the settings of another run, as the members of an ensemble must have the same:
 what its encoder has and the older one lacks is zero, so that the predictions stay as they are.
+--half: weights are rounded to half precision, in which an export then stores them.
 (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022.)
 """
 
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("shares", nargs="+", metavar="RUN=SHARE")
     parser.add_argument("--ensemble", nargs=3, metavar=("NAME", "I", "N"), default=[None] * 3)
     parser.add_argument("--recipe", type=Path)
+    parser.add_argument("--half", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pairs = [text.rsplit("=", 1) for text in arguments.shares]
@@ -72,6 +74,9 @@ def main() -> None:
         best.copy_into(newer, best.scaler)
         best.config, best.model = config, newer
     best.model = averaged(best, shares)
+    if arguments.half:
+        for weight in best.model.parameters():
+            weight.data = weight.data.half().to(best.dtype)
     trainer = Trainer(config, Store.open(config.runtime.store or default_store()))
     if arguments.id == "-":
         val = trainer.store.split_indices("val")

@@ -1,7 +1,8 @@
 """Weights of an exported model as safetensors, and beside them what inference needs as JSON.
 
 model.safetensors has the weights by name, config.json the settings, and model.json the settings of
-graphs, the scaler of targets and the elements of the training data.
+graphs, the scaler of targets and the elements of the training data. Weights that are exact in half
+precision are stored in it; they are read into the precision of the model.
 """
 
 from __future__ import annotations
@@ -28,9 +29,16 @@ def save_exported(run: RunDirectory, state: Mapping[str, Any]) -> None:
 
     others = {k: v for k, v in versioned("best", dict(state)).items() if k != "weights"}
     del others["config"]
-    weights = {name: tensor.contiguous().clone() for name, tensor in state["weights"].items()}
+    weights = {name: _stored(tensor) for name, tensor in state["weights"].items()}
     write_atomically(run.exported_weights, save(weights, metadata_of(KIND)))
     write_atomically(run.model_json, json.dumps(others, indent=1, allow_nan=False) + "\n")
+
+
+def _stored(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in the smaller of the tensor's precision and half that has the same values."""
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    same = torch.equal(half.to(tensor.dtype), tensor)
+    return (half if same else tensor).contiguous().clone()
 
 
 def load_exported(run: RunDirectory) -> dict[str, Any]:

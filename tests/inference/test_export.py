@@ -91,6 +91,21 @@ def test_the_weights_are_read_without_phase2hpc(trained, tmp_path) -> None:
     assert scaler == state["scaler"]
 
 
+def test_weights_exact_in_half_precision_take_half_the_space(trained, tmp_path) -> None:
+    run = RunDirectory(shutil.copytree(trained["e3nn"].path, tmp_path / "run_half"))
+    best = TrainedModel.load(run.best)
+    for weight in best.model.parameters():
+        weight.copy_(weight.half().float())
+    best.save(run)
+    exported = export_runs([run], tmp_path / "given")
+    stored = load_file(exported.exported_weights)
+    assert {stored[name].dtype for name, _ in best.model.named_parameters()} == {torch.float16}
+    whole = export_runs([trained["e3nn"]], tmp_path / "whole")
+    assert torch.float32 in {w.dtype for w in load_file(whole.exported_weights).values()}
+    loaded = TrainedModel.load(exported.exported_weights)
+    assert loaded.weights_hash == best.weights_hash
+
+
 def test_the_card_says_what_others_need(trained, tmp_path, command) -> None:
     run = trained["cgcnn"]
     folder = tmp_path / "given"
