@@ -34,6 +34,9 @@ SEVEN = list(PROPERTIES)[:7]
 # The groups before "gaps" are of models without these.
 BEFORE: dict[str, Any] = {"electron_parity": False, "one_sided_bounds": False}
 FULL: dict[str, Any] = {"properties": SEVEN} | BEFORE
+# As the presets are.
+BOTH: dict[str, Any] = {"properties": SEVEN}
+DECAY = BOTH | {"weight_decay": 0.3}
 CGCNN: dict[str, Any] = {"algorithm": "cgcnn", "epochs": 20, "batch_size": 64, "lr": 1.5e-3}
 # The first variant of a group is the one that the others are compared with. Groups share runs.
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
@@ -59,7 +62,22 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "full": FULL,
         "one_sided": FULL | {"one_sided_bounds": True},
         "parity": FULL | {"electron_parity": True},
-        "parity_one_sided": {"properties": SEVEN},
+        "parity_one_sided": BOTH,
+    },
+    "regularisation": {
+        "both_decay_0.3": DECAY,
+        "parity_one_sided": BOTH,
+        "decay_0.5": BOTH | {"weight_decay": 0.5},
+        "basis_12": DECAY | {"basis_size": 12},
+        "basis_6": DECAY | {"basis_size": 6},
+        "basis_4": DECAY | {"basis_size": 4},
+        "layers_4": DECAY | {"layers": 4},
+        "dropout_0.2": DECAY | {"dropout": 0.2, "head_dropout": 0.2},
+        "label_power_0.5": DECAY | {"label_weight_power": 0.5},
+    },
+    "epochs": {
+        "long": DECAY | {"epochs": 30, "batch_size": 64},
+        "long_large": DECAY | {"epochs": 30, "batch_size": 64, "preset": "large"},
     },
     "cgcnn": {
         "cgcnn_full": CGCNN | {"properties": SEVEN},
