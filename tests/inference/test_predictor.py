@@ -335,7 +335,7 @@ def test_a_lite_run_is_not_the_default(trained, folder, command, caplog) -> None
     code, out, err = command("predict", "--cif", folder / "a_good.cif", "--models-dir", models)
     assert code == 0 and "piezoelectric" in out
     assert "for the newest one): predicting with the shipped model e3nn-ensemble" in caplog.text
-    assert "; by e3nn std, the mean of ensemble e3nn-ensemble/e3nn of 4 runs (12,576 train" in err
+    assert "; by e3nn pro, the mean of ensemble e3nn-ensemble/e3nn of 2 runs (12,576 train" in err
 
 
 def test_the_line_names_the_model(trained, folder, command) -> None:
