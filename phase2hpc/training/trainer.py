@@ -195,8 +195,10 @@ class Trainer:
             self.model, [*self.parameters, *self.loss.parameters()], self._passes
         )
         if self.device.type == "cuda":
-            # The trainer before, of another member of an ensemble, is in a cycle with its graphs.
+            # The trainer before, of another member of an ensemble, is in a cycle with its graphs,
+            # whose memory others cannot use before it is given back.
             gc.collect()
+            torch.cuda.empty_cache()
             self.graphed_update = GraphedUpdate(self._update, self.optimizer, self.model)
 
     def set_scaler(self, scaler: TargetScaler) -> None:
