@@ -1,14 +1,12 @@
 """Weighted mean of the weights of runs that began from the same weights, as a run of its own.
 
 python benchmarks/average_weights.py RUN ID RUN=SHARE [RUN=SHARE ...] [--ensemble NAME I N]
-    [--recipe RUN] [--half]
+    [--half]
 
 Shares add up to 1. Heads are converted to the scale of RUN, whose settings the new run has; it is
 written beside RUN as run_ID, with metrics, predictions and calibration of its own. Without an ID
 (``-``) its errors on val are printed only, to choose the shares by. With --ensemble it is member I
-(from 0) of N of the ensemble NAME, whose own results are written with the last of them. With
---recipe it gets the settings of another run, as the members of an ensemble must have the same:
-what its encoder has and the older one lacks is zero, so that the predictions stay as they are.
+(from 0) of N of the ensemble NAME, whose own results are written with the last of them.
 --half: weights are rounded to half precision, in which an export then stores them.
 (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022.)
 """
@@ -21,10 +19,9 @@ from pathlib import Path
 
 import torch
 
-from phase2hpc.config.algorithm_registry import algorithm_named
 from phase2hpc.data.store.reader import Store
 from phase2hpc.inference.trained_model import TrainedModel
-from phase2hpc.models.multitask import MultiTaskModel, build_model
+from phase2hpc.models.multitask import MultiTaskModel
 from phase2hpc.runs.run_directory import PREFIX, RunDirectory
 from phase2hpc.training.ensemble_results import write_if_complete
 from phase2hpc.training.evaluation import evaluate
@@ -55,7 +52,6 @@ def main() -> None:
     parser.add_argument("id")
     parser.add_argument("shares", nargs="+", metavar="RUN=SHARE")
     parser.add_argument("--ensemble", nargs=3, metavar=("NAME", "I", "N"), default=[None] * 3)
-    parser.add_argument("--recipe", type=Path)
     parser.add_argument("--half", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -66,13 +62,6 @@ def main() -> None:
     source = RunDirectory(arguments.run)
     best = TrainedModel.load(source.best)
     config = source.read_config()
-    if arguments.recipe is not None:
-        own = {name: getattr(config, name) for name in ("seed", "init_from", "runtime")}
-        config = RunDirectory(arguments.recipe).read_config().model_copy(update=own)
-        algorithm = algorithm_named(config.algorithm)
-        newer = build_model(algorithm, config.model, best.graph_settings, best.scaler.properties)
-        best.copy_into(newer, best.scaler)
-        best.config, best.model = config, newer
     best.model = averaged(best, shares)
     if arguments.half:
         for weight in best.model.parameters():
