@@ -97,9 +97,12 @@ def _find(models_dir: Path, name: str) -> RunDirectory:
             f"no run '{name}': there are no runs in {models_dir}; train one, or name the folder "
             "by --models-dir"
         )
-    ids = [run.id for run in own + shipped]
-    near = difflib.get_close_matches(wanted, ids, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"the latest are {', '.join(sorted(ids)[-4:])}"
+    ids, given = sorted(run.id for run in own), [run.id for run in shipped]
+    near = difflib.get_close_matches(wanted, ids + given, n=1, cutoff=0.5)
+    if near:
+        hint = f"did you mean '{near[0]}'?"
+    else:
+        hint = f"the latest are {', '.join(ids[-4:])}; shipped: {', '.join(given) or 'none'}"
     raise InputError(f"no run '{name}' in {models_dir}: {hint}")
 
 
