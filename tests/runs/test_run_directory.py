@@ -229,7 +229,7 @@ def test_find_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="did you mean '20260101-abc'"):
         find_run(models, "20260101-abx")
     with pytest.raises(
-        InputError, match=r"latest are .*abc, .*abd, .*abd-2; shipped: e3nn-ensemble, "
+        InputError, match="20260102-abd, 20260102-abd-2; shipped: e3nn-"
     ):
         find_run(models, "zzz")
     with pytest.raises(InputError, match=r"ambiguous|latest"):
