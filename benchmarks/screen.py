@@ -76,6 +76,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "label_power_0.5": DECAY | {"label_weight_power": 0.5},
     },
     "epochs": {
+        "both_decay_0.3": DECAY,
         "long": DECAY | {"epochs": 30, "batch_size": 64},
         "long_large": DECAY | {"epochs": 30, "batch_size": 64, "preset": "large"},
     },

@@ -18,8 +18,8 @@ phase2hpc prepare --store "$folder/jarvis_dft3d_15k.h5"
 
 # Of the models up to seed 4, which are older than these two settings.
 settings=(--set electron_parity=false --set one_sided_bounds=false)
-# train ALGORITHM ID FLAGS...: a run to its end; a resumed one has its settings already.
 level=std
+# train ALGORITHM ID FLAGS...: a run to its end; a resumed one has its settings already.
 train() {
   local run=$runs/run_$2
   [[ $1 == cgcnn ]] && run=$cgcnn/run_$2

@@ -97,12 +97,12 @@ def _find(models_dir: Path, name: str) -> RunDirectory:
             f"no run '{name}': there are no runs in {models_dir}; train one, or name the folder "
             "by --models-dir"
         )
-    ids, given = sorted(run.id for run in own), [run.id for run in shipped]
-    near = difflib.get_close_matches(wanted, ids + given, n=1, cutoff=0.5)
+    ids, models = sorted(run.id for run in own), sorted(run.id for run in shipped)
+    near = difflib.get_close_matches(wanted, ids + models, n=1, cutoff=0.5)
     if near:
         hint = f"did you mean '{near[0]}'?"
     else:
-        hint = f"the latest are {', '.join(ids[-4:])}; shipped: {', '.join(given) or 'none'}"
+        hint = f"the latest are {', '.join(ids[-4:])}; shipped: {', '.join(models) or 'none'}"
     raise InputError(f"no run '{name}' in {models_dir}: {hint}")
 
 

@@ -228,7 +228,7 @@ def test_find_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_run(models, "2026")
     with pytest.raises(InputError, match="did you mean '20260101-abc'"):
         find_run(models, "20260101-abx")
-    with pytest.raises(InputError, match="20260102-abd, 20260102-abd-2; shipped: e3nn-"):
+    with pytest.raises(InputError, match="20260102-abd, 20260102-abd-2; shipped: cgcnn-std, "):
         find_run(models, "zzz")
     with pytest.raises(InputError, match=r"ambiguous|latest"):
         find_run(models, "run_")
