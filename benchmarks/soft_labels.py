@@ -49,7 +49,7 @@ def predictions(store: Store, rows: np.ndarray, path: Path) -> tuple[np.ndarray,
     """(n, 7) of the priority properties in physical units; whether CORRECTED are corrected."""
     best = TrainedModel.load(RunDirectory(path).weights)
     found = infer(best.model, store, rows, device=torch.device("cpu"))
-    physical = np.maximum(best.scaler.inverse(found.scaled), best.scaler.lower_bound)
+    physical = best.scaler.physical_of_all(found.scaled)
     by_name = dict(zip(best.scaler.properties, physical.T, strict=True))
     corrected = set(CORRECTED.values()) <= by_name.keys()
     if corrected:

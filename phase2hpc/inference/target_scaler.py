@@ -152,8 +152,12 @@ class TargetScaler:
     def physical(self, scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Predictions of the reported properties from scaled ones of all: (n, P) -> (n, R) in
         physical units, clipped to their lower bounds (a gap is not negative)."""
+        return self.physical_of_all(scaled)[:, : len(self.reported)]
+
+    def physical_of_all(self, scaled: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """As ``physical``, with auxiliary properties: (n, P) -> (n, P)."""
         values: npt.NDArray[np.float64] = np.maximum(self.inverse(scaled), self.lower_bound)
-        return values[:, : len(self.reported)]
+        return values
 
     @property
     def scaled_lower_bound(self) -> npt.NDArray[np.float64]:
